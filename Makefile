@@ -1,0 +1,54 @@
+# What one does with Phalanx in a checkout. Every target sets up .venv first (deploy/bootstrap.py), which takes a
+# minute or two once and a fifth of a second from then on.
+
+ENGINE ?= auto# auto, cuda or cpu: which build of vLLM
+MODEL ?=
+DP ?=
+TP ?=
+PORT ?=
+ARGS ?=
+BIN := .venv/bin
+
+# The environment's own Python first: a new python3 on the PATH is no reason to build everything again.
+ifndef PYTHON
+PYTHON := $(shell for python in $(BIN)/python python3 python3.12 python3.13 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo "$$python" && exit; done; echo python3)
+endif
+SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check bench load clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  Variables: ENGINE=auto|cuda|cpu PYTHON=python3.12 ARGS='more arguments'"
+
+serve: ## Serve, all set-up included: make serve MODEL=... DP=ranks TP=workers PORT=8000
+	$(SETUP)
+	@$(BIN)/phalanx serve $(MODEL) $(if $(DP),--dp-size $(DP)) $(if $(TP),--tp-size $(TP)) $(if $(PORT),--port $(PORT)) $(ARGS)
+
+test: ## Run all tests but load, with real vLLM too; ARGS=tests/unit runs some
+	$(SETUP) --dev
+	$(BIN)/python -m pytest --ignore=tests/load $(ARGS)
+
+check: ## Lint, format, types and the rules of the layout: what CI runs before the tests
+	$(SETUP) --dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy deploy
+	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+
+bench: ## Measure against the peers; ARGS='gateway' or another one measures something else
+	$(SETUP) --dev
+	$(BIN)/python -m bench $(if $(ARGS),$(ARGS),throughput)
+
+load: ## Put a service under load; ARGS go to the load tests
+	$(SETUP) --dev
+	$(BIN)/python -m pytest tests/load $(ARGS)
+
+clean: ## Remove .venv and everything else that was built here
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

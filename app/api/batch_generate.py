@@ -1,0 +1,105 @@
+"""``POST /v1/batch_generate``: read, check, admit, and answer when all items have their results."""
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.api.batch_response import BatchResponse
+from app.api.body import read_json
+from app.api.state import gateway_of
+from app.batches.request import MISPLACED, NOT_YET, BatchRequest
+from app.errors import InvalidRequest, NotFound
+from app.gateway import Gateway
+from app.ranks.questions import NoAnswer
+from app.validation import DECODE_ERRORS, Complaint, complaint
+from engines.sampling import SamplingFields
+
+router = APIRouter()
+NDJSON = "application/x-ndjson"
+CHECKED_PARAMS_KEPT = 4096
+_decode = msgspec.json.Decoder(BatchRequest).decode
+
+
+@router.post("/v1/batch_generate", summary="Generate for a batch of prompts")
+async def batch_generate(request: Request) -> Response:
+    """Runs the batch on the ranks and answers with one result per prompt, in order."""
+    gateway = gateway_of(request)
+    _refuse_headers(request)
+    gateway.check_open()
+    parsed = parse(await read_json(request, gateway.settings.max_body_bytes))
+    _check(parsed, gateway)
+    resolver = gateway.batches.resolve(parsed)
+    await _ask_a_rank(resolver.batch_wide.wire, gateway)
+    batch = await gateway.batches.take_in(parsed, resolver)
+    gateway.check_open()
+    gateway.batches.begin(batch, parsed.timeout_s or gateway.settings.default_timeout_s)
+    return BatchResponse(batch, gateway.batches, gateway.settings.keepalive_s)
+
+
+def parse(body: bytes) -> BatchRequest:
+    """The request, with its prompts still as JSON. Raises InvalidRequest."""
+    try:
+        return _decode(body)
+    except DECODE_ERRORS as error:
+        found = _with_hint(complaint(error, "", BatchRequest.__struct_fields__))
+        raise InvalidRequest(found.message, param=found.param) from error
+
+
+def _check(parsed: BatchRequest, gateway: Gateway) -> None:
+    """What concerns the batch as a whole."""
+    settings = gateway.settings
+    for name in NOT_YET:
+        if getattr(parsed, name):
+            raise InvalidRequest(f"{name} does not exist yet: leave it out", param=name, code="unsupported")
+    if parsed.model is not None and parsed.model != settings.public_name:
+        raise NotFound(
+            f"model {parsed.model[:200]!r} is not served here: leave model out, or name {settings.public_name!r}",
+            param="model",
+            code="model_not_found",
+        )
+    if parsed.timeout_s is not None and parsed.timeout_s > settings.max_timeout_s:
+        raise InvalidRequest(
+            f"timeout_s is {parsed.timeout_s:g}: at most {settings.max_timeout_s:g} is accepted (--max-timeout-s)",
+            param="timeout_s",
+        )
+
+
+def _refuse_headers(request: Request) -> None:
+    if "idempotency-key" in request.headers:
+        raise InvalidRequest(
+            "Idempotency-Key does not exist yet: leave it out", param="Idempotency-Key", code="unsupported"
+        )
+    if request.headers.get("accept", "").strip().startswith(NDJSON):
+        raise InvalidRequest(
+            f"Accept: {NDJSON} (streaming) does not exist yet: leave it out", param="Accept", code="unsupported"
+        )
+
+
+async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
+    """The engine's own word on the batch-wide parameters, before admission; what it accepted is not asked again."""
+    if wire in gateway.accepted_params:
+        return
+    ready = gateway.fleet.ready_ranks
+    if not ready:
+        raise gateway.unavailable(gateway.reason, "no_rank_ready")
+    try:
+        refusal = await gateway.fleet.questions.check(ready[0].number, ready[0].incarnation, wire)
+    except NoAnswer as error:
+        raise gateway.unavailable(str(error), "no_rank_ready") from error
+    if refusal is not None:
+        raise InvalidRequest(refusal.message, param=refusal.param, code=str(refusal.code))
+    if len(gateway.accepted_params) >= CHECKED_PARAMS_KEPT:
+        gateway.accepted_params.clear()
+    gateway.accepted_params.add(wire)
+
+
+def _with_hint(found: Complaint) -> Complaint:
+    """Says where a field belongs that was put beside the prompts."""
+    name = found.param or ""
+    if "unknown field" not in found.message:
+        return found
+    if name in MISPLACED:
+        return Complaint(found.param, f"unknown field {name!r}: {MISPLACED[name]}")
+    if name in SamplingFields.__struct_fields__:
+        return Complaint(found.param, f"unknown field {name!r}: it belongs in sampling_params")
+    return found

@@ -1,0 +1,93 @@
+"""The answer to a batch: 200 and its headers at once, a space now and then until the body, then the body.
+
+The spaces keep clients and proxies with idle timeouts from hanging up; JSON allows them. A client that goes away
+gives its batch up.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.batches.batch import Batch
+from app.batches.results import Usage
+from app.batches.service import BatchService
+from app.batches.stats import Stats
+
+SLICE = 512  # results sent at a time
+_encode = msgspec.json.Encoder().encode
+
+
+class BatchHead(msgspec.Struct, kw_only=True):
+    """What stands before the results."""
+
+    id: str
+    object: str = "batch_generation"
+    model: str
+    created_at: int
+
+
+class BatchTail(msgspec.Struct, kw_only=True):
+    """What stands after the results."""
+
+    request_counts: dict[str, int]
+    usage: Usage
+    stats: Stats
+
+
+class BatchResponse(Response):
+    """Waits for the batch and sends it."""
+
+    media_type = "application/json"
+
+    def __init__(self, batch: Batch, batches: BatchService, keepalive_s: float) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._batch = batch
+        self._batches = batches
+        self._keepalive_s = keepalive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the answer. Never leaves the batch running behind a client that is gone."""
+        watcher = asyncio.create_task(self._watch_client(receive), name=f"client of {self._batch.id}")
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while not await self._is_done_soon():
+                await send({"type": "http.response.body", "body": b" ", "more_body": True})
+            for chunk in body(self._batch):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._batches.cancel(self._batch)
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _is_done_soon(self) -> bool:
+        try:
+            async with asyncio.timeout(self._keepalive_s):
+                await self._batch.done.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _watch_client(self, receive: Receive) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self._batches.cancel(self._batch)
+                return
+
+
+def body(batch: Batch) -> Iterator[bytes]:
+    """The JSON of an answer, in pieces: the results are spliced in as they came from the ranks."""
+    head = BatchHead(id=batch.id, model=batch.model, created_at=batch.created_at)
+    yield _encode(head)[:-1] + b',"results":['
+    results = [result for result in batch.results if result is not None]
+    for start in range(0, len(results), SLICE):
+        piece = b",".join(results[start : start + SLICE])
+        yield b"," + piece if start else piece
+    counts: dict[str, int] = {"total": batch.size} | dict(batch.counts.items())
+    tail = BatchTail(request_counts=counts, usage=batch.usage, stats=batch.stats.summary())
+    yield b"]," + _encode(tail)[1:]

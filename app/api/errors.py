@@ -1,0 +1,91 @@
+"""Every error answer in OpenAI's shape, FastAPI's own included."""
+
+from typing import Literal
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from msgspec import UNSET, UnsetType
+from starlette.exceptions import HTTPException
+
+from app.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError
+
+ErrorType = Literal[
+    "invalid_request_error",
+    "not_found_error",
+    "rate_limit_error",
+    "service_unavailable_error",
+    "internal_server_error",
+]
+
+
+class ErrorBody(msgspec.Struct, kw_only=True):
+    """What went wrong, where, and what would help."""
+
+    message: str
+    type: ErrorType
+    param: str | None
+    code: str | None
+    retry_after_s: float | UnsetType = UNSET
+
+
+class ErrorAnswer(msgspec.Struct):
+    """The body of every answer that is not 2xx."""
+
+    error: ErrorBody
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(error: RequestError) -> Response:
+    """The HTTP answer of an error."""
+    body = ErrorBody(message=error.message, type=error.kind, param=error.param, code=error.code)  # type: ignore[arg-type]  # the tree's classes carry these words
+    if error.retry_after_s is not None:
+        body.retry_after_s = error.retry_after_s
+    return Response(_encode(ErrorAnswer(body)), error.status, error.headers, "application/json")
+
+
+def internal_error() -> Response:
+    """The answer when the fault is ours; the log has the traceback."""
+    body = ErrorBody(
+        message="the gateway failed on this request; its log says why, under the X-Request-ID of this answer",
+        type="internal_server_error",
+        param=None,
+        code="internal_error",
+    )
+    return Response(_encode(ErrorAnswer(body)), 500, media_type="application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Lets all errors of an application answer in this shape."""
+
+    async def on_request_error(_: Request, error: Exception) -> Response:
+        return answer(error) if isinstance(error, RequestError) else internal_error()
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return internal_error()
+        response = answer(_translate(request, error))
+        response.status_code = error.status_code
+        response.headers.update(error.headers or {})
+        return response
+
+    async def on_validation_error(_: Request, error: Exception) -> Response:
+        first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": ("?",), "msg": str(error)}
+        name = str(first["loc"][-1])
+        return answer(InvalidRequest(f"{name}: {first['msg']}", param=name))
+
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+
+
+def _translate(request: Request, error: HTTPException) -> RequestError:
+    path = request.url.path
+    if error.status_code == 404:
+        return NotFound(f"there is nothing at {path}: /docs lists what there is", code="path_not_found")
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{request.method} is not allowed on {path}", code="method_not_allowed")
+    return InvalidRequest(str(error.detail), code="invalid_request")

@@ -1,0 +1,110 @@
+"""The first thing a request meets: its id, and the check of its Host header. Plain ASGI, so that it costs little."""
+
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import answer, internal_error
+from app.errors import InvalidRequest
+from app.logs import get_logger
+from app.metrics import Metrics
+
+logger = get_logger("http")
+REQUEST_ID_HEADER = "X-Request-ID"
+SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+UNKNOWN_ROUTE = "other"
+
+
+class Frontdoor:
+    """Gives each request an id, refuses names this server does not go by, and counts."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: frozenset[str] | None) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get(REQUEST_ID_HEADER))
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._serve(headers, scope, receive, send_with_id)
+        except Exception:
+            if status:
+                raise
+            logger.exception("request_failed", path=scope["path"])
+            await internal_error()(scope, receive, send_with_id)
+        finally:
+            self._metrics.request(scope["method"], _route(scope), status or 499, time.monotonic() - began)
+
+    async def _serve(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        host = headers.get("host", "")
+        if self._hosts is not None and _hostname(host) not in self._hosts:
+            refusal = InvalidRequest(
+                f"Host {host[:128]!r} is no name of this server: use {sorted(self._hosts)[0]}, or start it with "
+                "--allowed-hosts",
+                param="Host",
+                code="host_not_allowed",
+            )
+            await answer(refusal)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def allowed_hosts(bind: str, extra: Iterable[str]) -> frozenset[str] | None:
+    """Names that a Host header may carry; None: any. On loopback they are checked, so that a web page whose name
+    was rebound to 127.0.0.1 cannot drive the server."""
+    extra = {name.lower() for name in extra}
+    if not extra and not is_loopback(bind):
+        return None
+    return frozenset({*LOOPBACK_NAMES, bind.lower(), *extra})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to it can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _hostname(host: str) -> str:
+    """The Host header without its port."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _request_id(given: str | None) -> str:
+    if given is not None and SAFE_REQUEST_ID.fullmatch(given):
+        return given
+    return f"req-{uuid.uuid4().hex}"
+
+
+def _route(scope: Scope) -> str:
+    """The route's own path, so that no id becomes a label."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else UNKNOWN_ROUTE

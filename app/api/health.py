@@ -1,0 +1,96 @@
+"""Whether the service is alive, and whether it can do work."""
+
+import os
+import time
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from msgspec import UNSET, UnsetType
+
+from app.api.errors import ErrorBody
+from app.api.state import gateway_of
+from app.gateway import LOADING_RETRY_S, Gateway
+from phalanx import __version__
+
+router = APIRouter()
+_encode = msgspec.json.Encoder().encode
+
+
+class RankSummary(msgspec.Struct, kw_only=True):
+    """A rank in one line."""
+
+    rank: int
+    state: str
+    stage: str | None
+    stage_age_s: float
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """`ok`: every group is ready; `degraded`: some are; `unavailable`: none is, and requests get 503."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    reason: str
+    model: str
+    ready_ranks: int
+    ranks: list[RankSummary]
+    error: ErrorBody | UnsetType = UNSET
+
+
+class Alive(msgspec.Struct, kw_only=True):
+    """The gateway's process runs."""
+
+    status: Literal["alive"] = "alive"
+    pid: int
+    version: str
+    uptime_s: float
+
+
+@router.get("/health", summary="Whether work can be done")
+@router.get("/health/ready", summary="Whether work can be done")
+async def health(request: Request) -> Response:
+    """200 while any group of ranks is ready, else 503 with the reason and the stage of loading."""
+    view = _view(gateway_of(request))
+    if view.status != "unavailable":
+        return Response(_encode(view), media_type="application/json")
+    view.error = ErrorBody(
+        message=view.reason,
+        type="service_unavailable_error",
+        param=None,
+        code="no_rank_ready",
+        retry_after_s=LOADING_RETRY_S,
+    )
+    headers = {"Retry-After": str(int(LOADING_RETRY_S))}
+    return Response(_encode(view), 503, headers, "application/json")
+
+
+@router.get("/health/live", summary="Whether the gateway's process is alive")
+async def live(request: Request) -> Response:
+    """Never depends on the ranks."""
+    uptime_s = round(time.time() - gateway_of(request).started_at, 3)
+    return Response(
+        _encode(Alive(pid=os.getpid(), version=__version__, uptime_s=uptime_s)), media_type="application/json"
+    )
+
+
+def _view(gateway: Gateway) -> Health:
+    ready = gateway.fleet.ready_ranks
+    now = time.monotonic()
+    status: Literal["ok", "degraded", "unavailable"] = "ok"
+    if not ready or gateway.is_draining:
+        status = "unavailable"
+    elif len(ready) < len(gateway.fleet.ranks):
+        status = "degraded"
+    return Health(
+        status=status,
+        reason=gateway.reason,
+        model=gateway.settings.public_name,
+        ready_ranks=len(ready),
+        ranks=[
+            RankSummary(
+                rank=rank.number, state=rank.state, stage=rank.stage, stage_age_s=round(now - rank.stage_since, 1)
+            )
+            for rank in gateway.fleet.ranks
+        ],
+    )

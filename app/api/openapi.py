@@ -1,0 +1,139 @@
+"""The API's description, from the very structs that are decoded and encoded.
+
+FastAPI lists the routes; what they take and answer stands here, since they read and write bytes themselves. A route
+without an entry in `ROUTES` is an error: nothing stays undescribed.
+"""
+
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api.examples import ANSWER as ANSWER_EXAMPLE
+from app.api.examples import ERRORS, REQUESTS
+from app.api.frontdoor import REQUEST_ID_HEADER, SAFE_REQUEST_ID
+from app.api.schemas import ANSWER, Schema, components, ref
+from app.errors import MAX_RETRY_AFTER_S
+
+DESCRIPTION = """\
+Takes batches of prompts, spreads them over data-parallel ranks and answers with one result per prompt, in order.
+
+Errors have OpenAI's shape on every path: an unknown path is 404, another method on a known one is 405, and on a
+loopback address a `Host` that is none of the server's names is 400.
+"""
+EVERYWHERE = (400, 500)
+MEANINGS = {
+    400: "The request is invalid or asks for what is not supported; `param` names the place.",
+    404: "Nothing is there under this name.",
+    413: "It can never fit, however often it is sent; the message names the limit.",
+    415: "The body is not `application/json`, or is compressed.",
+    429: "There is no room now; the time to wait is an estimate from the measured rate.",
+    500: "The fault is the gateway's; its log says more.",
+    503: "No rank is ready, or the service is ending; the message gives the reason and the stage of loading.",
+}
+RETRYABLE = (429, 503)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a route answers: a component with 200 (None: text), and these errors besides those of every route."""
+
+    component: str | None
+    errors: tuple[int, ...] = ()
+    unavailable: str = "ErrorAnswer"  # the component of a 503
+
+
+HEALTH = Answers("Health", (503,), unavailable="Health")
+ROUTES = {
+    "/v1/batch_generate": Answers(ANSWER, (404, 413, 415, 429, 503)),
+    "/health": HEALTH,
+    "/health/ready": HEALTH,
+    "/health/live": Answers("Alive"),
+    "/v1/ranks": Answers("RankList"),
+    "/v1/ranks/{rank}": Answers("RankView", (404,)),
+    "/v1/models": Answers("ModelList"),
+    "/metrics": Answers(None),
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Makes /docs and /openapi.json true."""
+
+    def document() -> Schema:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to change it
+
+
+def _document(app: FastAPI) -> Schema:
+    described = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, description=DESCRIPTION, routes=app.routes
+    )
+    described["components"] = {"schemas": components(), "headers": _headers(), "parameters": _parameters()}
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
+            operation["responses"] = _responses(ROUTES[path])
+    described["paths"]["/v1/batch_generate"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": ref("BatchRequest"), "examples": REQUESTS}},
+    }
+    return described
+
+
+def _responses(answers: Answers) -> dict[str, Schema]:
+    found = {"200": _ok(answers.component)}
+    for status in sorted((*EVERYWHERE, *answers.errors)):
+        found[str(status)] = _error(status, answers.unavailable if status == 503 else "ErrorAnswer")
+    return found
+
+
+def _ok(component: str | None) -> Schema:
+    answer = {"description": "Success", "headers": _header_refs(200)}
+    if component is None:
+        return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    example = {"example": ANSWER_EXAMPLE} if component == ANSWER else {}
+    return answer | {"content": {"application/json": {"schema": ref(component), **example}}}
+
+
+def _error(status: int, component: str) -> Schema:
+    example = {"example": ERRORS[status]} if component == "ErrorAnswer" else {}
+    return {
+        "description": MEANINGS[status],
+        "headers": _header_refs(status),
+        "content": {"application/json": {"schema": ref(component), **example}},
+    }
+
+
+def _header_refs(status: int) -> Schema:
+    names = (REQUEST_ID_HEADER, "Retry-After") if status in RETRYABLE else (REQUEST_ID_HEADER,)
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _headers() -> dict[str, Schema]:
+    return {
+        REQUEST_ID_HEADER: {
+            "description": "The request's id, as the gateway's log has it.",
+            "required": True,
+            "schema": {"type": "string"},
+        },
+        "Retry-After": {
+            "description": "Whole seconds; `retry_after_s` in the body has the estimate itself.",
+            "required": True,
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER_S},
+        },
+    }
+
+
+def _parameters() -> dict[str, Schema]:
+    return {
+        "RequestId": {
+            "name": REQUEST_ID_HEADER,
+            "in": "header",
+            "required": False,
+            "description": "Kept as the request's id when it is safe; else the gateway makes one.",
+            "schema": {"type": "string", "pattern": f"^{SAFE_REQUEST_ID.pattern}$"},
+        }
+    }

@@ -1,0 +1,164 @@
+"""How each rank is doing, the models that are served, and metrics."""
+
+import asyncio
+import socket
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.api.state import gateway_of
+from app.errors import NotFound
+from app.gateway import Gateway
+from app.metrics import merge_expositions
+from app.ranks.questions import NoAnswer
+from app.ranks.rank import Rank
+
+router = APIRouter()
+LOG_TAIL_LINES = 20
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_encode = msgspec.json.Encoder().encode
+
+
+class RankView(msgspec.Struct, kw_only=True):
+    """One rank. Counts are sequences unless they say otherwise."""
+
+    object: Literal["rank"] = "rank"
+    rank: int
+    state: str
+    stage: str | None
+    group: int
+    group_kind: str | None
+    expert_parallel: bool | None
+    incarnation: int
+    pid: int | None
+    processes: dict[str, int]
+    node: str
+    gpus: list[str]
+    cores: str | None
+    model: str
+    engine: str | None
+    max_model_len: int | None
+    max_num_seqs: int | None
+    running: int
+    waiting: int
+    held: int  # items
+    credit: int
+    kv_cache_usage: float
+    kv_cache_tokens: int | None
+    tokens_per_s: float
+    steps: int
+    step_age_s: float | None
+    restarts: int
+    last_error: str | None
+    log_file: str | None
+    log_tail: list[str]
+
+
+class RankList(msgspec.Struct, kw_only=True):
+    """All ranks."""
+
+    object: Literal["list"] = "list"
+    data: list[RankView]
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """What is served, as OpenAI lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "phalanx"
+    max_model_len: int | None
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """One model, as a list."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+@router.get("/v1/ranks", summary="All ranks")
+async def ranks(request: Request) -> Response:
+    """State and figures of every rank."""
+    gateway = gateway_of(request)
+    views = [_view(gateway, rank, LOG_TAIL_LINES if rank.last_error else 0) for rank in gateway.fleet.ranks]
+    return Response(_encode(RankList(data=views)), media_type="application/json")
+
+
+@router.get("/v1/ranks/{rank}", summary="One rank, with the tail of its log")
+async def one_rank(request: Request, rank: int) -> Response:
+    """As in the list, and always with the last lines of its log."""
+    gateway = gateway_of(request)
+    count = len(gateway.fleet.ranks)
+    if not 0 <= rank < count:
+        raise NotFound(f"there is no rank {rank}: they are 0 to {count - 1}", param="rank", code="rank_not_found")
+    view = _view(gateway, gateway.fleet.ranks[rank], LOG_TAIL_LINES)
+    return Response(_encode(view), media_type="application/json")
+
+
+@router.get("/v1/models", summary="The model that is served")
+async def models(request: Request) -> Response:
+    """A list of one."""
+    gateway = gateway_of(request)
+    facts = next((rank.facts for rank in gateway.fleet.ranks if rank.facts is not None), None)
+    model = Model(
+        id=gateway.settings.public_name,
+        created=int(gateway.started_at),
+        max_model_len=facts.max_model_len if facts else None,
+    )
+    return Response(_encode(ModelList(data=[model])), media_type="application/json")
+
+
+@router.get("/metrics", summary="Metrics in Prometheus' text format")
+async def metrics(request: Request) -> Response:
+    """The gateway's own, and those of every rank's engine, fetched now."""
+    gateway = gateway_of(request)
+    asked = [
+        gateway.fleet.questions.scrape(rank.number, rank.incarnation) for rank in gateway.fleet.ranks if rank.is_ready
+    ]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    texts = [gateway.metrics.exposition()]
+    for text in answers:
+        if isinstance(text, bytes):
+            texts.append(text)
+        elif not isinstance(text, NoAnswer):
+            raise text
+    return Response(merge_expositions(texts), media_type=METRICS_TYPE)
+
+
+def _view(gateway: Gateway, rank: Rank, log_lines: int) -> RankView:
+    plan, facts, status = gateway.fleet.plan, rank.facts, rank.status
+    return RankView(
+        rank=rank.number,
+        state=rank.state,
+        stage=rank.stage,
+        group=rank.group,
+        group_kind=plan.group_kind if plan else None,
+        expert_parallel=plan.expert_parallel if plan else None,
+        incarnation=rank.incarnation,
+        pid=rank.pid,
+        processes=facts.processes if facts else {},
+        node=socket.gethostname(),
+        gpus=list(rank.gpus),
+        cores=rank.cores,
+        model=gateway.settings.public_name,
+        engine=facts.engine if facts else None,
+        max_model_len=facts.max_model_len if facts else None,
+        max_num_seqs=facts.max_num_seqs if facts else None,
+        running=status.running if status else 0,
+        waiting=status.waiting if status else 0,
+        held=gateway.dispatcher.held(rank.number),
+        credit=gateway.dispatcher.credit(rank.number),
+        kv_cache_usage=round(status.kv_cache_usage, 4) if status else 0.0,
+        kv_cache_tokens=facts.kv_cache_tokens if facts else None,
+        tokens_per_s=round(rank.tokens_per_s, 1),
+        steps=status.steps if status else 0,
+        step_age_s=round(status.step_age_s, 3) if status and status.step_age_s is not None else None,
+        restarts=max(0, rank.incarnation - 1),
+        last_error=rank.last_error,
+        log_file=str(rank.log_file) if rank.log_file else None,
+        log_tail=rank.log_tail(log_lines),
+    )

@@ -1,0 +1,54 @@
+"""Whether there is room for a batch. What can never fit is told apart from what may fit later, with a time."""
+
+from app.batches.rate import RateMeter
+from app.dispatch.backlog import Backlog
+from app.errors import TooLarge, TryLater
+from app.settings import Settings
+
+MIN_RETRY_S = 1.0
+
+
+class AdmissionGate:
+    """Bounds the backlog in items and tokens."""
+
+    def __init__(self, settings: Settings, backlog: Backlog, rate: RateMeter) -> None:
+        self._settings = settings
+        self._backlog = backlog
+        self._rate = rate
+
+    def check_size(self, items: int) -> None:
+        """Raises TooLarge for a batch that could never be admitted for its number of items."""
+        settings = self._settings
+        limit = min(settings.max_batch_items, settings.max_waiting_items)
+        if items > limit:
+            flag = "--max-batch-items" if limit == settings.max_batch_items else "--max-waiting-items"
+            raise TooLarge(
+                f"the batch has {items} prompts, at most {limit} are accepted in one ({flag}): split it",
+                param="prompts",
+                code="batch_too_large",
+            )
+
+    def check_room(self, items: int, tokens: int) -> None:
+        """Raises TooLarge or TryLater when the batch does not fit into the backlog."""
+        settings, backlog = self._settings, self._backlog
+        if tokens > settings.max_waiting_tokens:
+            raise TooLarge(
+                f"the batch may take {tokens} tokens, at most {settings.max_waiting_tokens} are accepted "
+                "(--max-waiting-tokens): split it, or lower max_tokens or n",
+                param="prompts",
+                code="batch_too_large",
+            )
+        excess_items = backlog.items + items - settings.max_waiting_items
+        excess_tokens = backlog.tokens + tokens - settings.max_waiting_tokens
+        if excess_items <= 0 and excess_tokens <= 0:
+            return
+        per_item = backlog.tokens / backlog.items if backlog.items else 0.0
+        retry_after_s = max(MIN_RETRY_S, self._rate.seconds_for(max(excess_tokens, excess_items * per_item)))
+        raise TryLater(
+            f"{backlog.items} items with {backlog.tokens} tokens are waiting, and there is no room for {items} more "
+            f"with {tokens} (--max-waiting-items {settings.max_waiting_items}, --max-waiting-tokens "
+            f"{settings.max_waiting_tokens}): try again in about {retry_after_s:.0f} s",
+            status=429,
+            code="backlog_full",
+            retry_after_s=retry_after_s,
+        )

@@ -1,0 +1,96 @@
+"""One accepted request: its items, their results in order, and what is left to do."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+
+from app.batches.results import Status, Usage, encode_result
+from app.batches.stats import StatsKeeper
+from app.dispatch.item import Flow, Item
+from engines.protocol import ItemError, Outcome, Result
+
+_STATUS: dict[Outcome, Status] = {Outcome.OK: "ok", Outcome.ERROR: "error", Outcome.ABORTED: "cancelled"}
+
+
+class Batch:
+    """Collects exactly one result per item. An ItemSink of the dispatcher."""
+
+    def __init__(self, size: int, model: str, priority: int, on_done: Callable[["Batch"], None]) -> None:
+        self.id = f"batchgen-{uuid.uuid4().hex}"
+        self.model = model
+        self.created_at = int(time.time())
+        self.flow = Flow(priority)
+        self.items: list[Item] = []  # those that ranks are to run
+        self.results: list[bytes | None] = [None] * size
+        self.counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "timeout": 0}
+        self.usage = Usage()
+        self.stats = StatsKeeper()
+        self.done = asyncio.Event()
+        self._remaining = size
+        self._on_done = on_done
+        self._custom_ids: dict[int, str] = {}
+        self._metadata: dict[int, bytes] = {}
+
+    @property
+    def size(self) -> int:
+        """Items altogether."""
+        return len(self.results)
+
+    @property
+    def tokens(self) -> int:
+        """What its items may cost."""
+        return sum(item.cost for item in self.items)
+
+    def describe(self, index: int, custom_id: str | None, metadata: bytes | None) -> None:
+        """What an item's result hands back."""
+        if custom_id is not None:
+            self._custom_ids[index] = custom_id
+        if metadata is not None:
+            self._metadata[index] = metadata
+
+    def refuse(self, index: int, error: ItemError) -> None:
+        """An item that no rank will see. `error.param` is the full place in the request."""
+        self._record(index, "error", Result(0, Outcome.ERROR, error=error), None, 0, place="")
+
+    def item_started(self, item: Item, rank: int) -> None:
+        """The dispatcher has sent the item to a rank."""
+        self.stats.started(rank)
+
+    def item_finished(self, item: Item, result: Result, rank: int | None) -> None:
+        """The dispatcher has the item's result."""
+        if rank is not None:
+            self.stats.finished(rank, result)
+        self.usage.add(result)
+        place = f"prompts[{item.index}]"
+        self._record(item.index, _STATUS[result.outcome], result, rank, item.attempts, place)
+
+    def end(self, status: Status, error: ItemError | None = None) -> None:
+        """Every item that has no result gets this one. The dispatcher must have forgotten the items before."""
+        attempts = {item.index: item.attempts for item in self.items}
+        result = None if error is None else Result(0, Outcome.ERROR, error=error)
+        for index, known in enumerate(self.results):
+            if known is None:
+                self._record(index, status, result, None, attempts.get(index, 0), place="")
+
+    def _record(
+        self, index: int, status: Status, result: Result | None, rank: int | None, attempts: int, place: str
+    ) -> None:
+        if self.results[index] is not None:
+            raise RuntimeError(f"item {index} of {self.id} has a result already")
+        self.results[index] = encode_result(
+            index,
+            self._custom_ids.pop(index, None),
+            self._metadata.pop(index, None),
+            status,
+            result,
+            rank,
+            attempts,
+            place,
+        )
+        self.counts[status] += 1
+        self._remaining -= 1
+        if self._remaining == 0:
+            self.stats.end()
+            self.done.set()
+            self._on_done(self)

@@ -1,0 +1,183 @@
+"""From the JSON of a request to a batch: each prompt becomes an item, or a result that says why not.
+
+One bad prompt never fails its neighbours. A prompt's own JSON is not parsed further than its kind: the rank does
+that, strictly.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from app.batches.batch import Batch
+from app.batches.request import BatchRequest, CustomId, PromptObject, bytes_of
+from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.batches.seeds import derive_seed
+from app.dispatch.item import Item
+from app.settings import Settings
+from app.validation import DECODE_ERRORS, Complaint, complaint
+from engines.protocol import ItemError, ItemErrorCode, PromptKind
+from engines.sampling import SamplingFields
+
+BYTES_PER_TOKEN = 4  # the usual estimate for text: the gateway does not tokenise
+SLICE = 512  # items between two turns of the event loop: a few milliseconds
+_decode_prompt = msgspec.json.Decoder(PromptObject).decode
+_PROMPT_FIELDS = PromptObject.__struct_fields__
+
+
+class _Label(msgspec.Struct):
+    """What is read of a prompt object that is wrong elsewhere, so that its result can be told apart."""
+
+    custom_id: CustomId | None = None
+
+
+_decode_label = msgspec.json.Decoder(_Label).decode
+
+
+class _Refused(Exception):
+    def __init__(self, code: ItemErrorCode, found: Complaint) -> None:
+        super().__init__(found.message)
+        self.error = ItemError(code, found.message, found.param)
+
+
+class Intake:
+    """Builds one batch."""
+
+    def __init__(
+        self,
+        request: BatchRequest,
+        resolver: SamplingResolver,
+        settings: Settings,
+        model: str,
+        on_done: Callable[[Batch], None],
+    ) -> None:
+        self._request = request
+        self._resolver = resolver
+        self._settings = settings
+        self._seen: set[str] = set()
+        self._batch = Batch(len(request.prompts), model, request.priority, on_done)
+
+    async def build(self) -> Batch:
+        """Takes all prompts in, giving the event loop a turn now and then."""
+        prompts = self._request.prompts
+        for start in range(0, len(prompts), SLICE):
+            for index in range(start, min(start + SLICE, len(prompts))):
+                self._take(index, bytes(prompts[index]))
+            await asyncio.sleep(0)
+        return self._batch
+
+    def _take(self, index: int, raw: bytes) -> None:
+        try:
+            item = self._item_of_object(index, raw) if raw[:1] == b"{" else self._bare_item(index, raw)
+        except _Refused as refused:
+            self._batch.refuse(index, refused.error)
+        else:
+            self._batch.items.append(item)
+
+    def _bare_item(self, index: int, raw: bytes) -> Item:
+        place = f"prompts[{index}]"
+        try:
+            _check_encoding(raw)
+        except UnicodeDecodeError as error:
+            raise _Refused(ItemErrorCode.INVALID_PROMPT, complaint(error, place)) from error
+        return self._item(index, self._kind(raw, place), raw, None, PromptObject())
+
+    def _item_of_object(self, index: int, raw: bytes) -> Item:
+        place = f"prompts[{index}]"
+        try:
+            _check_encoding(raw)
+            entry = _decode_prompt(raw)
+        except DECODE_ERRORS as error:
+            self._batch.describe(index, _custom_id_of(raw), None)
+            raise _Refused(ItemErrorCode.INVALID_PROMPT, _with_hint(complaint(error, place, _PROMPT_FIELDS))) from error
+        self._batch.describe(index, entry.custom_id, bytes_of(entry.metadata))
+        prompt, messages = bytes_of(entry.prompt), bytes_of(entry.messages)
+        if (prompt is None) == (messages is None):
+            found = "both prompt and messages" if prompt is not None else "neither prompt nor messages"
+            raise _Refused(ItemErrorCode.INVALID_PROMPT, Complaint(place, f"{place} has {found}: give it one of them"))
+        own = bytes_of(entry.sampling_params)
+        if prompt is not None:
+            return self._item(index, self._kind(prompt, f"{place}.prompt"), prompt, own, entry)
+        if messages is not None and messages[:1] != b"[":
+            raise _invalid(f"{place}.messages", "must be a list of messages")
+        return self._item(index, PromptKind.CHAT, messages or b"[]", own, entry)
+
+    def _kind(self, raw: bytes, place: str) -> PromptKind:
+        if raw[:1] == b'"':
+            return PromptKind.TEXT
+        if raw[:1] == b"[":
+            return PromptKind.TOKEN_IDS
+        raise _invalid(place, "must be a string, a list of token ids, or an object with prompt or messages")
+
+    def _item(self, index: int, kind: PromptKind, prompt: bytes, own: bytes | None, entry: PromptObject) -> Item:
+        place = f"prompts[{index}]"
+        tools, template_kwargs = bytes_of(entry.tools), bytes_of(entry.chat_template_kwargs)
+        size = len(prompt) + len(tools or b"") + len(template_kwargs or b"")
+        limit = self._settings.max_prompt_bytes
+        if size > limit:
+            raise _invalid(place, f"has {size} bytes of prompt, at most {limit} are accepted (--max-prompt-bytes)")
+        if kind is not PromptKind.CHAT and (tools or template_kwargs):
+            raise _invalid(place, "has tools or chat_template_kwargs: they go with messages, not with prompt")
+        try:
+            params, seed_is_own = self._resolver.of_item(own, place)
+        except ParamsRefused as refused:
+            raise _Refused(ItemErrorCode.INVALID_SAMPLING_PARAMS, refused.complaint) from refused
+        if entry.custom_id is not None:
+            self._check_unique(entry.custom_id, place)
+        seed = params.seed
+        batch_seed = self._resolver.batch_wide.seed
+        if not seed_is_own and batch_seed is not None:
+            seed = derive_seed(batch_seed, entry.custom_id, index)
+        return Item(
+            self._batch,
+            self._batch.flow,
+            index,
+            kind,
+            prompt,
+            params.wire,
+            prompt_tokens=prompt.count(b",") + 1 if kind is PromptKind.TOKEN_IDS else size // BYTES_PER_TOKEN + 1,
+            max_tokens=params.max_tokens,
+            sequences=params.n,
+            seed=seed,
+            truncate=entry.truncate_prompt_tokens,
+            return_token_ids=self._request.return_token_ids,
+            tools=tools,
+            template_kwargs=template_kwargs,
+        )
+
+    def _check_unique(self, custom_id: str, place: str) -> None:
+        if custom_id in self._seen:
+            raise _Refused(
+                ItemErrorCode.DUPLICATE_CUSTOM_ID,
+                Complaint(
+                    f"{place}.custom_id",
+                    f"custom_id {custom_id!r} stands earlier in this batch already, and that item runs: "
+                    "give each item an id of its own",
+                ),
+            )
+        self._seen.add(custom_id)
+
+
+def _check_encoding(raw: bytes) -> None:
+    """Raises UnicodeDecodeError. What is kept as raw JSON was skipped unread, and metadata goes into the answer."""
+    if not raw.isascii():
+        raw.decode()
+
+
+def _custom_id_of(raw: bytes) -> str | None:
+    try:
+        return _decode_label(raw).custom_id
+    except DECODE_ERRORS:
+        return None
+
+
+def _invalid(place: str, what: str) -> _Refused:
+    return _Refused(ItemErrorCode.INVALID_PROMPT, Complaint(place, f"{place} {what}"))
+
+
+def _with_hint(found: Complaint) -> Complaint:
+    """A sampling parameter beside the prompt belongs in its sampling_params."""
+    name = (found.param or "").rpartition(".")[2]
+    if name in SamplingFields.__struct_fields__ and "unknown field" in found.message:
+        return Complaint(found.param, f"{found.message.split(':')[0]}: {name} belongs in sampling_params")
+    return found

@@ -1,0 +1,43 @@
+"""How fast work gets done, measured: what Retry-After and predictions are computed from."""
+
+import math
+import time
+from collections.abc import Callable
+
+TIME_CONSTANT_S = 20.0
+UNKNOWN_RETRY_S = 5.0  # before anything was measured
+
+
+class RateMeter:
+    """Tokens per second while there is work, as an exponentially decaying mean. Idle time does not count."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._weighted_tokens = 0.0
+        self._weighted_s = 0.0
+        self._last: float | None = None
+
+    def busy(self) -> None:
+        """Work has come: from now on time counts."""
+        if self._last is None:
+            self._last = self._clock()
+
+    def observe(self, tokens: int, *, idle: bool) -> None:
+        """So many tokens were done; `idle` when nothing is left to do."""
+        now = self._clock()
+        if self._last is not None:
+            elapsed = now - self._last
+            decay = math.exp(-elapsed / TIME_CONSTANT_S)
+            self._weighted_tokens = self._weighted_tokens * decay + tokens
+            self._weighted_s = self._weighted_s * decay + elapsed
+        self._last = None if idle else now
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """None before anything was measured."""
+        return self._weighted_tokens / self._weighted_s if self._weighted_s > 0 and self._weighted_tokens else None
+
+    def seconds_for(self, tokens: float) -> float:
+        """How long so many tokens will take."""
+        rate = self.tokens_per_s
+        return UNKNOWN_RETRY_S if rate is None else tokens / rate

@@ -1,0 +1,58 @@
+"""What a client sends: the fields of a batch and of one of its prompts. Prompts are kept as the JSON they came in."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+PRIORITY_BOUND = 2**31 - 1
+CUSTOM_ID_LENGTH = 512
+
+CustomId = Annotated[str, Meta(min_length=1, max_length=CUSTOM_ID_LENGTH)]
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The body of ``POST /v1/batch_generate``."""
+
+    prompts: Annotated[list[Raw], Meta(min_length=1)]
+    model: str | None = None
+    sampling_params: Raw | UnsetType = UNSET
+    timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    priority: Annotated[int, Meta(ge=-PRIORITY_BOUND, le=PRIORITY_BOUND)] = 0
+    return_token_ids: bool = False
+    stream: bool = False
+    background: bool = False
+    dry_run: bool = False
+
+
+class PromptObject(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A prompt with fields of its own. Exactly one of `prompt` and `messages` is there."""
+
+    prompt: Raw | UnsetType = UNSET
+    messages: Raw | UnsetType = UNSET
+    custom_id: CustomId | None = None
+    sampling_params: Raw | UnsetType = UNSET
+    tools: Raw | UnsetType = UNSET
+    chat_template_kwargs: Raw | UnsetType = UNSET
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    metadata: Raw | UnsetType = UNSET
+
+
+# What a client is likely to get wrong, and where it belongs.
+MISPLACED = {
+    "resume": "resuming a batch does not exist yet",
+    "idempotency_key": "idempotency does not exist yet",
+    "messages": 'it belongs in an entry of prompts, as in {"messages": [...]}',
+    "prompt": "it is called prompts here, and is a list",
+    "requests": "it is called prompts here",
+    "custom_ids": "custom_id belongs in an entry of prompts",
+}
+NOT_YET = ("stream", "background", "dry_run")
+
+
+def bytes_of(raw: Raw | UnsetType) -> bytes | None:
+    """The JSON of an optional field; null counts as absent."""
+    if raw is UNSET:
+        return None
+    value = bytes(raw)
+    return None if value == b"null" else value

@@ -1,0 +1,101 @@
+"""An item's result as a client reads it. Outputs are spliced in as the JSON that the rank made, and never parsed."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from engines.protocol import ItemError, Outcome, Result
+
+Status = Literal["ok", "error", "cancelled", "timeout"]
+NO_OUTPUTS = Raw(b"[]")
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """OpenAI's name for where prompt tokens came from."""
+
+    cached_tokens: int = 0
+
+
+class Usage(msgspec.Struct):
+    """Tokens of one item, or of a whole batch."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails = msgspec.field(default_factory=PromptTokensDetails)
+
+    def add(self, result: Result) -> None:
+        """Counts one result in."""
+        self.prompt_tokens += result.prompt_tokens
+        self.completion_tokens += result.completion_tokens
+        self.total_tokens += result.prompt_tokens + result.completion_tokens
+        self.prompt_tokens_details.cached_tokens += result.cached_tokens
+
+
+class ResultError(msgspec.Struct):
+    """Why an item has no answer. `retryable`: the same item may succeed when it is sent again."""
+
+    code: str
+    message: str
+    param: str | None
+    retryable: bool
+
+
+class ItemResult(msgspec.Struct, kw_only=True):
+    """One entry of `results`."""
+
+    object: Literal["batch_generation.result"] = "batch_generation.result"
+    index: int
+    custom_id: str | None
+    status: Status
+    outputs: Raw
+    error: ResultError | UnsetType = UNSET
+    usage: Usage
+    rank: int | None
+    attempts: int
+    prompt_logprobs: Raw | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_result(
+    index: int,
+    custom_id: str | None,
+    metadata: bytes | None,
+    status: Status,
+    result: Result | None,
+    rank: int | None,
+    attempts: int,
+    place: str = "",
+) -> bytes:
+    """The JSON of one result. `result` is None for an item that was never answered."""
+    usage = Usage()
+    entry = ItemResult(
+        index=index,
+        custom_id=custom_id,
+        status=status,
+        outputs=NO_OUTPUTS,
+        usage=usage,
+        rank=rank,
+        attempts=attempts,
+    )
+    if metadata is not None:
+        entry.metadata = Raw(metadata)
+    if result is not None:
+        usage.add(result)
+        if result.outcome is Outcome.OK:
+            entry.outputs = Raw(result.outputs)
+        if result.prompt_logprobs is not None:
+            entry.prompt_logprobs = Raw(result.prompt_logprobs)
+        if result.error is not None:
+            entry.error = result_error(result.error, place)
+    return _encode(entry)
+
+
+def result_error(error: ItemError, place: str) -> ResultError:
+    """An item's error for a client: its param becomes the full place in the request."""
+    param = f"{place}.{error.param}" if error.param and place else error.param or place or None
+    return ResultError(str(error.code), error.message, param, error.code.retryable)

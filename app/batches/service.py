@@ -1,0 +1,131 @@
+"""The batches that are under way: taken in, admitted, ended by their deadline, a lost client or the service's end."""
+
+import asyncio
+from collections.abc import Callable
+
+from app.batches.admission import AdmissionGate
+from app.batches.batch import Batch
+from app.batches.intake import Intake
+from app.batches.rate import RateMeter
+from app.batches.request import BatchRequest, bytes_of
+from app.batches.results import Status
+from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.dispatch.dispatcher import Dispatcher
+from app.errors import InvalidRequest
+from app.logs import get_logger
+from app.metrics import Metrics
+from app.settings import Settings
+from engines.protocol import ItemError, ItemErrorCode, RankFacts, Result
+
+logger = get_logger("batches")
+
+
+class BatchService:
+    """Owns the batches. It hears of the ranks first, and tells the dispatcher."""
+
+    def __init__(
+        self, settings: Settings, dispatcher: Dispatcher, metrics: Metrics, has_hope: Callable[[], bool]
+    ) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._has_hope = has_hope
+        self._rate = RateMeter()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._active: dict[Batch, asyncio.TimerHandle | None] = {}
+        self.admission = AdmissionGate(settings, dispatcher.backlog, self._rate)
+
+    # -- from a request
+
+    async def take_in(self, request: BatchRequest, resolver: SamplingResolver) -> Batch:
+        """A batch, not yet admitted. Raises TooLarge when it has too many prompts."""
+        self.admission.check_size(len(request.prompts))
+        return await Intake(request, resolver, self._settings, self._settings.public_name, self._forget).build()
+
+    def resolve(self, request: BatchRequest) -> SamplingResolver:
+        """The batch-wide sampling parameters. Raises InvalidRequest."""
+        try:
+            return SamplingResolver(self._settings, bytes_of(request.sampling_params))
+        except ParamsRefused as refused:
+            found = refused.complaint
+            raise InvalidRequest(found.message, param=found.param, code="invalid_sampling_params") from refused
+
+    def begin(self, batch: Batch, timeout_s: float | None) -> None:
+        """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room."""
+        self.admission.check_room(len(batch.items), batch.tokens)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, batch) if timeout_s else None
+        if batch.done.is_set():  # every item was refused
+            if timer:
+                timer.cancel()
+            self._metrics.batch_ended(batch.counts.items())
+            return
+        self._active[batch] = timer
+        self._idle.clear()
+        self._rate.busy()
+        self._dispatcher.submit(batch.flow, batch.items)
+
+    def cancel(self, batch: Batch) -> None:
+        """The client is gone: what is left of the batch is given up, in the backlog and on the ranks."""
+        if batch in self._active:
+            logger.info("batch_cancelled", batch=batch.id, items=batch.size, ended=sum(batch.counts.values()))
+            self._end(batch, "cancelled")
+
+    def end_all(self, error: ItemError) -> None:
+        """Every item of every batch that has no result gets this error."""
+        for batch in list(self._active):
+            self._end(batch, "error", error)
+
+    async def wait_idle(self) -> None:
+        """Until no batch is under way."""
+        await self._idle.wait()
+
+    @property
+    def active(self) -> int:
+        """Batches under way."""
+        return len(self._active)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """The measured rate; None before anything was measured."""
+        return self._rate.tokens_per_s
+
+    # -- from the ranks
+
+    def rank_ready(self, rank: int, incarnation: int, facts: RankFacts) -> None:
+        """The rank takes items."""
+        self._dispatcher.rank_ready(rank, incarnation, facts)
+
+    def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
+        """Attempts that ended."""
+        before = self._dispatcher.completed_tokens
+        self._dispatcher.results(rank, incarnation, results)
+        self._rate.observe(self._dispatcher.completed_tokens - before, idle=not self._active)
+        self._metrics.results(rank, results)
+
+    def rank_lost(self, rank: int, reason: str) -> None:
+        """The rank is gone. With no other left, what waits would wait for ever."""
+        self._dispatcher.rank_lost(rank, reason)
+        if not self._has_hope():
+            self.end_all(ItemError(ItemErrorCode.RANK_LOST, f"no rank is left: {reason}"))
+
+    # -- ends
+
+    def _expire(self, batch: Batch) -> None:
+        if batch in self._active:
+            logger.info("batch_timeout", batch=batch.id, items=batch.size, ended=sum(batch.counts.values()))
+            self._end(batch, "timeout")
+
+    def _end(self, batch: Batch, status: Status, error: ItemError | None = None) -> None:
+        self._dispatcher.cancel(batch.flow)
+        batch.end(status, error)
+
+    def _forget(self, batch: Batch) -> None:
+        """The batch has its last result."""
+        if batch in self._active:
+            timer = self._active.pop(batch)
+            if not self._active:
+                self._idle.set()
+            if timer is not None:
+                timer.cancel()
+            self._metrics.batch_ended(batch.counts.items())

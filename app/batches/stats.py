@@ -1,0 +1,90 @@
+"""What a batch's answer says about how it ran."""
+
+import time
+
+import msgspec
+
+from engines.protocol import Result
+
+
+class RankShare(msgspec.Struct, kw_only=True):
+    """One rank's part in a batch."""
+
+    rank: int
+    items: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    busy_s: float = 0.0  # the time in which the rank held at least one item of the batch
+
+
+class Stats(msgspec.Struct, kw_only=True):
+    """`stats` of an answer. Times are seconds."""
+
+    wall_s: float
+    queue_s: float  # from admission until the first item was sent to a rank
+    tail_s: float  # from the first rank running dry to the end
+    balance_ratio: float | None  # mean / max of the ranks' tokens; 1 is even
+    stopped_by_length: int  # outputs that ended because max_tokens was reached
+    ranks: list[RankShare]
+
+
+class StatsKeeper:
+    """Collects a batch's figures while it runs."""
+
+    def __init__(self) -> None:
+        self._admitted_at = time.monotonic()
+        self._first_start: float | None = None
+        self._ended_at: float | None = None
+        self._shares: dict[int, RankShare] = {}
+        self._holding: dict[int, int] = {}  # rank -> items of this batch that it holds
+        self._since: dict[int, float] = {}  # rank -> when it got the first of those
+        self._dry_at: dict[int, float] = {}  # rank -> when it finished its last
+        self._stopped_by_length = 0
+
+    def started(self, rank: int) -> None:
+        """An item was sent to the rank."""
+        now = time.monotonic()
+        if self._first_start is None:
+            self._first_start = now
+        if rank not in self._shares:
+            self._shares[rank] = RankShare(rank=rank)
+            self._holding[rank] = 0
+        if self._holding[rank] == 0:
+            self._since[rank] = now
+        self._holding[rank] += 1
+
+    def finished(self, rank: int, result: Result) -> None:
+        """The rank has answered an item."""
+        share = self._shares[rank]
+        share.items += 1
+        share.prompt_tokens += result.prompt_tokens
+        share.completion_tokens += result.completion_tokens
+        self._stopped_by_length += result.stopped_by_length
+        self._holding[rank] -= 1
+        if self._holding[rank] == 0:
+            now = self._dry_at[rank] = time.monotonic()
+            share.busy_s += now - self._since[rank]
+
+    def end(self) -> None:
+        """The batch has its last result."""
+        self._ended_at = time.monotonic()
+        for rank, holding in self._holding.items():
+            if holding:  # given up while the rank still held them
+                self._shares[rank].busy_s += self._ended_at - self._since[rank]
+
+    def summary(self) -> Stats:
+        """The figures, final once the batch has ended."""
+        end = self._ended_at or time.monotonic()
+        shares = sorted(self._shares.values(), key=lambda share: share.rank)
+        for share in shares:
+            share.busy_s = round(share.busy_s, 4)
+        tokens = [share.prompt_tokens + share.completion_tokens for share in shares]
+        most = max(tokens, default=0)
+        return Stats(
+            wall_s=round(end - self._admitted_at, 4),
+            queue_s=round((self._first_start or end) - self._admitted_at, 4),
+            tail_s=round(end - min(self._dry_at.values(), default=end), 4),
+            balance_ratio=round(sum(tokens) / len(tokens) / most, 4) if most else None,
+            stopped_by_length=self._stopped_by_length,
+            ranks=shares,
+        )

@@ -1,0 +1,79 @@
+"""How much each rank may hold. Late binding: a rank gets what it can run, plus a little so that it never waits."""
+
+from app.dispatch.item import Item
+from engines.protocol import Outcome, RankFacts, Result
+
+MIN_PREFETCH = 8
+# Half of what a rank runs at once. Items of one length end together, in one step; with an eighth, a rank then made
+# a tenth more steps, small ones, until the next items had come (2,000 prompts of 8 tokens, 256 sequences).
+PREFETCH_FRACTION = 2
+FILL_WEIGHT = 0.02  # of one more finished item in the running mean
+
+
+class Fill:
+    """How much of its max_tokens an item really uses, as a running mean: what it is expected to occupy."""
+
+    def __init__(self) -> None:
+        self._mean = 1.0
+
+    def observe(self, item: Item, result: Result) -> None:
+        """Learns from a finished item."""
+        asked = item.cost - item.prompt_tokens
+        if result.outcome is Outcome.OK and asked > 0 and result.completion_tokens:
+            self._mean += FILL_WEIGHT * (min(1.0, result.completion_tokens / asked) - self._mean)
+
+    def expected_tokens(self, item: Item) -> float:
+        """Tokens of KV cache that the item is expected to take in the end."""
+        return item.prompt_tokens + self._mean * (item.cost - item.prompt_tokens)
+
+
+class RankCredit:
+    """One rank's credit: sequences it may still take, bounded by the tokens that its KV cache holds."""
+
+    def __init__(self, rank: int, facts: RankFacts, prefetch: int | None, fill: Fill) -> None:
+        extra = max(MIN_PREFETCH, facts.max_num_seqs // PREFETCH_FRACTION) if prefetch is None else prefetch
+        self.rank = rank
+        self.capacity = facts.max_num_seqs + extra
+        self.running: dict[int, Item] = {}  # by attempt
+        self.outstanding_tokens = 0
+        self._sequences = 0
+        self._kv_cache_tokens = facts.kv_cache_tokens
+        self._max_model_len = facts.max_model_len
+        self._kv_tokens: dict[int, float] = {}
+        self._kv_expected = 0.0
+        self._fill = fill
+
+    @property
+    def credit(self) -> int:
+        """Sequences that the rank may take right now."""
+        return max(0, self.capacity - self._sequences)
+
+    def fits(self, item: Item) -> bool:
+        """Whether the rank may take the item now. One that is larger than any credit runs alone."""
+        if not self.running:
+            return True
+        if item.sequences > self.credit:
+            return False
+        return not self._kv_cache_tokens or (self._kv_expected + self._expected_tokens(item) <= self._kv_cache_tokens)
+
+    def take(self, item: Item) -> None:
+        """The item is on its way to the rank."""
+        expected = self._expected_tokens(item)
+        self.running[item.attempt] = item
+        self._kv_tokens[item.attempt] = expected
+        self._kv_expected += expected
+        self._sequences += item.sequences
+        self.outstanding_tokens += item.cost
+
+    def give_back(self, attempt: int) -> Item | None:
+        """The attempt has ended. None when this rank does not hold it."""
+        item = self.running.pop(attempt, None)
+        if item is not None:
+            self._kv_expected -= self._kv_tokens.pop(attempt)
+            self._sequences -= item.sequences
+            self.outstanding_tokens -= item.cost
+        return item
+
+    def _expected_tokens(self, item: Item) -> float:
+        """No sequence outgrows the context, whatever its max_tokens."""
+        return min(self._fill.expected_tokens(item), item.sequences * self._max_model_len)

@@ -1,0 +1,118 @@
+"""An item on its way through the dispatcher: what a rank needs to run it, and what fairness and credit count."""
+
+from collections import deque
+from enum import Enum
+from typing import Protocol
+
+from engines.protocol import PromptKind, Result, RunItem
+
+
+class ItemState(Enum):
+    """Where an item is."""
+
+    WAITING = "waiting"  # in the backlog
+    RUNNING = "running"  # on a rank
+    DONE = "done"  # it has its one result
+
+
+class ItemSink(Protocol):
+    """Who owns an item and wants to know how it goes."""
+
+    def item_started(self, item: "Item", rank: int) -> None:
+        """The item was sent to a rank."""
+
+    def item_finished(self, item: "Item", result: Result, rank: int | None) -> None:
+        """The item has its result; `rank` is None when none ran it."""
+
+
+class Flow:
+    """What shares the ranks fairly with others: the items of one batch. `deficit` is its account, in tokens."""
+
+    __slots__ = ("deficit", "priority", "running", "waiting")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority  # lower runs first
+        self.waiting: deque[Item] = deque()
+        self.running: set[Item] = set()
+        self.deficit = 0
+
+
+class Item:
+    """One prompt with everything a rank needs. `cost` is in tokens: what fairness and credit reckon with."""
+
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "cost",
+        "flow",
+        "index",
+        "kind",
+        "params",
+        "prompt",
+        "prompt_tokens",
+        "rank",
+        "return_token_ids",
+        "seed",
+        "sequences",
+        "sink",
+        "state",
+        "template_kwargs",
+        "tools",
+        "truncate",
+    )
+
+    def __init__(
+        self,
+        sink: ItemSink,
+        flow: Flow,
+        index: int,
+        kind: PromptKind,
+        prompt: bytes,
+        params: bytes,
+        *,
+        prompt_tokens: int,
+        max_tokens: int,
+        sequences: int = 1,
+        seed: int | None = None,
+        truncate: int | None = None,
+        return_token_ids: bool = False,
+        tools: bytes | None = None,
+        template_kwargs: bytes | None = None,
+    ) -> None:
+        self.sink = sink
+        self.flow = flow
+        self.index = index
+        self.kind = kind
+        self.prompt = prompt
+        self.params = params
+        self.prompt_tokens = prompt_tokens  # estimated: the gateway does not tokenise
+        self.cost = prompt_tokens + sequences * max_tokens
+        self.sequences = sequences
+        self.seed = seed
+        self.truncate = truncate
+        self.return_token_ids = return_token_ids
+        self.tools = tools
+        self.template_kwargs = template_kwargs
+        self.state = ItemState.WAITING
+        self.attempts = 0
+        self.attempt = 0  # the attempt that runs now; 0 before the first
+        self.rank = -1  # where it runs
+
+    def message(self, params_index: int) -> RunItem:
+        """The item as it goes to a rank."""
+        return RunItem(
+            self.attempt,
+            self.kind,
+            self.prompt,
+            params_index,
+            self.seed,
+            self.truncate,
+            self.return_token_ids,
+            self.tools,
+            self.template_kwargs,
+        )
+
+    def release(self) -> None:
+        """Forgets the prompt, which may be large: the item is done, its batch may live on."""
+        self.prompt = b""
+        self.tools = self.template_kwargs = None

@@ -1,0 +1,87 @@
+"""The gateway's errors, one tree.
+
+PhalanxError
+├── RequestError            the client must change the request; each class is one HTTP status
+│   ├── InvalidRequest      400
+│   ├── NotFound            404
+│   ├── TooLarge            413  it can never fit
+│   ├── WrongMediaType      415
+│   └── TryLater            429 or 503, with Retry-After
+└── FatalError              the operator must act: the service ends with this message and exit code
+"""
+
+import math
+
+MAX_RETRY_AFTER_S = 60
+
+
+class PhalanxError(Exception):
+    """Any error of ours. The message names the thing, the value and the remedy."""
+
+
+class RequestError(PhalanxError):
+    """An answer other than 200, in OpenAI's shape."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after_s: float | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Extra headers of the answer."""
+        if self.retry_after_s is None:
+            return {}
+        return {"Retry-After": str(max(1, min(MAX_RETRY_AFTER_S, math.ceil(self.retry_after_s))))}
+
+
+class InvalidRequest(RequestError):
+    """The request is malformed or asks for what is not there."""
+
+
+class NotFound(RequestError):
+    """Nothing is there under this name."""
+
+    status = 404
+    kind = "not_found_error"
+
+
+class MethodNotAllowed(RequestError):
+    """The path is there, the method is not."""
+
+    status = 405
+
+
+class TooLarge(RequestError):
+    """The request can never fit, however often it is sent."""
+
+    status = 413
+
+
+class WrongMediaType(RequestError):
+    """The body is of a type that is not read."""
+
+    status = 415
+
+
+class TryLater(RequestError):
+    """The same request may succeed later: 429 when there is no room, 503 when no rank is ready."""
+
+    def __init__(self, message: str, *, status: int, code: str, retry_after_s: float) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+        self.kind = "rate_limit_error" if status == 429 else "service_unavailable_error"
+        self.retry_after_s = round(retry_after_s, 1)
+
+
+class FatalError(PhalanxError):
+    """The service cannot go on. Exit code 2: change the settings; 1: anything else."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

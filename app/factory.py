@@ -1,0 +1,22 @@
+"""The HTTP application around a gateway."""
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from app.api import batch_generate, errors, health, ranks
+from app.api.frontdoor import Frontdoor, allowed_hosts
+from app.api.openapi import describe
+from app.gateway import Gateway
+from phalanx import __version__
+
+
+def create_app(gateway: Gateway) -> ASGIApp:
+    """Routes, errors in OpenAI's shape, documentation, and the front door before all of them."""
+    app = FastAPI(title="Phalanx", version=__version__, summary="Batch generation over data-parallel vLLM engines")
+    app.state.gateway = gateway
+    errors.install(app)
+    for module in (batch_generate, health, ranks):
+        app.include_router(module.router)
+    describe(app)
+    settings = gateway.settings
+    return Frontdoor(app, gateway.metrics, allowed_hosts(settings.host, settings.allowed_hosts))

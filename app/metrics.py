@@ -1,0 +1,133 @@
+"""All metrics of the gateway, `phalanx_*`: base units, counters end in `_total`, and no id is a label."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from engines.protocol import Result
+
+REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+STATUSES = ("ok", "error", "cancelled", "timeout")
+
+
+class RankFigures(Protocol):
+    """What a scrape asks of the gateway about each rank."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def figures(self) -> Mapping[str, float]: ...
+
+
+# Gauge per rank -> its help.
+RANK_GAUGES = {
+    "phalanx_rank_held_items": "Items on the rank.",
+    "phalanx_rank_credit_sequences": "Sequences the rank may take now.",
+    "phalanx_rank_running_sequences": "Sequences in the engine's running batch.",
+    "phalanx_rank_waiting_sequences": "Sequences in the engine's own queue.",
+    "phalanx_rank_kv_cache_usage_ratio": "Share of the KV cache in use, 0 to 1.",
+    "phalanx_rank_steps": "Engine steps since the rank became ready.",
+    "phalanx_rank_step_age_seconds": "Time since the engine's last step.",
+}
+
+
+class Metrics:
+    """Counters that are counted, and gauges that are looked up when somebody scrapes."""
+
+    def __init__(self, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+        self.registry = CollectorRegistry()
+        ProcessCollector(namespace="phalanx", registry=self.registry)
+        info = Gauge("phalanx_build_info", "Version of the gateway.", ["version"], registry=self.registry)
+        info.labels(version).set(1)
+        self._requests = Counter(
+            "phalanx_http_requests_total", "Requests answered.", ["method", "route", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "phalanx_http_request_duration_seconds",
+            "From a request's head to the end of its answer.",
+            ["route"],
+            buckets=REQUEST_SECONDS,
+            registry=self.registry,
+        )
+        items = Counter("phalanx_items_total", "Items that have their result.", ["status"], registry=self.registry)
+        self._items = {status: items.labels(status) for status in STATUSES}
+        self._batches = Counter("phalanx_batches_total", "Batches that have ended.", registry=self.registry)
+        self._prompt_tokens = Counter(
+            "phalanx_prompt_tokens_total", "Prompt tokens of answered items.", ["rank"], registry=self.registry
+        )
+        self._completion_tokens = Counter(
+            "phalanx_completion_tokens_total", "Generated tokens of answered items.", ["rank"], registry=self.registry
+        )
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def results(self, rank: int, results: list[Result]) -> None:
+        """A rank has answered items."""
+        label = str(rank)
+        self._prompt_tokens.labels(label).inc(sum(result.prompt_tokens for result in results))
+        self._completion_tokens.labels(label).inc(sum(result.completion_tokens for result in results))
+
+    def batch_ended(self, counts: Iterable[tuple[str, int]]) -> None:
+        """A batch has its last result."""
+        self._batches.inc()
+        for status, count in counts:
+            if count:
+                self._items[status].inc(count)
+
+    def watch(
+        self, gauges: Mapping[str, tuple[str, Callable[[], float]]], ranks: Callable[[], Iterable[RankFigures]]
+    ) -> None:
+        """Gauges (name -> help, how to look it up) and ranks that are read at every scrape."""
+        for name, (text, read) in gauges.items():
+            Gauge(name, text, registry=self.registry).set_function(read)
+        self.registry.register(_RankCollector(ranks))
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _RankCollector(Collector):
+    def __init__(self, ranks: Callable[[], Iterable[RankFigures]]) -> None:
+        self._ranks = ranks
+
+    def collect(self) -> Iterable[Metric]:
+        families = {name: GaugeMetricFamily(name, text, labels=["rank"]) for name, text in RANK_GAUGES.items()}
+        state = GaugeMetricFamily(
+            "phalanx_rank_state", "1 for the state that the rank is in.", labels=["rank", "state"]
+        )
+        for rank in self._ranks():
+            label = str(rank.number)
+            state.add_metric([label, rank.state], 1)
+            for name, value in rank.figures.items():
+                families[name].add_metric([label], value)
+        return [state, *families.values()]
+
+
+def merge_expositions(texts: Iterable[bytes]) -> bytes:
+    """Several processes' metrics as one text: the samples of equal families stand together, under one head."""
+    heads: dict[bytes, list[bytes]] = {}
+    samples: dict[bytes, list[bytes]] = {}
+    for text in texts:
+        family = b""
+        for line in text.splitlines():
+            if line.startswith((b"# HELP ", b"# TYPE ")):
+                family = line.split(b" ", 3)[2]
+                head = heads.setdefault(family, [])
+                if not any(known.startswith(line[:7] + family + b" ") for known in head):
+                    head.append(line)
+            elif line and not line.startswith(b"#"):
+                samples.setdefault(family, []).append(line)
+    lines = [line for family, head in heads.items() for line in (*head, *samples.get(family, []))]
+    return b"".join(line + b"\n" for line in lines)

@@ -1,0 +1,82 @@
+"""Starting a rank under its guardian, and ending both."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from engines.spec import FAREWELL, RankSpec, write_spec
+
+SPEC_NAME = "rank.json"
+GUARDIAN_GRACE_S = 20.0  # to kill, wait for resource trackers and clean up: much pinned memory takes its time
+
+
+class RankProcess:
+    """A guardian and, below it, a rank. That the guardian has ended means that nothing of the rank is left."""
+
+    def __init__(self, guardian: asyncio.subprocess.Process, lifeline: int) -> None:
+        self._guardian = guardian
+        self._lifeline: int | None = lifeline
+
+    @classmethod
+    async def start(cls, spec: RankSpec, environment: Mapping[str, str]) -> "RankProcess":
+        """Spawns the guardian, which leaves the gateway's process group at once: Ctrl-C reaches the gateway alone."""
+        spec_path = Path(spec.directory) / SPEC_NAME
+        spec_path.parent.mkdir(mode=0o700)
+        write_spec(spec, spec_path)
+        lifeline_end, lifeline = os.pipe()  # both close-on-exec: no other child keeps the write end open
+        try:
+            guardian = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # a folder called engines where the user stands must not be picked up
+                "-m",
+                "engines",
+                "guard",
+                str(spec_path),
+                stdin=lifeline_end,
+                env=environment,
+            )
+        except BaseException:
+            os.close(lifeline)
+            raise
+        finally:
+            os.close(lifeline_end)
+        return cls(guardian, lifeline)
+
+    async def wait(self) -> int:
+        """Until everything has ended; the rank's exit code, 128 + n when signal n ended it.
+
+        Negative when a signal ended the guardian itself: the rank then ends by itself, a moment later.
+        """
+        code = await self._guardian.wait()
+        self.cut()
+        return code
+
+    def cut(self) -> None:
+        """Lets go of the lifeline: the guardian kills the rank and cleans up. May be called twice."""
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                os.write(lifeline, FAREWELL)
+            os.close(lifeline)
+
+    async def end(self) -> None:
+        """Cuts the lifeline and waits; a guardian that does not end is killed, and its rank follows it."""
+        self.cut()
+        try:
+            await asyncio.wait_for(self._guardian.wait(), GUARDIAN_GRACE_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._guardian.send_signal(signal.SIGKILL)
+            await self._guardian.wait()
+
+
+def describe_exit(code: int) -> str:
+    """What `wait` returned, in words."""
+    who, number = ("guardian", -code) if code < 0 else ("process", code - 128)
+    with contextlib.suppress(ValueError):
+        return f"its {who} was ended by {signal.Signals(number).name}"
+    return f"its {who} was ended by signal {number}" if code < 0 else f"its process ended with exit code {code}"

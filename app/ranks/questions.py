@@ -1,0 +1,64 @@
+"""Questions to a rank that have an answer: whether parameters are valid, and the engine's metrics."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from engines.protocol import Check, Checked, ItemError, Message, Scrape, Scraped
+
+CHECK_TIMEOUT_S = 10.0
+SCRAPE_TIMEOUT_S = 3.0  # Prometheus waits 10 s for the whole of it, a rank that stands still included
+
+
+class NoAnswer(Exception):
+    """The rank was lost, or did not answer in time."""
+
+
+class Questions:
+    """Matches answers to questions."""
+
+    def __init__(self, send: Callable[[int, Check | Scrape], None]) -> None:
+        self._send = send
+        self._numbers = itertools.count(1)
+        self._open: dict[int, tuple[int, asyncio.Future[Message]]] = {}  # question -> rank, answer
+
+    async def check(self, rank: int, incarnation: int, params: bytes) -> ItemError | None:
+        """What the rank's engine says of sampling parameters. Raises NoAnswer."""
+        number = next(self._numbers)
+        question = Check(incarnation=incarnation, check=number, params=params)
+        answer = await self._ask(rank, number, question, CHECK_TIMEOUT_S)
+        if not isinstance(answer, Checked):
+            raise NoAnswer(f"rank {rank} answered something else")
+        return answer.error
+
+    async def scrape(self, rank: int, incarnation: int) -> bytes:
+        """The engine's metrics in Prometheus' text format. Raises NoAnswer."""
+        number = next(self._numbers)
+        answer = await self._ask(rank, number, Scrape(incarnation=incarnation, scrape=number), SCRAPE_TIMEOUT_S)
+        if not isinstance(answer, Scraped):
+            raise NoAnswer(f"rank {rank} answered something else")
+        return answer.text
+
+    def answer(self, message: Checked | Scraped) -> None:
+        """An answer has come; one that nobody waits for any more is dropped."""
+        number = message.check if isinstance(message, Checked) else message.scrape
+        _, waiting = self._open.get(number, (None, None))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
+
+    def forget(self, rank: int) -> None:
+        """The rank is lost: its questions get no answer."""
+        for asked, waiting in self._open.values():
+            if asked == rank and not waiting.done():
+                waiting.set_exception(NoAnswer(f"rank {rank} was lost"))
+
+    async def _ask(self, rank: int, number: int, question: Check | Scrape, timeout_s: float) -> Message:
+        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._open[number] = (rank, waiting)
+        try:
+            self._send(rank, question)
+            return await asyncio.wait_for(waiting, timeout_s)
+        except TimeoutError:
+            raise NoAnswer(f"rank {rank} did not answer within {timeout_s:g} s") from None
+        finally:
+            del self._open[number]

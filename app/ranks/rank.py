@@ -1,0 +1,95 @@
+"""One rank as the gateway knows it: its state, what it last said, and its place in a group."""
+
+import time
+from enum import StrEnum
+from pathlib import Path
+
+from engines.protocol import FailureKind, RankFacts, Stage, Status
+
+RATE_WEIGHT = 0.3  # of the newest heartbeat in the running mean of tokens per second
+LOG_TAIL_BYTES = 16 * 1024
+
+
+class RankState(StrEnum):
+    """The life of a rank."""
+
+    PENDING = "pending"  # not started yet: the model is being looked at
+    STARTING = "starting"  # its process runs; `stage` says how far it is
+    READY = "ready"  # a warm-up generation has succeeded; it takes items
+    DRAINING = "draining"  # it finishes what it holds and takes nothing new
+    STOPPED = "stopped"  # it ended because it was asked to
+    FAILED = "failed"  # it could not start, or died; `last_error` says why
+
+
+class Rank:
+    """State and figures of one rank. Written by the fleet alone."""
+
+    def __init__(self, number: int, group: int) -> None:
+        self.number = number
+        self.group = group
+        self.state = RankState.PENDING
+        self.stage: Stage | None = None
+        self.stage_since = time.monotonic()
+        self.incarnation = 0
+        self.pid: int | None = None
+        self.gpus: tuple[str, ...] = ()
+        self.cores: str | None = None
+        self.facts: RankFacts | None = None
+        self.status: Status | None = None
+        self.tokens_per_s = 0.0
+        self.failure: FailureKind | None = None
+        self.last_error: str | None = None
+        self.log_file: Path | None = None
+        self._status_at = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes items."""
+        return self.state is RankState.READY
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process is there, or about to be."""
+        return self.state in (RankState.STARTING, RankState.READY, RankState.DRAINING)
+
+    def begin(self, incarnation: int, log_file: Path) -> None:
+        """A new life."""
+        self.state = RankState.STARTING
+        self.incarnation = incarnation
+        self.log_file = log_file
+        self.pid = self.facts = self.status = self.failure = self.last_error = None
+        self.tokens_per_s = 0.0
+        self.reach(Stage.SPAWNED)
+
+    def reach(self, stage: Stage) -> None:
+        """The next stage of starting."""
+        self.stage = stage
+        self.stage_since = time.monotonic()
+
+    def fail(self, reason: str) -> None:
+        """The rank is lost; the first reason is the one that counts."""
+        self.state = RankState.FAILED
+        self.last_error = self.last_error or reason
+        self.tokens_per_s = 0.0
+
+    def beat(self, status: Status) -> None:
+        """A heartbeat: figures, and tokens per second since the one before."""
+        now = time.monotonic()
+        if self.status is not None and now > self._status_at:
+            rate = (status.completion_tokens - self.status.completion_tokens) / (now - self._status_at)
+            self.tokens_per_s += RATE_WEIGHT * (rate - self.tokens_per_s)
+        self.status = status
+        self._status_at = now
+
+    def log_tail(self, lines: int) -> list[str]:
+        """The last lines that the rank's processes printed."""
+        if self.log_file is None or lines <= 0:
+            return []
+        try:
+            with self.log_file.open("rb") as log:
+                log.seek(0, 2)
+                log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
+                tail = log.read()
+        except OSError:
+            return []
+        return tail.decode("utf-8", "replace").splitlines()[-lines:]

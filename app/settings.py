@@ -1,0 +1,262 @@
+"""Every setting: its type, default, meaning and spellings, declared once.
+
+The flags of `phalanx serve` and the PHALANX_* variables are both read off the classes below, so they cannot
+disagree. A class's docstring is its heading in --help. `app/settings_loading.py` reads them, and
+`app/settings_checks.py` finds what contradicts itself or the machine.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, ByteSize, Field
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.errors import FatalError
+from engines.spec import EngineKind
+
+PREFIX = "PHALANX_"
+BUILT_IN_MODEL = "phalanx-tiny-random"
+SIMULATED_MODEL = "phalanx-simulated"
+
+
+class SettingsError(FatalError):
+    """The operator must change a flag, a variable or the machine. One line per problem."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, exit_code=2)
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def label(name: str) -> str:
+    """A setting as messages call it."""
+    return f"{flag(name)} ({variable(name)})"
+
+
+def setting(default: Any, description: str, *flags: str, **bounds: Any) -> Any:  # Any: as pydantic's Field
+    """A setting, with the spellings of its flag besides the one that its name gives."""
+    return Field(default, description=description, json_schema_extra={"flags": list(flags)}, **bounds)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _count(value: object) -> object:
+    """Such as 16k, read as vLLM reads it: k, m, g are powers of 1000, and K, M, G of 1024. `auto` is -1."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgKMG])", str(value).strip())
+    if found is None:
+        return -1 if value == "auto" else value
+    number, suffix = found.groups()
+    return int(float(number) * (1000 if suffix.islower() else 1024) ** ("kmg".index(suffix.lower()) + 1))
+
+
+def _seconds(value: object) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", str(value).strip())
+    if found is None:
+        raise ValueError("it must be a number of seconds, or such as 90s, 5m or 24h")
+    return float(found[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _json_object(value: object) -> object:
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f'it must be a JSON object such as {{"block_size": 32}} ({error})') from None
+    if not isinstance(parsed, dict):
+        raise ValueError('it must be a JSON object such as {"block_size": 32}')  # noqa: TRY004  # pydantic's protocol
+    return parsed
+
+
+def _home(value: object) -> object:
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
+
+
+def _names(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _arguments(value: object) -> object:
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+CountOrAuto = Annotated[int, BeforeValidator(_count), Field(ge=-1)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[ByteSize, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)]  # Any: the engine checks it
+Names = Annotated[list[str], NoDecode, BeforeValidator(_names)]
+Arguments = Annotated[list[str], NoDecode, BeforeValidator(_arguments)]
+
+
+class Section(BaseSettings):
+    """What all sections have in common."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelSettings(Section):
+    """Model"""
+
+    model: Annotated[Text | None, BeforeValidator(_home)] = setting(
+        None, f"Hub name or folder. Without one, a tiny built-in model, {BUILT_IN_MODEL}."
+    )
+    require_model: bool = setting(False, "Refuse to start without a model instead of serving the built-in one.")
+    served_model_name: Text | None = setting(None, "The model's id in requests and answers, if not its own name.")
+
+
+class RankSettings(Section):
+    """Ranks"""
+
+    engine: Annotated[EngineKind, BeforeValidator(_lower)] = setting(
+        "vllm", "vllm, or simulated: an engine without a model, for load and chaos."
+    )
+    device: Annotated[Literal["auto", "cuda", "cpu"], BeforeValidator(_lower)] = setting(
+        "auto", "auto takes NVIDIA GPUs where there are any."
+    )
+    dp_size: Positive | None = setting(
+        None, "Data-parallel ranks. Default: GPUs / tp_size; 2 on a CPU.", "--data-parallel-size", "-dp"
+    )
+    tp_size: Positive = setting(1, "Tensor-parallel workers of each rank.", "--tensor-parallel-size", "-tp")
+    expert_parallel: bool = setting(
+        True, "Spread a mixture-of-experts model's experts over all ranks.", "--enable-expert-parallel", "-ep"
+    )
+    node_size: Positive = setting(1, "Number of nodes. Only 1 for now.", "--nnodes")
+    node_rank: NotNegative = setting(0, "This node's number.")
+    master_addr: str = setting("", "Node 0's address.")
+    master_port: int = setting(0, "Node 0's port.", ge=0, le=65535)
+    cpu_kv_cache_gib: Positive = setting(1, "KV cache of a rank on a CPU, in GiB. VLLM_CPU_KVCACHE_SPACE counts too.")
+    engine_args: JsonObject = setting({}, "JSON object of more engine arguments, by the engine's own names.")
+    extra_args: Arguments = setting([], "The engine's own flags, checked by the engine: what stands after --.")
+
+
+class EngineSettings(Section):
+    """Engine: handed to vLLM under these names when set"""
+
+    max_model_len: CountOrAuto | None = setting(None, "Tokens of prompt and output together, such as 8k, or auto.")
+    dtype: Text | None = setting(None, "Data type of weights and activations. Default: the model's; float32 on a CPU.")
+    load_format: Text | None = setting(None, "How weights are stored; dummy makes them up.")
+    enforce_eager: bool | None = setting(None, "Run without CUDA graphs: quicker to start, slower to serve.")
+    trust_remote_code: bool | None = setting(None, "Run code that comes with the model.")
+    gpu_memory_utilization: float | None = setting(None, "Share of GPU memory for the engine.", gt=0, le=1)
+    max_num_seqs: Count | None = setting(None, "Sequences that a rank runs at once.")
+    max_num_batched_tokens: Count | None = setting(None, "Tokens of one step of a rank, such as 16k.")
+    quantization: Text | None = setting(None, "Quantization method, if the model does not say.", "-q")
+    kv_cache_dtype: Text | None = setting(None, "Data type of the KV cache.")
+    tokenizer: Text | None = setting(None, "Hub name or folder of another tokenizer.")
+    revision: Text | None = setting(None, "Branch, tag or commit of the model on the hub.")
+    enable_prefix_caching: bool | None = setting(None, "Share the KV cache of equal beginnings of prompts.")
+    seed: NotNegative | None = setting(None, "Seed of the engine.")
+
+
+class ServerSettings(Section):
+    """HTTP"""
+
+    host: Text = setting("127.0.0.1", "Address to listen on; 0.0.0.0 is all of this machine's.")
+    port: int = setting(8000, "Port to listen on; 0 is any free one.", ge=0, le=65535)
+    allowed_hosts: Names = setting([], "More names, comma-separated, that a Host header may carry.")
+    keepalive_s: Seconds = setting(5.0, "Between the spaces that keep a waiting answer's connection open.")
+
+
+class WorkSettings(Section):
+    """Work and its limits"""
+
+    dispatch: Annotated[Literal["round_robin", "least_loaded"], BeforeValidator(_lower)] = setting(
+        "round_robin", "How items are spread over ranks that have room."
+    )
+    prefetch: NotNegative | None = setting(
+        None, "Sequences that a rank holds beyond max_num_seqs. Default: half of it, at least 8."
+    )
+    fairness_quantum_tokens: Count = setting(4096, "Tokens of one batch before the next one's turn.")
+    default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")
+    max_batch_items: Count = setting(100_000, "Items in one request.")
+    max_body_bytes: Size = setting("256MiB", "Bytes of one request.")
+    max_prompt_bytes: Size = setting("4MiB", "Bytes of one prompt.")
+    max_waiting_items: Count = setting(500_000, "Items in the backlog; beyond it requests get 429.")
+    max_waiting_tokens: Count = setting(2_000_000_000, "Tokens in the backlog; beyond it requests get 429.")
+    max_n: Count = setting(128, "Outputs of one item (n).")
+    max_stop_strings: Count = setting(64, "Stop strings of one item.")
+    max_string_length: Count = setting(4096, "Characters of a stop string or bad word.")
+    max_structure_length: Count = setting("64K", "Characters of a JSON schema, regex or grammar.")
+    max_list_length: Count = setting(4096, "Entries of stop_token_ids, allowed_token_ids, logit_bias.")
+
+
+class TimeSettings(Section):
+    """Times, in seconds or such as 90s, 5m, 24h"""
+
+    default_timeout_s: Seconds | None = setting(None, "For a batch that names no timeout_s.")
+    max_timeout_s: Seconds = setting("24h", "The longest timeout_s that a batch may name.")
+    start_timeout_s: Seconds = setting("30m", "For a rank to become ready.")
+    drain_timeout_s: Seconds = setting(30.0, "For running items to finish at shutdown.")
+    stop_timeout_s: Seconds = setting(20.0, "For a rank to stop before it is killed.")
+
+
+class LogSettings(Section):
+    """Logs"""
+
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = setting(
+        "auto", "auto is console on a terminal and json elsewhere."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = setting(
+        "info", "debug, info, warning or error."
+    )
+    log_dir: Annotated[Path | None, BeforeValidator(_home)] = setting(
+        None, "Folder for the ranks' logs. Default: ~/.local/state/phalanx/logs/PORT."
+    )
+
+
+class Settings(LogSettings, TimeSettings, WorkSettings, ServerSettings, EngineSettings, RankSettings, ModelSettings):
+    """All settings. Build it with `load_settings`, or by keyword; the environment is never read behind your back."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @property
+    def public_name(self) -> str:
+        """The model's id in requests and answers."""
+        unnamed = SIMULATED_MODEL if self.engine is EngineKind.SIMULATED else BUILT_IN_MODEL
+        return self.served_model_name or self.model or unnamed
+
+    def engine_arguments(self) -> dict[str, Any]:  # Any: the engine checks them
+        """What was set for the engine, by the engine's own names."""
+        named = {name: getattr(self, name) for name in EngineSettings.model_fields}
+        return {name: value for name, value in named.items() if value is not None} | self.engine_args
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    ModelSettings,
+    RankSettings,
+    EngineSettings,
+    ServerSettings,
+    WorkSettings,
+    TimeSettings,
+    LogSettings,
+)
+
+
+def spellings(name: str) -> list[str]:
+    """All flags of a setting, its own first."""
+    extra = cast("dict[str, list[str]]", Settings.model_fields[name].json_schema_extra)
+    return [flag(name), *extra["flags"]]

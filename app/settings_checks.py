@@ -1,0 +1,100 @@
+"""What a type cannot say of settings: which contradict one another, and which the machine cannot fulfil."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.settings import EngineSettings, ModelSettings, RankSettings, Settings, SettingsError, flag, label, spellings
+from engines.spec import EngineKind
+
+PATH_BEGINNINGS = ("/", "./", "../", "~")
+MODEL_FILES = ("config.json", "params.json")  # of transformers and of Mistral
+DECIDED_BY_US = "data_parallel_"  # the rest of these arguments follow from dp_size and the rank
+
+
+def contradictions(settings: Settings) -> Iterator[str]:
+    """A sentence for everything that does not go together. No I/O."""
+    if settings.node_size > 1 or settings.node_rank > 0:
+        yield (
+            f"{label('node_size')} is {settings.node_size} and {label('node_rank')} is {settings.node_rank}: several "
+            "nodes are not supported yet; leave both out and start one gateway on each"
+        )
+    if settings.require_model and settings.model is None and settings.engine is EngineKind.VLLM:
+        yield f"{label('model')} is missing: name a model of the hub or a folder"
+    if settings.default_timeout_s is not None and settings.default_timeout_s > settings.max_timeout_s:
+        yield (
+            f"{label('default_timeout_s')} is {settings.default_timeout_s:g}: it must be at most "
+            f"{label('max_timeout_s')}, {settings.max_timeout_s:g}"
+        )
+    for name in settings.engine_args:
+        yield from _said_twice(settings, name, f"{name} in {flag('engine_args')}")
+    for argument in settings.extra_args:
+        if argument.startswith("-") and not argument[1:2].isdigit():
+            yield from _said_twice(settings, _argument_name(argument), f"{argument} after --")
+
+
+def _argument_name(argument: str) -> str:
+    """The engine's name for a flag: --no-enforce-eager and --enforce-eager=x are both enforce_eager."""
+    return argument.partition("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
+
+
+def _said_twice(settings: Settings, name: str, where: str) -> Iterator[str]:
+    """A sentence if an engine argument has a setting of its own that has a value, or that always has one."""
+    setting = _settings_by_argument().get(name)
+    if setting is None and name.startswith(DECIDED_BY_US):
+        yield f"{where} is Phalanx's own to set: leave it out and say {label('dp_size')}"
+    elif setting is not None and setting not in EngineSettings.model_fields:
+        yield f"{where} has a setting of its own: say {label(setting)} instead"
+    elif setting is not None and getattr(settings, setting) is not None:
+        yield f"{where} and {label(setting)} say the same thing: keep one of them"
+
+
+def _settings_by_argument() -> dict[str, str]:
+    """Which setting an engine argument is, by all its spellings."""
+    names = [name for section in (ModelSettings, RankSettings, EngineSettings) for name in section.model_fields]
+    return {_argument_name(spelling): name for name in names for spelling in spellings(name)}
+
+
+def check_environment(settings: Settings) -> None:
+    """Whether this machine has what the settings name: the model's folder, the address, the port.
+
+    Raises SettingsError.
+    """
+    problems = [*_model_problems(settings.model), *_address_problems(settings.host, settings.port)]
+    if problems:
+        raise SettingsError("\n".join(problems))
+
+
+def _model_problems(model: str | None) -> Iterator[str]:
+    """Only for what is a path: a hub name is looked up by whoever loads it."""
+    if model is None:
+        return
+    path = Path(model)
+    if not path.exists() and model.startswith(PATH_BEGINNINGS):
+        yield f"{label('model')} is {model}: there is no such folder; correct the path, or name a model of the hub"
+    elif path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
+        yield f"{label('model')} is {model}: the folder holds no {MODEL_FILES[0]}; name the model's own folder"
+
+
+def _address_problems(host: str, port: int) -> Iterator[str]:
+    """Whether one can listen there now, as the server will."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label that no name can have
+        yield f"{label('host')} is {host}: it cannot be resolved ({error}); name an address of this machine"
+        return
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind(address)
+        except OSError as error:
+            yield _address_problem(host, port, error)
+
+
+def _address_problem(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{label('port')} is {port}: another process listens there; stop it or choose another port"
+    if error.errno == errno.EACCES:
+        return f"{label('port')} is {port}: this user may not listen there; choose a port above 1023"
+    return f"{label('host')} is {host}: cannot listen there ({error}); name an address of this machine"

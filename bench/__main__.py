@@ -1,0 +1,30 @@
+"""`python -m bench NAME [FLAGS]`: runs one measurement; without a name, says which there are."""
+
+import importlib
+import signal
+import sys
+
+MEASUREMENTS = {
+    "throughput": "the engines called directly, `vllm serve` and Phalanx, on the same prompts",
+    "gateway": "what an item costs the gateway, with simulated ranks",
+    "seed-workload": "four prompts x 100 as one request, sampled with parameters of their own",
+    "gpu-moe": "PowerMoE-3b's shape over two GPUs, with a report in JSON and markdown",
+}
+
+
+def main() -> int:
+    """The exit code of the measurement."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in MEASUREMENTS:
+        print("usage: python -m bench NAME [FLAGS]   (NAME --help tells its flags)\n")
+        for known, what in MEASUREMENTS.items():
+            print(f"  {known:14} {what}")
+        return 0 if name in ("", "-h", "--help") else 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
+    module = importlib.import_module(f"bench.{name.replace('-', '_')}")
+    code: int = module.main(sys.argv[2:], prog=f"python -m bench {name}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The command line of the engine side: `python -P -m engines COMMAND`. Meant for the gateway, not for people."""
+
+import argparse
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+
+def main() -> NoReturn:
+    """Runs one command. Each imports only what it needs: `inspect` must answer before torch could be imported."""
+    arguments = _parser().parse_args()
+    sys.exit(_COMMANDS[arguments.command](arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -P -m engines")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("rank", help="be a rank").add_argument("spec")
+    commands.add_parser("guard", help="start a rank and clean up after it").add_argument("spec")
+    inspect = commands.add_parser("inspect", help="print what a model is, as one line of JSON")
+    inspect.add_argument("--model", required=True)
+    inspect.add_argument("--revision")
+    inspect.add_argument("--lifeline", action="store_true", help="end when standard input does")
+    build = commands.add_parser("build-model", help="build a small random model")
+    build.add_argument("--shape", required=True, choices=["moe", "dense", "powermoe-3b"])
+    build.add_argument("--out", required=True, type=Path, metavar="DIR", help="the model's folder")
+    return parser
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from engines import rank
+
+    return rank.main(arguments.spec)
+
+
+def _guard(arguments: argparse.Namespace) -> int:
+    from engines import guardian
+
+    return guardian.main(arguments.spec)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from engines.inspect_model import ModelUnusable, inspect
+
+    if arguments.lifeline:
+        threading.Thread(target=_end_with_standard_input, name="lifeline", daemon=True).start()
+    try:
+        answer: object = inspect(arguments.model, arguments.revision)
+        code = 0
+    except ModelUnusable as error:
+        answer, code = {"error": str(error)}, 2
+    sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+    return code
+
+
+def _end_with_standard_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from engines.tiny_model import Shape, build
+
+    try:
+        folder = build(Shape(arguments.shape), arguments.out)
+    except (ImportError, OSError) as error:
+        sys.stderr.write(f"cannot build the model: {error}\n")
+        return 1
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+_COMMANDS = {"rank": _rank, "guard": _guard, "inspect": _inspect, "build-model": _build}
+
+if __name__ == "__main__":
+    main()

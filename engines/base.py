@@ -1,0 +1,74 @@
+"""What a rank asks of an engine. Two implement it: vLLM, and the simulated one for load and chaos."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import msgspec
+
+from engines.protocol import ItemError, RankFacts, Result, Run, Stage
+from engines.spec import RankSpec
+
+ReportStage = Callable[[Stage], None]
+EmitResult = Callable[[Result], None]
+
+
+class EngineLoad(msgspec.Struct):
+    """How busy an engine is. Written by the engine's loop, read by the control thread: plain numbers only."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+    steps: int = 0
+    last_step_at: float | None = None  # time.monotonic()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    preemptions: int = 0
+
+
+class EngineConfigError(Exception):
+    """The settings or the model are wrong: starting again would fail again. The message is for the operator."""
+
+
+class EngineDied(Exception):
+    """The engine cannot run anything any more. The message says what happened."""
+
+
+class Engine(ABC):
+    """One rank's engine. All methods are called on the thread of the rank's asyncio loop.
+
+    Results are handed to `emit`, exactly one for every attempt that was submitted, in any order. After `start`
+    has returned, an engine that dies calls `died` with the reason, once, and owes no further result.
+    """
+
+    def __init__(self, spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> None:
+        self.spec = spec
+        self.emit = emit
+        self.died = died
+        self.load = EngineLoad()
+
+    @abstractmethod
+    async def start(self, report: ReportStage) -> RankFacts:
+        """Brings the engine up and runs a warm-up generation. May block the loop for minutes.
+
+        Raises EngineConfigError when starting again would fail again; any other exception is a failed start.
+        """
+
+    @abstractmethod
+    def submit(self, run: Run) -> None:
+        """Begins the attempts of `run`, in order. Returns at once."""
+
+    @abstractmethod
+    def abort(self, attempts: list[int]) -> None:
+        """Gives attempts up. Each gets a result with Outcome.ABORTED; unknown ones are ignored."""
+
+    @abstractmethod
+    def check(self, params: bytes) -> ItemError | None:
+        """Whether this engine would accept these sampling parameters, for any prompt."""
+
+    @abstractmethod
+    def metrics(self) -> bytes:
+        """The engine's own metrics in Prometheus' text format."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Shuts the engine down. Attempts still running are given up without a result."""

@@ -1,0 +1,248 @@
+"""The messages between the gateway and a rank: one msgspec struct per message, msgpack on the wire.
+
+Every message carries the incarnation of the rank it concerns, so that a message of a dead rank is recognised.
+Items travel many to a message, and results are coalesced. A result's ``outputs`` are JSON bytes, encoded by the
+rank and spliced by the gateway, which never parses them.
+"""
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class Stage(StrEnum):
+    """How far a rank is with starting."""
+
+    SPAWNED = "spawned"  # the process runs
+    IMPORTING = "importing"  # the engine's packages are being imported
+    CONFIGURING = "configuring"  # the engine's arguments are being checked against the model
+    LOADING = "loading"  # engine processes start, weights load, memory is profiled, graphs are captured
+    WARMING_UP = "warming_up"  # the first generation runs
+    SERVING = "serving"  # ready for items
+
+
+class PromptKind(IntEnum):
+    """What ``RunItem.prompt`` holds, as JSON bytes."""
+
+    TEXT = 0  # a string
+    TOKEN_IDS = 1  # an array of integers
+    CHAT = 2  # an array of messages
+
+
+class ItemErrorCode(StrEnum):
+    """The closed list of an item's error codes. `retryable` says whether the same item may succeed later."""
+
+    INVALID_PROMPT = "invalid_prompt"
+    INVALID_SAMPLING_PARAMS = "invalid_sampling_params"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    DUPLICATE_CUSTOM_ID = "duplicate_custom_id"
+    POISONED = "poisoned"
+    RANK_LOST = "rank_lost"
+    ENGINE_ERROR = "engine_error"
+    SHUTTING_DOWN = "shutting_down"
+
+    @property
+    def retryable(self) -> bool:
+        return self in (ItemErrorCode.RANK_LOST, ItemErrorCode.ENGINE_ERROR, ItemErrorCode.SHUTTING_DOWN)
+
+
+class Outcome(IntEnum):
+    """How an attempt ended, as the rank saw it."""
+
+    OK = 0
+    ERROR = 1  # `error` says why
+    ABORTED = 2  # the gateway asked for it
+
+
+class FailureKind(StrEnum):
+    """Why a rank gave up, as far as it could tell."""
+
+    CONFIGURATION = "configuration"  # wrong settings or model: starting again would fail again
+    START = "start"  # the engine did not come up
+    ENGINE = "engine"  # the engine or one of its processes died while serving
+
+
+class ItemError(msgspec.Struct, array_like=True, frozen=True):
+    """Why one item has no answer. `param` is relative to the item, as in ``sampling_params.top_p``."""
+
+    code: ItemErrorCode
+    message: str
+    param: str | None = None
+
+
+class Message(msgspec.Struct, array_like=True, tag=True, kw_only=True):
+    """What every message has in common."""
+
+    incarnation: int
+
+
+# ---------------------------------------------------------------- gateway -> rank
+
+
+class RunItem(msgspec.Struct, array_like=True):
+    """One attempt: one dispatch of one item to one rank."""
+
+    attempt: int  # unique within the gateway's life
+    kind: PromptKind
+    prompt: bytes  # JSON, see PromptKind
+    params: int  # index into Run.params
+    seed: int | None = None
+    truncate: int | None = None  # keep the last so many prompt tokens; -1: as many as fit
+    return_token_ids: bool = False
+    tools: bytes | None = None  # JSON array, for CHAT
+    template_kwargs: bytes | None = None  # JSON object, for CHAT
+
+
+class Run(Message):
+    """Items to run. Equal sampling parameters travel once: `params` are msgpack-encoded SamplingFields without seed."""
+
+    params: list[bytes]
+    items: list[RunItem]
+
+
+class Abort(Message):
+    """Attempts to give up. Each still gets its result."""
+
+    attempts: list[int]
+
+
+class Check(Message):
+    """Asks whether this engine accepts these sampling parameters (msgpack-encoded SamplingFields)."""
+
+    check: int
+    params: bytes
+
+
+class Scrape(Message):
+    """Asks for the engine's own metrics in Prometheus' text format."""
+
+    scrape: int
+
+
+class Stop(Message):
+    """Ends the rank: running attempts are given up, the engine is shut down, the process exits with 0."""
+
+
+ToRank = Run | Abort | Check | Scrape | Stop
+
+# ---------------------------------------------------------------- rank -> gateway
+
+
+class Hello(Message):
+    """The first message of a rank's life. A gateway of another version refuses it, and can: its fields never change."""
+
+    protocol: int
+    rank: int
+    pid: int
+
+
+class StageReached(Message):
+    """The rank has begun this stage of starting."""
+
+    stage: Stage
+
+
+class RankFacts(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """What a rank says of itself once its engine stands; the gateway checks it against what it asked for."""
+
+    engine: str  # such as "vllm 0.32.0"
+    model: str  # the path or hub name that was loaded
+    is_moe: bool
+    expert_parallel: bool
+    data_parallel_size: int  # as the engine sees it: 1 for a replica
+    tensor_parallel_size: int
+    max_model_len: int  # tokens, prompt and output together
+    max_num_seqs: int  # sequences that run at once
+    kv_cache_tokens: int  # tokens the KV cache holds; 0 when the engine has none
+    vocab_size: int
+    dtype: str
+    device: str  # "cuda", "cpu", or "simulated"
+    processes: dict[str, int] = {}  # process title -> pid, what the rank watches
+
+
+class Ready(Message):
+    """A warm-up generation has succeeded; items may come."""
+
+    facts: RankFacts
+
+
+class Result(msgspec.Struct, array_like=True):
+    """How one attempt ended."""
+
+    attempt: int
+    outcome: Outcome
+    outputs: bytes = b"[]"  # JSON array: index, text, token_ids?, finish_reason, stop_reason, logprobs?
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache
+    stopped_by_length: int = 0  # outputs whose finish_reason is "length"
+    prompt_logprobs: bytes | None = None  # JSON
+    error: ItemError | None = None
+
+
+class Results(Message):
+    """All attempts that ended since the last such message."""
+
+    results: list[Result]
+
+
+class Checked(Message):
+    """The answer to Check. `error` is None when the engine accepts the parameters."""
+
+    check: int
+    error: ItemError | None
+
+
+class Scraped(Message):
+    """The answer to Scrape."""
+
+    scrape: int
+    text: bytes
+
+
+class Status(Message):
+    """A rank's heartbeat, from its control thread: it comes while the engine's own loop is blocked, too."""
+
+    running: int = 0  # sequences in the engine's running batch
+    waiting: int = 0  # sequences in the engine's own queue
+    kv_cache_usage: float = 0.0  # 0..1
+    steps: int = 0  # engine steps since the rank became ready
+    step_age_s: float | None = None  # seconds since the last step; None before the first
+    prompt_tokens: int = 0  # totals since ready
+    completion_tokens: int = 0
+    preemptions: int = 0
+
+
+class Failed(Message):
+    """The rank gives up, and says why. Its process exits after this."""
+
+    kind: FailureKind
+    reason: str
+
+
+class Stopped(Message):
+    """The answer to Stop; nothing follows it."""
+
+
+FromRank = Hello | StageReached | Ready | Results | Checked | Scraped | Status | Failed | Stopped
+
+_encoder = msgspec.msgpack.Encoder()
+_to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
+_from_rank: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
+
+
+def encode(message: Message) -> bytes:
+    """The message as it goes over the socket."""
+    return _encoder.encode(message)
+
+
+def decode_to_rank(frame: bytes | memoryview) -> ToRank:
+    """A message from the gateway. Raises msgspec.DecodeError for anything else."""
+    return _to_rank.decode(frame)
+
+
+def decode_from_rank(frame: bytes | memoryview) -> FromRank:
+    """A message from a rank. Raises msgspec.DecodeError for anything else."""
+    return _from_rank.decode(frame)

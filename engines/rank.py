@@ -1,0 +1,176 @@
+"""One rank: it brings its engine up, runs the items it is sent, and hands back exactly one result for each.
+
+The main thread runs the engine and its asyncio loop; the control thread (engines/control.py) talks to the gateway.
+"""
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import setproctitle
+import uvloop
+
+from engines import processes
+from engines.base import EmitResult, Engine, EngineConfigError
+from engines.control import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, ControlChannel
+from engines.protocol import (
+    PROTOCOL_VERSION,
+    Abort,
+    Check,
+    Checked,
+    Failed,
+    FailureKind,
+    Hello,
+    Ready,
+    Result,
+    Results,
+    Run,
+    Scrape,
+    Scraped,
+    Stage,
+    StageReached,
+    Stop,
+    Stopped,
+    ToRank,
+)
+from engines.spec import EngineKind, RankSpec, read_spec
+
+
+def main(spec_path: str) -> int:
+    """Runs a rank to its end; the exit code tells a wrong configuration (2) from any other failure (1)."""
+    spec = read_spec(Path(spec_path))
+    setproctitle.setproctitle(spec.title)
+    processes.become_subreaper()  # orphans below the rank are found even if the guardian is killed
+    return uvloop.run(RankService(spec).run())
+
+
+class RankService:
+    """Connects one engine with the gateway."""
+
+    def __init__(self, spec: RankSpec) -> None:
+        self._spec = spec
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._engine: Engine | None = None
+        self._pending: list[Result] = []
+        self._flush_scheduled = False
+        self._stopping: asyncio.Task[None] | None = None
+        self._control = ControlChannel(spec, self._on_message)
+
+    async def run(self) -> int:
+        """Starts, serves until it is stopped or the engine dies. Ends the process itself."""
+        self._loop = asyncio.get_running_loop()
+        self._control.start()
+        self._control.send(self._hello())
+        self._report(Stage.SPAWNED)
+        try:
+            await self._start_engine()
+        except EngineConfigError as error:
+            self._give_up(FailureKind.CONFIGURATION, str(error), EXIT_CONFIGURATION)
+        except Exception as error:  # noqa: BLE001  the edge: whatever an engine raises while starting is a failed start
+            traceback.print_exc(file=sys.stderr)
+            self._give_up(FailureKind.START, f"{type(error).__name__}: {error}", EXIT_FAILED)
+        await asyncio.Event().wait()
+        return EXIT_OK
+
+    async def _start_engine(self) -> None:
+        engine = make_engine(self._spec, self._emit, self._on_engine_death)
+        self._control.load = engine.load
+        facts = await engine.start(self._report)
+        self._engine = engine
+        self._control.watch(facts.processes)
+        self._report(Stage.SERVING)
+        self._control.send(Ready(incarnation=self._spec.incarnation, facts=facts))
+
+    # -- from the gateway, on the control thread
+
+    def _on_message(self, message: ToRank) -> None:
+        if isinstance(message, Stop):
+            self._control.unwatch()
+            if self._engine is None:
+                # The main thread may be blocked in loading for minutes: the guardian ends what it has started.
+                self._control.send(Stopped(incarnation=self._spec.incarnation))
+                self._control.exit(EXIT_OK)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._take, message)
+
+    # -- on the loop
+
+    def _take(self, message: ToRank) -> None:
+        """Items that the engine trips over would never get a result: the rank is lost then, and says so."""
+        try:
+            self._handle(message)
+        except Exception as error:  # noqa: BLE001  the edge: whatever an engine raises
+            traceback.print_exc(file=sys.stderr)
+            if isinstance(message, Run | Abort):
+                self._give_up(FailureKind.ENGINE, f"{type(error).__name__}: {error}", EXIT_FAILED)
+
+    def _handle(self, message: ToRank) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        match message:
+            case Run():
+                engine.submit(message)
+            case Abort(attempts=attempts):
+                engine.abort(attempts)
+            case Check(check=number, params=params):
+                self._control.send(
+                    Checked(incarnation=self._spec.incarnation, check=number, error=engine.check(params))
+                )
+            case Scrape(scrape=number):
+                self._control.send(Scraped(incarnation=self._spec.incarnation, scrape=number, text=engine.metrics()))
+            case Stop():
+                self._stopping = asyncio.create_task(self._stop(engine), name="stop")
+
+    def _emit(self, result: Result) -> None:
+        """Coalesces: all results of one turn of the loop, which is an engine step, go in one message."""
+        self._pending.append(result)
+        if not self._flush_scheduled and self._loop is not None:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        results, self._pending = self._pending, []
+        self._control.send(Results(incarnation=self._spec.incarnation, results=results))
+
+    async def _stop(self, engine: Engine) -> None:
+        try:
+            await asyncio.wait_for(engine.close(), self._spec.stop_timeout_s)
+        except Exception:  # noqa: BLE001  the edge: a rank that is told to stop stops, whatever its engine thinks
+            traceback.print_exc(file=sys.stderr)
+        self._control.send(Stopped(incarnation=self._spec.incarnation))
+        self._control.exit(EXIT_OK)
+
+    def _on_engine_death(self, reason: str) -> None:
+        if self._stopping is not None:
+            return  # a peer of its lock-step group has stopped first
+        self._give_up(FailureKind.ENGINE, reason, EXIT_FAILED)
+
+    def _give_up(self, kind: FailureKind, reason: str, code: int) -> None:
+        sys.stderr.write(f"phalanx-rank {self._spec.rank}: {kind}: {reason}\n")
+        sys.stderr.flush()
+        self._control.send(Failed(incarnation=self._spec.incarnation, kind=kind, reason=reason))
+        self._control.exit(code)
+
+    def _report(self, stage: Stage) -> None:
+        self._control.send(StageReached(incarnation=self._spec.incarnation, stage=stage))
+
+    def _hello(self) -> Hello:
+        return Hello(
+            incarnation=self._spec.incarnation, protocol=PROTOCOL_VERSION, rank=self._spec.rank, pid=os.getpid()
+        )
+
+
+def make_engine(spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> Engine:
+    """The engine that the spec asks for; imported here, so that a simulated rank needs no vllm."""
+    if spec.engine is EngineKind.SIMULATED:
+        from engines.simulated import SimulatedEngine
+
+        return SimulatedEngine(spec, emit, died)
+    from engines.vllm_engine.engine import VllmEngine
+
+    return VllmEngine(spec, emit, died)

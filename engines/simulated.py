@@ -1,0 +1,256 @@
+"""A real engine with no model: for load, for chaos, and to see how fast the gateway itself is. Never the default.
+
+It batches continuously, as vLLM does: up to `max_num_seqs` sequences run, each makes one token a step, and a step
+takes `step_ms` plus `seq_us` for every running sequence. Steps are virtual: a sequence knows at which step it ends, so
+a step costs nothing per token. With both times zero every turn of the loop finishes all that waits.
+"""
+
+import asyncio
+import heapq
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from engines.base import EmitResult, Engine, EngineLoad, ReportStage
+from engines.protocol import ItemError, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
+from engines.simulated_answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt
+from engines.simulated_args import Fault, SimulatedArgs, read_args
+from engines.spec import GroupKind, RankSpec
+
+MAX_LAG_S = 0.25
+
+
+class Job(msgspec.Struct, eq=False):
+    """One attempt: `width` sequences that run together until the longest ends, `steps` after it was let in."""
+
+    result: Result
+    width: int
+    steps: int
+    tokens: int  # KV cache that it holds while it runs
+    fault: Fault | None = None
+    running: bool = False
+    aborted: bool = False
+
+
+class SimulatedEngine(Engine):
+    """Answers with text made from a hash, in the time that the latency model says."""
+
+    def __init__(self, spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> None:
+        super().__init__(spec, emit, died)
+        self._args = SimulatedArgs()
+        self._needles: list[tuple[Fault, bytes]] = []
+        self._planner = Planner()
+        self._jobs: dict[int, Job] = {}  # by attempt: all that owe a result
+        self._waiting: deque[Job] = deque()  # aborted ones stay until their turn
+        self._ends: list[tuple[int, int, Job]] = []  # heap: step, attempt, job
+        self._tokens_held = 0
+        self._slow_running = 0
+        self._next_fault: Fault | None = None
+        self._step_due_at = 0.0  # time.monotonic()
+        self._timer: asyncio.Handle | None = None
+        self._stopped = False  # hung, dead or closed: no step will ever come
+
+    async def start(self, report: ReportStage) -> RankFacts:
+        report(Stage.IMPORTING)
+        report(Stage.CONFIGURING)
+        self._args = read_args(self.spec)
+        self._needles = self._args.needles()
+        report(Stage.LOADING)
+        time.sleep(self._args.block_loop_s)  # noqa: ASYNC251  it is what this argument asks for
+        await asyncio.sleep(self._args.start_s)
+        if self._args.crash_at_start:
+            _kill_self()
+        report(Stage.WARMING_UP)
+        self._warm_up()
+        return self._facts()
+
+    def submit(self, run: Run) -> None:
+        plans = [self._planner.plan(params) for params in run.params]
+        for item in run.items:
+            self._accept(item, plans[item.params])
+        self._continue()
+
+    def abort(self, attempts: list[int]) -> None:
+        for attempt in attempts:
+            job = self._jobs.pop(attempt, None)
+            if job is None:
+                continue
+            job.aborted = True
+            if job.running:
+                self._account(job, -1)
+            else:
+                self.load.waiting -= job.width
+            self.emit(Result(attempt, Outcome.ABORTED))
+
+    def check(self, params: bytes) -> ItemError | None:
+        plan = self._planner.plan(params)
+        return plan if isinstance(plan, ItemError) else None
+
+    def metrics(self) -> bytes:
+        return _exposition(self.spec.rank, self.load)
+
+    async def close(self) -> None:
+        self._stop_stepping()
+
+    # -- starting
+
+    def _warm_up(self) -> None:
+        plan = self._planner.plan(msgspec.msgpack.encode({"max_tokens": 2}))
+        if isinstance(plan, Plan):
+            answer(RunItem(0, PromptKind.TEXT, b'"warm-up"', 0), plan, 1, self._args.max_model_len)
+
+    def _facts(self) -> RankFacts:
+        is_lockstep = self.spec.group_kind is GroupKind.LOCKSTEP
+        return RankFacts(
+            engine="simulated",
+            model=self.spec.model,
+            is_moe=self._args.is_moe,
+            expert_parallel=self.spec.expert_parallel,
+            data_parallel_size=self.spec.dp_size if is_lockstep else 1,
+            tensor_parallel_size=self.spec.tp_size,
+            max_model_len=self._args.max_model_len,
+            max_num_seqs=self._args.max_num_seqs,
+            kv_cache_tokens=self._args.kv_cache_tokens,
+            vocab_size=VOCAB_SIZE,
+            dtype="none",
+            device="simulated",
+        )
+
+    # -- one attempt
+
+    def _accept(self, item: RunItem, plan: Plan | ItemError) -> None:
+        if isinstance(plan, ItemError):
+            self.emit(Result(item.attempt, Outcome.ERROR, error=plan))
+            return
+        length = count_prompt(item, self._args.max_model_len)
+        if isinstance(length, ItemError):
+            self.emit(Result(item.attempt, Outcome.ERROR, error=length))
+            return
+        result, steps = answer(item, plan, length, self._args.max_model_len)
+        fault = next((fault for fault, needle in self._needles if needle in item.prompt), None)
+        job = Job(result, plan.n, steps, tokens=plan.n * (length + steps), fault=fault)
+        self._jobs[item.attempt] = job
+        self._waiting.append(job)
+        self.load.waiting += job.width
+
+    def _admit(self) -> None:
+        """Lets waiting attempts in, in order, as far as there is room. One that never fits runs alone."""
+        while self._waiting:
+            job = self._waiting[0]
+            if not job.aborted:
+                if not self._has_room(job):
+                    return
+                self._enter(job)
+            self._waiting.popleft()
+
+    def _has_room(self, job: Job) -> bool:
+        cache = self._args.kv_cache_tokens
+        fits_cache = not cache or self._tokens_held + job.tokens <= cache
+        return not self.load.running or (fits_cache and self.load.running + job.width <= self._args.max_num_seqs)
+
+    def _enter(self, job: Job) -> None:
+        job.running = True
+        self.load.waiting -= job.width
+        self._account(job, 1)
+        if job.fault is not Fault.SLOW:
+            self._next_fault = self._next_fault or job.fault
+        steps = 1 if self._is_instant else job.steps
+        heapq.heappush(self._ends, (self.load.steps + steps, job.result.attempt, job))
+
+    def _account(self, job: Job, sign: int) -> None:
+        """Counts a job that comes (1) or goes (-1)."""
+        self.load.running += sign * job.width
+        self._tokens_held += sign * job.tokens
+        self._slow_running += sign * (job.fault is Fault.SLOW)
+        if self._args.kv_cache_tokens:
+            self.load.kv_cache_usage = min(1.0, self._tokens_held / self._args.kv_cache_tokens)
+
+    def _finish(self, job: Job) -> None:
+        del self._jobs[job.result.attempt]
+        self._account(job, -1)
+        self.load.prompt_tokens += job.result.prompt_tokens
+        self.load.completion_tokens += job.result.completion_tokens
+        self.emit(job.result)
+
+    # -- steps
+
+    @property
+    def _is_instant(self) -> bool:
+        return not (self._args.step_ms or self._args.seq_us)
+
+    def _continue(self) -> None:
+        """Starts stepping again after idleness."""
+        if self._timer is None and not self._stopped:
+            self._admit()
+            self._step_due_at = time.monotonic() + self._step_s()
+            self._arm()
+
+    def _arm(self) -> None:
+        if self.load.running and not self._stopped:
+            delay_s = max(0.0, self._step_due_at - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        """Makes the steps that are due. A timer comes late, a step does not: several may be due."""
+        self._timer = None
+        now = time.monotonic()
+        # A process that was stopped for a while goes on from there; it does not make up for the time.
+        self._step_due_at = max(self._step_due_at, now - MAX_LAG_S)
+        while self.load.running and not self._stopped and self._step_due_at <= now:
+            self._step()
+        self._admit()  # all that ran may have been aborted
+        self._arm()
+
+    def _step(self) -> None:
+        if self._next_fault is not None:
+            self._suffer(self._next_fault)
+            return
+        self.load.steps += 1
+        self.load.last_step_at = time.monotonic()
+        while self._ends and self._ends[0][0] <= self.load.steps:
+            job = heapq.heappop(self._ends)[2]
+            if not job.aborted:
+                self._finish(job)
+        self._admit()
+        self._step_due_at += self._step_s()
+
+    def _step_s(self) -> float:
+        factor = self._args.slow_factor if self._slow_running else 1.0
+        return factor * (self._args.step_ms / 1e3 + self._args.seq_us * self.load.running / 1e6)
+
+    def _suffer(self, fault: Fault) -> None:
+        if fault is Fault.CRASH:
+            _kill_self()
+        self._stop_stepping()
+        if fault is Fault.CHOKE:
+            self.died(f"the simulated engine choked on a prompt with {self._args.choke_on!r}")
+
+    def _stop_stepping(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _exposition(rank: int, load: EngineLoad) -> bytes:
+    families = (
+        ("num_requests_running", "gauge", "Sequences that run", load.running),
+        ("num_requests_waiting", "gauge", "Sequences that wait in the engine", load.waiting),
+        ("kv_cache_usage_perc", "gauge", "KV cache in use, 0 to 1", load.kv_cache_usage),
+        ("engine_steps_total", "counter", "Steps made", load.steps),
+        ("prompt_tokens_total", "counter", "Prompt tokens of finished requests", load.prompt_tokens),
+        ("generation_tokens_total", "counter", "Tokens generated", load.completion_tokens),
+    )
+    lines = []
+    for name, kind, text, value in families:
+        lines.append(f"# HELP simulated:{name} {text}\n# TYPE simulated:{name} {kind}\n")
+        lines.append(f'simulated:{name}{{engine="{rank}"}} {float(value)}\n')
+    return "".join(lines).encode()

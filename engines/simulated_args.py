@@ -1,0 +1,62 @@
+"""The simulated engine's arguments: its latency model, its limits, and the faults that a prompt can bring about."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from engines.base import EngineConfigError
+from engines.spec import RankSpec
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Needle = Annotated[str, Meta(min_length=1)] | None
+
+
+class Fault(StrEnum):
+    """What a prompt can bring about, when its first step comes."""
+
+    CRASH = "crash"
+    HANG = "hang"
+    SLOW = "slow"
+    CHOKE = "choke"
+
+
+class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The engine's arguments. The `*_on` ones name a text; a prompt that contains it brings the fault about."""
+
+    max_num_seqs: Positive = 256
+    step_ms: NotNegative = 0.0
+    seq_us: NotNegative = 0.0
+    max_model_len: Annotated[int, Meta(ge=2)] = 8192
+    kv_cache_tokens: Annotated[int, Meta(ge=0)] = 0  # 0: no limit
+    is_moe: bool = False
+    start_s: NotNegative = 0.0  # how long loading takes
+    block_loop_s: NotNegative = 0.0  # how much of it blocks the loop, as vLLM's loading does
+    fail_config: str | None = None  # refuse to start, with this message
+    crash_at_start: bool = False  # die by SIGKILL while loading
+    crash_on: Needle = None  # die by SIGKILL
+    hang_on: Needle = None  # make no further step
+    slow_on: Needle = None  # steps take `slow_factor` times as long while the item runs
+    choke_on: Needle = None  # report the engine's death
+    slow_factor: Annotated[float, Meta(ge=1)] = 10.0
+
+    def needles(self) -> list[tuple[Fault, bytes]]:
+        """What to look for in a prompt, as it stands in JSON, and what it brings about."""
+        texts = [(fault, getattr(self, f"{fault}_on")) for fault in Fault]
+        return [(fault, msgspec.json.encode(text)[1:-1]) for fault, text in texts if text is not None]
+
+
+def read_args(spec: RankSpec) -> SimulatedArgs:
+    """The arguments that the spec gives. Raises EngineConfigError, naming an unknown one."""
+    if spec.extra_args:
+        raise EngineConfigError(f"the simulated engine takes no flags, but was given {spec.extra_args[0]!r}")
+    try:
+        args = msgspec.convert(spec.engine_args, SimulatedArgs)
+    except msgspec.ValidationError as error:
+        known = ", ".join(SimulatedArgs.__struct_fields__)
+        raise EngineConfigError(f"the simulated engine's arguments: {error}; it knows {known}") from error
+    if args.fail_config is not None:
+        raise EngineConfigError(args.fail_config)
+    return args

@@ -1,0 +1,74 @@
+"""What a rank is told when it is started: one JSON file in its incarnation's private directory."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+FAREWELL = b"."  # what the gateway writes to a guardian before it lets go; its death closes the pipe without a word
+
+
+class EngineKind(StrEnum):
+    """Which engine a rank holds."""
+
+    VLLM = "vllm"
+    SIMULATED = "simulated"  # no model: a tool for load and chaos, never the default
+
+
+class GroupKind(StrEnum):
+    """Which ranks live and die together."""
+
+    LOCKSTEP = "lockstep"  # all ranks: every forward pass is a collective of the expert-parallel MoE model
+    REPLICAS = "replicas"  # each rank is a group of its own
+
+
+class LockstepAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the ranks of a lock-step group meet. Fresh ports for every incarnation of the group."""
+
+    host: str
+    rpc_port: int  # vLLM's data-parallel coordinator
+    master_port: int  # torch's process groups
+
+
+class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a rank needs to know, but for its environment variables."""
+
+    rank: int
+    incarnation: int
+    dp_size: int
+    tp_size: int
+    engine: EngineKind
+    group_kind: GroupKind
+    expert_parallel: bool
+    model: str  # a folder or a hub name
+    endpoint: str  # the gateway's ZeroMQ socket for this rank
+    directory: str  # private to this incarnation, mode 0700
+    log_file: str
+    device: str  # "cuda" or "cpu"
+    lockstep: LockstepAddress | None = None
+    engine_args: dict[str, Any] = {}  # the engine's own argument names; Any: checked by the engine itself
+    extra_args: list[str] = []  # the engine's own command-line flags, checked by the engine itself
+    status_interval_s: float = 1.0
+    stop_timeout_s: float = 20.0
+    kill_grace_s: float = 3.0  # how long resource trackers may take to free shared memory
+
+    @property
+    def title(self) -> str:
+        """The process title of the rank, as `ps` shows it."""
+        return f"phalanx-rank {self.rank}"
+
+    @property
+    def guardian_title(self) -> str:
+        """The process title of the rank's guardian."""
+        return f"phalanx-guardian {self.rank}"
+
+
+def write_spec(spec: RankSpec, path: Path) -> None:
+    """Writes the spec where its rank will read it."""
+    path.write_bytes(msgspec.json.encode(spec))
+
+
+def read_spec(path: Path) -> RankSpec:
+    """The spec that a launcher wrote. Raises msgspec.ValidationError for anything else."""
+    return msgspec.json.decode(path.read_bytes(), type=RankSpec)

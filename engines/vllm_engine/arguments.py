@@ -1,0 +1,114 @@
+"""From a rank's spec to vLLM's own arguments. What we do not name goes through untouched and is checked by vLLM."""
+
+import argparse
+import dataclasses
+import difflib
+from typing import Any, NoReturn
+
+from engines.base import EngineConfigError
+from engines.spec import GroupKind, RankSpec
+
+# What Phalanx decides for every rank; set by hand, the ranks would not find each other.
+OWN_ARGUMENTS = {
+    "model": "--model",
+    "tensor_parallel_size": "--tp-size",
+    "data_parallel_size": "--dp-size",
+    "data_parallel_rank": "--dp-size",
+    "data_parallel_size_local": "--dp-size",
+    "data_parallel_start_rank": "--dp-size",
+    "data_parallel_address": "--dp-size",
+    "data_parallel_rpc_port": "--dp-size",
+    "data_parallel_external_lb": "--dp-size",
+    "data_parallel_hybrid_lb": "--dp-size",
+    "data_parallel_backend": "--dp-size",
+    "enable_expert_parallel": "--expert-parallel / --no-expert-parallel",
+    "disable_log_stats": "/metrics, which needs them",
+}
+
+# The defaults of vLLM's server suit interactive use; its CUDA graphs reach 512 sequences, and beyond that it runs
+# eagerly: on an H200 that is 2 to 3 times slower for this kind of load.
+BATCH_DEFAULTS_CUDA = {"max_num_seqs": 512, "max_num_batched_tokens": 16384}
+BATCH_DEFAULTS_CPU = {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "dtype": "float32"}
+
+
+def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument values
+    """Keyword arguments of vLLM's AsyncEngineArgs. Raises EngineConfigError with a sentence for the operator."""
+    arguments = {**(BATCH_DEFAULTS_CUDA if spec.device == "cuda" else BATCH_DEFAULTS_CPU)}
+    given = _given(spec)
+    _check_names(given)
+    arguments |= given
+    if spec.device == "cpu" and spec.group_kind is GroupKind.LOCKSTEP:
+        arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
+    arguments |= {
+        "model": spec.model,
+        "tensor_parallel_size": spec.tp_size,
+        "enable_expert_parallel": spec.expert_parallel,
+        "disable_log_stats": False,
+    }
+    if spec.tp_size > 1:
+        # One process per worker: each gets its own GPU, or its own cores.
+        arguments.setdefault("distributed_executor_backend", "mp")
+    if spec.group_kind is GroupKind.LOCKSTEP and spec.lockstep is not None and spec.dp_size > 1:
+        arguments |= {
+            "data_parallel_size": spec.dp_size,
+            "data_parallel_rank": spec.rank,
+            "data_parallel_external_lb": True,
+            "data_parallel_address": spec.lockstep.host,
+            "data_parallel_rpc_port": spec.lockstep.rpc_port,
+        }
+    return arguments
+
+
+def _given(spec: RankSpec) -> dict[str, Any]:
+    """What the operator set: --engine-args, and the flags after ``--``, which must not contradict each other."""
+    given = dict(spec.engine_args)
+    for name, value in _parse_flags(spec.extra_args).items():
+        if name in given and given[name] != value:
+            raise EngineConfigError(
+                f"{name} is set twice, to {given[name]!r} by a setting or --engine-args and to {value!r} after `--`: "
+                "keep one of them"
+            )
+        given[name] = value
+    return given
+
+
+def _check_names(given: dict[str, Any]) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in given:
+        if name in OWN_ARGUMENTS:
+            raise EngineConfigError(f"engine argument {name!r} is Phalanx's own: use {OWN_ARGUMENTS[name]}")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else ""
+            raise EngineConfigError(f"vLLM has no engine argument {name!r}{hint}")
+
+
+class _FlagError(Exception):
+    """What argparse would have printed before leaving."""
+
+
+def _parse_flags(flags: list[str]) -> dict[str, Any]:
+    """vLLM's own command-line flags, parsed by its own parser: only what was given, not the defaults."""
+    if not flags:
+        return {}
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vllm is untyped
+        def error(self, message: str) -> NoReturn:
+            raise _FlagError(message)
+
+    parser = AsyncEngineArgs.add_cli_args(Parser(add_help=False))
+    _forget_defaults(parser)
+    try:
+        parsed = parser.parse_args(flags)
+    except _FlagError as error:
+        raise EngineConfigError(f"vLLM does not take the flags after `--` ({' '.join(flags)}): {error}") from error
+    return dict(vars(parsed))
+
+
+def _forget_defaults(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS

@@ -1,0 +1,3 @@
+"""Phalanx: the command line."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""`python -m phalanx`, where the console script is not on the path."""
+
+from phalanx.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""A mixture of experts on two lock-step ranks with expert parallelism: real vLLM through HTTP."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import as_items, mixed_prompts
+from tests.service import Service, serving, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+GREEDY = {"temperature": 0.0, "max_tokens": 12}
+SEED_PROMPTS = [
+    "Hello, my name is",
+    "The president of the United States is",
+    "The capital of France is",
+    "The future of AI is",
+]
+
+
+@pytest.fixture(scope="module")
+def service(moe_model: Path) -> Iterator[Service]:
+    """Two ranks, expert-parallel."""
+    with serving(str(moe_model), engine="vllm") as running:
+        yield running
+
+
+def texts(answer: dict[str, Any]) -> list[str]:
+    return [result["outputs"][0]["text"] for result in answer["results"]]
+
+
+def test_two_expert_parallel_ranks_say_what_one_engine_alone_says(service: Service, moe_reference: list[str]) -> None:
+    answer = service.batch(as_items(mixed_prompts()), sampling_params=GREEDY)
+    assert answer["request_counts"]["ok"] == len(moe_reference)
+    assert texts(answer) == moe_reference
+    assert [result["index"] for result in answer["results"]] == list(range(len(moe_reference)))
+
+
+def test_the_ranks_say_that_they_are_one_lockstep_group(service: Service) -> None:
+    ranks = service.ranks()
+    assert [rank["group"] for rank in ranks] == [0, 0]
+    assert all(rank["group_kind"] == "lockstep" and rank["expert_parallel"] for rank in ranks)
+    watched = " ".join(" ".join(rank["processes"]) for rank in ranks)
+    for title in ("VLLM::EngineCore", "VLLM::Worker", "VLLM::DPCoordinator"):
+        assert title in watched
+
+
+def test_the_seeds_workload_is_spread_evenly(service: Service) -> None:
+    prompts = [
+        {"prompt": prompt, "sampling_params": {"max_tokens": (16, 20)[index % 2]}}
+        for index, prompt in enumerate(SEED_PROMPTS * 100)
+    ]
+    answer = service.batch(prompts, sampling_params={"temperature": 0.8, "top_p": 0.95})
+    assert answer["request_counts"]["ok"] == 400
+    items = [share["items"] for share in answer["stats"]["ranks"]]
+    assert abs(items[0] - items[1]) <= 20
+
+
+def test_one_prompt_is_enough_for_two_ranks(service: Service) -> None:
+    answer = service.batch(["Hello"], sampling_params=GREEDY)
+    assert answer["request_counts"] == {"total": 1, "ok": 1, "error": 0, "cancelled": 0, "timeout": 0}
+
+
+def test_a_seeded_batch_is_the_same_whatever_the_order_and_the_rank(service: Service) -> None:
+    items = [{"custom_id": f"row-{index}", "prompt": f"Row {index} of many"} for index in range(20)]
+    params = {"temperature": 1.0, "seed": 5, "max_tokens": 8}
+    forward = service.batch(items, sampling_params=params)
+    backward = service.batch(items[::-1], sampling_params=params)
+    assert texts(forward) == texts(backward)[::-1]
+    assert len(set(texts(forward))) > 10
+    another = service.batch(items, sampling_params=params | {"seed": 6})
+    assert texts(another) != texts(forward)
+
+
+def test_metrics_of_both_engines_are_there_once_and_told_apart(service: Service) -> None:
+    text = service.client.get("/metrics").text
+    heads = [line for line in text.splitlines() if line.startswith("# TYPE ")]
+    assert len(heads) == len(set(heads))
+    for rank in ("0", "1"):
+        assert f'vllm:num_requests_running{{engine="{rank}"' in text
+    assert 'phalanx_rank_state{rank="0",state="ready"} 1.0' in text
+
+
+def test_a_client_that_goes_away_frees_its_items_inside_vllm(service: Service) -> None:
+    items = [{"prompt": f"Long {index}"} for index in range(600)]
+    with service.begin(items, sampling_params={"max_tokens": 1000, "ignore_eos": True}):
+        until(lambda: all(rank["running"] for rank in service.ranks()), "both ranks run sequences")
+    until(lambda: not any(rank["held"] or rank["running"] for rank in service.ranks()), "all is given up", 15)
+
+
+def test_a_timeout_gives_what_is_finished_and_marks_the_rest(service: Service) -> None:
+    items = [{"prompt": "Short", "sampling_params": {"max_tokens": 1}}] * 4
+    items += [{"prompt": "Long", "sampling_params": {"max_tokens": 2000, "ignore_eos": True}}] * 300
+    answer = service.batch(items, timeout_s=4)
+    statuses = [result["status"] for result in answer["results"]]
+    assert statuses[:4] == ["ok"] * 4
+    assert "timeout" in statuses[4:]
+
+
+def test_a_killed_worker_ends_its_group_in_rank_lost_and_503(service: Service) -> None:
+    """Last in this module: without supervision the group stays lost."""
+    service.errors_expected = True
+    before = [process for process in service.processes() if process.pid != service.process.pid]
+    worker = next(process for process in before if "VLLM::Worker" in " ".join(process.cmdline()))
+    items = [{"prompt": f"Long {index}"} for index in range(400)]
+    with service.begin(items, sampling_params={"max_tokens": 1500, "ignore_eos": True}) as pending:
+        until(lambda: all(rank["running"] for rank in service.ranks()), "both ranks run sequences")
+        worker.send_signal(signal.SIGKILL)
+        answer = pending.answer()
+    lost = [result for result in answer["results"] if result["status"] == "error"]
+    assert len(lost) + answer["request_counts"]["ok"] == 400
+    assert {result["error"]["code"] for result in lost} == {"rank_lost"}
+    assert all(result["error"]["retryable"] for result in lost)
+    health = service.client.get("/health")
+    assert health.status_code == 503
+    assert "VLLM::Worker" in health.json()["reason"]
+    _, alive = psutil.wait_procs(before, timeout=15)
+    assert not alive, "the group's processes are gone"

@@ -1,0 +1,1 @@
+"""Load tests: httpx clients against simulated ranks. `make load` runs them."""

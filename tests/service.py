@@ -1,0 +1,237 @@
+"""Starts the service as a user would, and looks that nothing of it is left afterwards.
+
+Each one has a folder of its own, which is also where its processes stand (cwd): whatever is still found there at the
+end was left behind.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+COMMAND = str(Path(sys.executable).with_name("phalanx"))
+DEADLINE_S = 120.0  # for anything that takes a second or two on an idle machine
+START_DEADLINE_S = 300.0  # real engines need 20 to 60 s, on an idle machine
+POLL_S = 0.02
+BATCH = "/v1/batch_generate"
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
+    """What `look` finds, as soon as it finds something."""
+    deadline = time.monotonic() + deadline_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"after {deadline_s:g} s: {what}"
+        time.sleep(POLL_S)
+    return found
+
+
+class Pending:
+    """A batch that was sent and whose answer nobody has read yet."""
+
+    def __init__(self, port: int, request: Json) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+        self._connection.request("POST", BATCH, json.dumps(request), {"Content-Type": "application/json"})
+
+    def answer(self) -> Json:
+        """Waits for it."""
+        with self._connection.getresponse() as response:
+            answer = as_object(response.read().decode())
+        self.hang_up()
+        return answer
+
+    def hang_up(self) -> None:
+        """Goes away. May be called twice."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hang_up()
+
+
+class Service:
+    """A running `phalanx serve`, of simulated ranks unless told otherwise. Flags may come twice: the last counts."""
+
+    def __init__(self, *flags: str, engine: str = "simulated", dp_size: int = 2, **engine_args: Any) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="px-", dir="/tmp"))  # short: sockets lie below it
+        self.errors_expected = False  # whether its log may hold errors
+        arguments = ["--engine", engine, "--port", "0", "--dp-size", str(dp_size), "--log-format", "json"]
+        self._command = [COMMAND, "serve", *arguments, "--engine-args", json.dumps(engine_args), *flags]
+        self._log = self.folder / "gateway.log"
+        self.process: subprocess.Popen[bytes]
+        self.client = httpx.Client()
+
+    def start(self) -> None:
+        """Until it listens."""
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
+        variables |= {"TMPDIR": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")}
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=self.folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        listening = until(lambda: self._event("gateway_listening") or self._ended(), "it does not listen")
+        self.url = str(listening["address"])
+        self.port = int(self.url.rpartition(":")[2])
+        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
+
+    # -- what a client does
+
+    def wait_ready(self) -> Self:
+        """Until all ranks take items."""
+        until(lambda: self.health().get("status") == "ok" or self._ended(), "it is not ready", START_DEADLINE_S)
+        return self
+
+    def post(self, prompts: object, **fields: Any) -> httpx.Response:
+        """The answer to a batch, whatever it is."""
+        return self.client.post(BATCH, json={"prompts": prompts, **fields})
+
+    def batch(self, prompts: object, **fields: Any) -> Json:
+        """The answer to a batch that is accepted."""
+        answer = self.post(prompts, **fields)
+        assert answer.status_code == 200, answer.text
+        return as_object(answer.text)
+
+    def begin(self, prompts: object, **fields: Any) -> Pending:
+        """Sends a batch and does not wait."""
+        return Pending(self.port, {"prompts": prompts, **fields})
+
+    def health(self) -> Json:
+        """/health, whatever its status."""
+        return as_object(self.client.get("/health").text)
+
+    def ranks(self) -> list[Json]:
+        """/v1/ranks."""
+        found: list[Json] = self.client.get("/v1/ranks").json()["data"]
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        lines = [line for line in self.client.get("/metrics").text.splitlines(keepends=True) if line.startswith(name)]
+        families = text_string_to_metric_families("".join(lines))
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    @property
+    def backlog(self) -> float:
+        """Items that wait."""
+        return self.metric("phalanx_backlog_items")
+
+    @property
+    def held(self) -> list[int]:
+        """Items on each rank."""
+        return [rank["held"] for rank in self.ranks()]
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs, as far as a client can see."""
+        return sum(self.held) == self.backlog == self.metric("phalanx_active_batches") == 0
+
+    # -- its end
+
+    @property
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def events(self) -> list[Json]:
+        """Its log's facts."""
+        return [as_object(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
+
+    def processes(self) -> list[psutil.Process]:
+        """All that stand in its folder: the gateway and everything below it, wherever it was reparented to."""
+        return [process for process in psutil.process_iter() if _folder_of(process) == str(self.folder)]
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Sends the gateway a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """The gateway's exit code."""
+        return self.process.wait(deadline_s)
+
+    def stop(self) -> None:
+        """Ends it as an operator would, and checks that it ends well and leaves nothing."""
+        self.signal()
+        assert self.wait() == 0, "the exit code is not 0"
+        self.check_nothing_left()
+
+    def check_nothing_left(self) -> None:
+        """No process, no open port, no runtime folder, and no fault in the log."""
+        assert self.processes() == []
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", self.port))
+        assert list(self.folder.glob("phalanx-*")) == []
+        assert "Traceback" not in self.log
+        errors = [event for event in self.events() if event.get("level") == "error"]
+        assert self.errors_expected or not errors
+
+    def discard(self) -> None:
+        """Ends whatever is left, however the test went."""
+        self.client.close()
+        for process in self.processes():
+            process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _event(self, name: str) -> Json | None:
+        return next((event for event in self.events() if event.get("event") == name), None)
+
+    def _ended(self) -> None:
+        assert self.process.poll() is None, f"it ended with exit code {self.process.returncode}"
+
+
+@contextmanager
+def serving(*flags: str, engine: str = "simulated", dp_size: int = 2, **engine_args: Any) -> Iterator[Service]:
+    """A service that is ready, and is stopped in the end if the test has not done that."""
+    with starting(*flags, engine=engine, dp_size=dp_size, **engine_args) as service:
+        yield service.wait_ready()
+
+
+@contextmanager
+def starting(*flags: str, engine: str = "simulated", dp_size: int = 2, **engine_args: Any) -> Iterator[Service]:
+    """A service that listens; its ranks are loading."""
+    service = Service(*flags, engine=engine, dp_size=dp_size, **engine_args)
+    try:
+        service.start()
+        yield service
+        if service.process.poll() is None:
+            service.stop()
+    except BaseException:
+        print(service.log)  # noqa: T201  pytest shows it with the failure
+        raise
+    finally:
+        service.discard()
+
+
+def as_object(text: str) -> Json:
+    """A JSON object."""
+    found: Json = json.loads(text)
+    return found
+
+
+def _folder_of(process: psutil.Process) -> str | None:
+    try:
+        return process.cwd()
+    except psutil.Error:
+        return None

@@ -1,0 +1,133 @@
+"""Items, their owner and ranks that are played, for the tests of the dispatcher beside this file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from app.dispatch.dispatcher import Dispatcher
+from app.dispatch.item import Flow, Item
+from app.dispatch.placement import Dispatch, placement
+from engines.protocol import Abort, Outcome, PromptKind, RankFacts, Result, Run
+
+PARAMS = b"params"
+LARGE = 10**9
+
+
+class Owner:
+    """An ItemSink that keeps what it hears, and does not accept a second result."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Item, int]] = []
+        self.results: dict[Item, Result] = {}
+        self.ranks: dict[Item, int | None] = {}
+
+    def item_started(self, item: Item, rank: int) -> None:
+        self.started.append((item, rank))
+
+    def item_finished(self, item: Item, result: Result, rank: int | None) -> None:
+        assert item not in self.results, f"item {item.index} got two results"
+        self.results[item] = result
+        self.ranks[item] = rank
+
+    def forget(self) -> None:
+        self.started.clear()
+        self.results.clear()
+        self.ranks.clear()
+
+
+def make_item(
+    flow: Flow,
+    *,
+    owner: Owner | None = None,
+    index: int = 0,
+    prompt_tokens: int = 0,
+    max_tokens: int = 10,
+    n: int = 1,
+    params: bytes = PARAMS,
+) -> Item:
+    return Item(
+        owner or Owner(),
+        flow,
+        index,
+        PromptKind.TEXT,
+        b'"Hello"',
+        params,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        sequences=n,
+    )
+
+
+def make_items(count: int, flow: Flow, **fields: Any) -> list[Item]:
+    return [make_item(flow, index=index, **fields) for index in range(count)]
+
+
+def facts(max_num_seqs: int = 4, kv_cache_tokens: int = 0, max_model_len: int = LARGE) -> RankFacts:
+    return RankFacts(
+        engine="played",
+        model="played",
+        is_moe=False,
+        expert_parallel=False,
+        data_parallel_size=1,
+        tensor_parallel_size=1,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        kv_cache_tokens=kv_cache_tokens,
+        vocab_size=100,
+        dtype="none",
+        device="cpu",
+    )
+
+
+class Bench:
+    """A dispatcher, and what it sent to ranks that hold what they got until a test lets them answer."""
+
+    def __init__(
+        self, ranks: int = 0, *, prefetch: int = 0, dispatch: Dispatch = Dispatch.ROUND_ROBIN, quantum: int = 100
+    ) -> None:
+        self.sent: list[tuple[int, Run | Abort]] = []
+        self.held: dict[int, dict[int, int]] = {}  # rank -> attempt -> the incarnation it was sent to
+        self.lives: dict[int, int] = {}
+        self.owner = Owner()
+        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch)
+        for rank in range(ranks):
+            self.ready(rank)
+
+    def _send(self, rank: int, message: Run | Abort) -> None:
+        assert message.incarnation == self.lives[rank], "a message for another life of the rank"
+        self.sent.append((rank, msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Run | Abort)))
+        if isinstance(message, Run):
+            self.held[rank] |= {item.attempt: message.incarnation for item in message.items}
+
+    def ready(self, rank: int, **of_facts: int) -> None:
+        self.lives[rank] = self.lives.get(rank, 0) + 1
+        self.held[rank] = {}
+        self.dispatcher.rank_ready(rank, self.lives[rank], facts(**of_facts))
+
+    def submit(self, count: int, *, priority: int = 0, **fields: Any) -> Flow:
+        flow = Flow(priority)
+        self.dispatcher.submit(flow, make_items(count, flow, owner=self.owner, **fields))
+        return flow
+
+    def runs(self, rank: int) -> list[Run]:
+        return [message for to, message in self.sent if to == rank and isinstance(message, Run)]
+
+    def aborts(self, rank: int) -> list[int]:
+        aborts = [message for to, message in self.sent if to == rank and isinstance(message, Abort)]
+        return [attempt for message in aborts for attempt in message.attempts]
+
+    def answer(self, rank: int, *attempts: int, make: Callable[[int], Result] | None = None) -> None:
+        """The rank's results of these attempts, or of all that it holds."""
+        ended = list(attempts) or list(self.held[rank])
+        for attempt in ended:
+            self.held[rank].pop(attempt, None)
+        self.dispatcher.results(rank, self.lives[rank], [(make or ok)(attempt) for attempt in ended])
+
+
+def ok(attempt: int) -> Result:
+    return Result(attempt, Outcome.OK, prompt_tokens=0, completion_tokens=10)
+
+
+def aborted(attempt: int) -> Result:
+    return Result(attempt, Outcome.ABORTED)

@@ -1,0 +1,279 @@
+"""The rules of the layout, over the sources: who may import whom, one door per outside package, and sizes."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ("app", "engines", "phalanx")
+EVERYWHERE = (*OURS, "tests", "bench", "deploy")
+MAX_FILE_LINES = 299
+MAX_FUNCTION_LINES = 50
+MAX_IMPORT_CPU_S = 1.5
+
+# From the top down. A module may import what stands in a lower row, and what belongs to its own entry.
+LAYERS = {
+    "app": (
+        ("app.server",),
+        ("app.factory",),
+        ("app.api",),
+        ("app.gateway",),
+        ("app.batches",),
+        ("app.dispatch",),
+        ("app.ranks",),
+        ("app.settings_loading", "app.settings_checks"),
+        ("app.settings", "app.metrics"),
+        ("app.errors", "app.logs", "app.validation"),
+        ("engines.protocol", "engines.spec", "engines.sampling", "phalanx"),
+    ),
+    "engines": (
+        ("engines.__main__",),
+        ("engines.guardian", "engines.rank", "engines.inspect_model"),
+        ("engines.tiny_model", "engines.control", "engines.vllm_engine", "engines.simulated"),
+        ("engines.base", "engines.processes", "engines.simulated_answers", "engines.simulated_args"),
+        ("engines.protocol", "engines.spec", "engines.sampling", "engines.shared_memory"),
+    ),
+}
+BESIDE = {  # of one row, and yet the left one may import the right one
+    ("app.settings_loading", "app.settings_checks"),
+    ("engines.simulated_args", "engines.base"),
+    ("engines.base", "engines.protocol"),
+    ("engines.protocol", "engines.spec"),
+}
+TO_SERVE = ("app.server", "app.settings", "app.settings_loading", "app.settings_checks", "app.errors", "app.logs")
+
+# Where each package from outside comes in. What is not listed does not come in at all.
+DOORS = {
+    "click": ("phalanx",),
+    "fastapi": ("app.api", "app.factory"),
+    "httpx": ("phalanx.ranks_table",),
+    "huggingface_hub": ("engines.inspect_model",),
+    "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
+    "numpy": ("engines.tiny_model",),
+    "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
+    "psutil": ("engines.processes",),
+    "pydantic": ("app.settings", "app.settings_loading", "phalanx.options"),
+    "pydantic_core": ("app.settings_loading",),
+    "pydantic_settings": ("app.settings", "app.settings_loading"),
+    "pynvml": ("app.ranks.devices",),
+    "rich": ("phalanx.ranks_table",),
+    "safetensors": ("engines.tiny_model",),
+    "setproctitle": ("app.server", "engines.guardian", "engines.rank"),
+    "starlette": ("app.api", "app.factory"),
+    "structlog": ("app.logs", "app.api.frontdoor"),  # the door binds a request's id
+    "tokenizers": ("engines.tiny_model",),
+    "torch": ("engines.vllm_engine",),
+    "uvicorn": ("app.server",),
+    "uvloop": ("app.server", "engines.rank"),
+    "vllm": ("engines.vllm_engine",),
+    "zmq": ("app.ranks.channel", "engines.control"),
+}
+ENVIRONMENT = (
+    "app.server",  # hands it down
+    "app.settings_loading",
+    "engines.tiny_model",  # where the cache is, also for those who build a model by hand
+    "engines.vllm_engine.cpu_expert_parallel",  # vLLM loads it in every process of every user of vLLM
+)
+PRINTING = ("app.server", "phalanx.cli", "phalanx.ranks_table")
+HEAVY = ("vllm", "torch", "transformers", "tokenizers", "numpy", "huggingface_hub")
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_within(module: str, *names: str) -> bool:
+    """Whether the module is one of these, or lies in one of these packages."""
+    return any(module == name or module.startswith(name + ".") for name in names)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that a file imports, at its top or anywhere below. Our own are named down to the module."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = (ROOT / full.replace(".", "/")).with_suffix(".py").exists()
+                is_package = (ROOT / full.replace(".", "/")).is_dir()
+                yield full if is_module or is_package else str(node.module)
+
+
+def all_imports(*folders: str) -> list[tuple[str, str]]:
+    return [(name_of(path), imported) for path in sources(*folders) for imported in imports(path)]
+
+
+def place(module: str, rows: tuple[tuple[str, ...], ...]) -> tuple[int, str] | None:
+    """The row and the entry of a module; the longest entry that it lies in."""
+    entries = [(row, entry) for row, entries in enumerate(rows) for entry in entries if is_within(module, entry)]
+    return max(entries, key=lambda found: len(found[1]), default=None)
+
+
+@pytest.mark.parametrize("side", list(LAYERS))
+def test_imports_go_down(side: str) -> None:
+    rows = LAYERS[side]
+    wrong = []
+    for module, imported in all_imports(side):
+        if not is_within(imported, *OURS) or module == side:
+            continue
+        here, there = place(module, rows), place(imported, rows)
+        assert here is not None, f"{module} has no place in LAYERS"
+        goes_down = there is not None and here[0] < there[0]
+        stays = there is not None and (here[1] == there[1] or (here[1], there[1]) in BESIDE)
+        if not (goes_down or stays):
+            wrong.append(f"{module} imports {imported}")
+    assert not wrong
+
+
+def test_the_gateway_takes_no_more_than_its_version_from_the_command_line() -> None:
+    edges = [edge for edge in all_imports("app", "engines") if is_within(edge[1], "phalanx")]
+    assert not [edge for edge in edges if edge[1] != "phalanx"]
+
+
+def test_engines_know_nothing_of_the_gateway() -> None:
+    assert not [edge for edge in all_imports("engines") if is_within(edge[1], "app", "phalanx")]
+
+
+def test_the_command_line_imports_the_gateway_only_to_serve() -> None:
+    edges = [edge for edge in all_imports("phalanx") if is_within(edge[1], "app", "engines")]
+    assert not [edge for edge in edges if edge[1] not in TO_SERVE]
+
+
+def test_packages_from_outside_come_in_by_their_doors() -> None:
+    wrong = []
+    for module, imported in all_imports(*OURS):
+        package = imported.partition(".")[0]
+        if package in sys.stdlib_module_names or package in OURS:
+            continue
+        if not is_within(module, *DOORS.get(package, ())):
+            wrong.append(f"{module} imports {imported}")
+    assert not wrong
+
+
+def test_doors_that_nobody_uses_are_gone() -> None:
+    edges = all_imports(*OURS)
+    unused = [
+        f"{package} in {door}"
+        for package, doors in DOORS.items()
+        for door in doors
+        if not any(is_within(module, door) and is_within(imported, package) for module, imported in edges)
+    ]
+    assert not unused
+
+
+def test_the_environment_is_read_where_settings_are() -> None:
+    readers = {
+        name_of(path)
+        for path in sources(*OURS)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
+    }
+    assert readers == set(ENVIRONMENT)
+
+
+def test_nobody_prints_but_who_talks_to_a_person() -> None:
+    wrong = [
+        f"{path}:{node.lineno}"
+        for path in sources("app", "engines", "phalanx", "deploy")
+        if not is_within(name_of(path), *PRINTING)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not wrong
+
+
+# ---------------------------------------------------------------- sizes and words
+
+
+def test_files_are_short() -> None:
+    lengths = {str(path): len(path.read_text().splitlines()) for path in sources(*EVERYWHERE)}
+    assert not {path: lines for path, lines in lengths.items() if lines > MAX_FILE_LINES}
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f"{path}:{node.lineno} {node.name}": lines
+        for path in sources(*OURS)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+    }
+    assert not long
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert not [str(path) for path in sources(*EVERYWHERE) if path.read_text() and not ast.get_docstring(parse(path))]
+
+
+def test_every_public_class_and_function_says_what_it_does() -> None:
+    """Overriding methods of an interface need not say it again, nor those of a Protocol's typing."""
+    silent = [
+        f"{path}:{node.lineno} {node.name}"
+        for path in sources(*OURS)
+        for node in parse(path).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent
+
+
+def test_exceptions_from_the_rules_carry_their_reason() -> None:
+    bare = re.compile(r"#\s*(type: ignore(\[[\w, -]+\])?|noqa(: ?[A-Z0-9, ]+)?)\s*$")
+    found = [
+        f"{path}:{number}"
+        for path in sources(*OURS)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if bare.search(line)
+    ]
+    assert not found
+
+
+def test_a_module_that_says_any_says_why() -> None:
+    silent = [
+        str(path)
+        for path in sources(*OURS)
+        if any(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(parse(path)))
+        and not re.search(r"\bAny: \w", path.read_text())
+    ]
+    assert not silent
+
+
+# ---------------------------------------------------------------- what that is good for
+
+
+def test_the_gateway_is_up_at_once() -> None:
+    """Importing it takes little, and brings nothing of the engine's."""
+    code = (
+        "import sys, time, app.server\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(time.process_time(), *heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    cpu_s, *heavy = done.stdout.split()
+    assert not heavy
+    assert float(cpu_s) < MAX_IMPORT_CPU_S
+
+
+def test_a_simulated_rank_needs_no_engine() -> None:
+    modules = "engines.rank, engines.guardian, engines.simulated"
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in {HEAVY!r}))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,121 @@
+"""Whatever happens, in whatever order: one result per item, none lost, and no rank over its credit."""
+
+from typing import ClassVar
+
+from dispatch_bench import LARGE, Bench, aborted, make_items, ok
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from app.dispatch.item import Flow, Item
+from app.dispatch.placement import Dispatch
+
+MAX_NUM_SEQS = 4
+KV_CACHE_TOKENS = 200
+RANKS = st.integers(0, 2)
+
+
+class Life(RuleBasedStateMachine):
+    """Clients that submit and cancel, ranks that come, answer and go."""
+
+    dispatch: ClassVar = Dispatch.ROUND_ROBIN
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(prefetch=1, dispatch=self.dispatch, quantum=50)
+        self.ready: set[int] = set()
+        self.items: dict[Flow, list[Item]] = {}  # of batches that nobody has cancelled
+        self.cancelled: set[Item] = set()
+
+    @rule(count=st.integers(1, 12), priority=st.integers(-1, 1), n=st.integers(1, 7), max_tokens=st.integers(1, 90))
+    def submit(self, count: int, priority: int, n: int, max_tokens: int) -> None:
+        flow = Flow(priority)
+        self.items[flow] = make_items(count, flow, owner=self.bench.owner, n=n, max_tokens=max_tokens)
+        self.bench.dispatcher.submit(flow, self.items[flow])
+
+    @precondition(lambda self: self.items)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        flow = data.draw(st.sampled_from(list(self.items)))
+        self.cancelled |= {item for item in self.items.pop(flow) if item not in self.bench.owner.results}
+        self.bench.dispatcher.cancel(flow)
+
+    @rule(rank=RANKS)
+    def rank_ready(self, rank: int) -> None:
+        self.ready.add(rank)
+        self.bench.ready(rank, max_num_seqs=MAX_NUM_SEQS, kv_cache_tokens=KV_CACHE_TOKENS)
+
+    @rule(rank=RANKS)
+    def rank_lost(self, rank: int) -> None:
+        if rank in self.ready:
+            self.ready.discard(rank)
+            self.bench.held[rank].clear()
+        self.bench.dispatcher.rank_lost(rank, "lost")
+
+    @precondition(lambda self: any(self.bench.held.values()))
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        rank = data.draw(st.sampled_from([rank for rank, held in self.bench.held.items() if held]))
+        held = list(self.bench.held[rank])
+        attempts = data.draw(st.lists(st.sampled_from(held), min_size=1, unique=True))
+        unwanted = set(self.bench.aborts(rank))
+        self.bench.answer(
+            rank, *attempts, make=lambda attempt: aborted(attempt) if attempt in unwanted else ok(attempt)
+        )
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data(), attempt=st.integers(1, 60))
+    def late_or_invented_result(self, data: st.DataObject, attempt: int) -> None:
+        rank = data.draw(st.sampled_from(sorted(self.ready)))
+        self.bench.dispatcher.results(rank, self.bench.lives[rank] - 1, [ok(attempt)])
+        self.bench.dispatcher.results(rank, self.bench.lives[rank], [ok(attempt + LARGE)])
+
+    @invariant()
+    def no_rank_holds_more_than_its_credit(self) -> None:
+        running = {item.attempt: item for item, _ in self.bench.owner.started}
+        for held in self.bench.held.values():
+            sequences = sum(running[attempt].sequences for attempt in held)
+            assert len(held) <= 1 or sequences <= MAX_NUM_SEQS + 1
+
+    @invariant()
+    def every_item_is_in_one_place(self) -> None:
+        waiting = [item for flow in self.items for item in flow.waiting]
+        running = [item for flow in self.items for item in flow.running]
+        done = self.bench.owner.results
+        for items in self.items.values():
+            for item in items:
+                assert (item in waiting) + (item in running) + (item in done) == 1
+        assert not self.cancelled & set(done)
+        assert self.bench.dispatcher.backlog.items == len(waiting)
+
+    @invariant()
+    def a_rank_with_nothing_to_do_means_that_nothing_waits(self) -> None:
+        if any(not self.bench.held[rank] for rank in self.ready):
+            assert not self.bench.dispatcher.backlog.items
+
+    def teardown(self) -> None:
+        """The ranks that are there in the end answer, and then all is done."""
+        if not self.ready:
+            self.rank_ready(0)
+        while any(self.bench.held.values()):
+            for rank in self.ready:
+                if self.bench.held[rank]:
+                    self.bench.answer(rank)
+        for items in self.items.values():
+            assert all(item in self.bench.owner.results for item in items)
+        assert self.bench.dispatcher.outstanding_tokens == 0
+        for rank in self.ready:
+            assert self.bench.dispatcher.credit(rank) == MAX_NUM_SEQS + 1
+
+
+class LifeLeastLoaded(Life):
+    """The same with the other placement."""
+
+    dispatch: ClassVar = Dispatch.LEAST_LOADED
+
+
+EXTENT = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestLife = Life.TestCase
+TestLife.settings = EXTENT
+TestLifeLeastLoaded = LifeLeastLoaded.TestCase
+TestLifeLeastLoaded.settings = EXTENT

@@ -1,0 +1,218 @@
+"""What the fleet concludes from what ranks say. Their processes are not started here."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dispatch_bench import facts
+
+from app.ranks.fleet import Fleet, state_folder
+from app.ranks.model import ModelFacts
+from app.ranks.plan import Share, make_plan
+from app.ranks.rank import Rank, RankState
+from app.settings import Settings
+from engines.protocol import (
+    PROTOCOL_VERSION,
+    Failed,
+    FailureKind,
+    FromRank,
+    Hello,
+    RankFacts,
+    Ready,
+    Result,
+    Stage,
+    StageReached,
+    Status,
+)
+
+Heard = list[tuple[str, int]]
+
+
+class Bench:
+    """A fleet of ranks that have begun, and what its listener hears."""
+
+    def __init__(self, *, is_moe: bool = False, dp_size: int = 2) -> None:
+        settings = Settings(engine="simulated", engine_args={"is_moe": is_moe})
+        shares = (Share(),) * dp_size
+        self.heard: Heard = []
+        self.changes = 0
+        self.fleet = Fleet(settings, {}, "cpu", shares, self, self._on_change)
+        self.fleet.plan = make_plan(settings, ModelFacts("played", is_moe), "cpu", shares)
+        for rank in self.fleet.ranks:
+            rank.group = self.fleet.plan.group_of(rank.number)
+            rank.begin(1, Path("/none/rank.log"))
+        data_parallel_size = dp_size if is_moe else 1
+        self._facts = as_dict(facts()) | {"is_moe": is_moe, "data_parallel_size": data_parallel_size}
+
+    def _on_change(self) -> None:
+        self.changes += 1
+
+    def rank_ready(self, rank: int, incarnation: int, _: RankFacts) -> None:
+        self.heard.append(("ready", rank))
+
+    def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
+        self.heard.append(("results", rank))
+
+    def rank_lost(self, rank: int, reason: str) -> None:
+        self.heard.append(("lost", rank))
+
+    def rank(self, number: int) -> Rank:
+        return self.fleet.ranks[number]
+
+    def say(self, number: int, message: FromRank) -> None:
+        self.fleet._on_message(self.rank(number), message)
+
+    def ready(self, *numbers: int, **of_facts: Any) -> None:
+        for number in numbers:
+            self.say(number, Ready(incarnation=1, facts=RankFacts(**self._facts | of_facts)))
+
+    def lose(self, number: int, reason: str = "its process was ended by SIGKILL") -> None:
+        self.fleet._lose(self.rank(number), reason)
+
+    @property
+    def fatal(self) -> tuple[str, int] | None:
+        if not self.fleet.fatal.done():
+            return None
+        error = self.fleet.fatal.result()
+        return str(error), error.exit_code
+
+
+def as_dict(struct: RankFacts) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+def play(scenario: Callable[[Bench], None], **of_bench: Any) -> None:
+    async def run() -> None:
+        bench = Bench(**of_bench)
+        try:
+            scenario(bench)
+        finally:
+            await bench.fleet.stop()
+
+    asyncio.run(run())
+
+
+def test_replicas_take_items_as_each_becomes_ready() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.ready(1)
+        assert bench.heard == [("ready", 1)]
+        assert [rank.number for rank in bench.fleet.ready_ranks] == [1]
+        assert not bench.fleet.is_complete
+        bench.ready(0)
+        assert bench.heard == [("ready", 1), ("ready", 0)]
+        assert bench.fleet.is_complete
+        assert bench.changes == 2
+
+    play(scenario)
+
+
+def test_a_lockstep_group_takes_items_when_all_of_it_is_ready() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.ready(1)
+        assert bench.heard == []
+        assert bench.fleet.ready_ranks == []
+        bench.ready(0)
+        assert bench.heard == [("ready", 0), ("ready", 1)]
+
+    play(scenario, is_moe=True)
+
+
+def test_a_lost_replica_is_lost_alone() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.ready(0, 1)
+        bench.lose(1)
+        bench.lose(1, "again")
+        assert bench.heard[2:] == [("lost", 1)]
+        assert (bench.rank(0).state, bench.rank(1).state) == (RankState.READY, RankState.FAILED)
+        assert bench.rank(1).last_error == "its process was ended by SIGKILL"
+        assert bench.fatal is None
+        bench.lose(0)
+        assert not bench.fleet.has_hope
+        assert bench.fatal is None  # it has served, and says on /health that it does no more
+
+    play(scenario)
+
+
+def test_a_lost_rank_takes_its_lockstep_group_along() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.ready(0, 1)
+        bench.lose(1)
+        assert bench.heard[2:] == [("lost", 0), ("lost", 1)]
+        assert bench.rank(0).last_error == "its lock-step group lost rank 1: its process was ended by SIGKILL"
+        bench.lose(0, "its process ended with exit code 1")
+        assert len(bench.heard) == 4
+
+    play(scenario, is_moe=True)
+
+
+def test_readiness_that_comes_after_the_loss_changes_nothing() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.lose(0, "it was not ready after 1 s")
+        bench.ready(0)
+        assert bench.heard == [("lost", 0)]
+        assert bench.rank(0).state is RankState.FAILED
+
+    play(scenario)
+
+
+def test_what_a_former_life_said_is_dropped() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.rank(0).begin(2, Path("/none/rank.log"))
+        bench.ready(0)
+        bench.say(0, Failed(incarnation=1, kind=FailureKind.ENGINE, reason="why"))
+        bench.say(0, StageReached(incarnation=1, stage=Stage.SERVING))
+        bench.say(0, Status(incarnation=1))
+        assert (bench.heard, bench.rank(0).stage, bench.rank(0).status) == ([], Stage.SPAWNED, None)
+
+    play(scenario)
+
+
+def test_ranks_that_all_fail_to_start_end_the_service() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.lose(0)
+        assert bench.fatal is None
+        bench.lose(1, "its process ended with exit code 1")
+        assert bench.fatal == ("rank 1 could not start: its process ended with exit code 1\n", 1)
+
+    play(scenario)
+
+
+def test_a_wrong_configuration_ends_the_service_at_once() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.say(0, Failed(incarnation=1, kind=FailureKind.CONFIGURATION, reason="no such model"))
+        assert bench.fatal == ("no such model", 2)
+
+    play(scenario)
+
+
+def test_a_rank_of_another_version_ends_the_service() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.say(0, Hello(incarnation=1, protocol=PROTOCOL_VERSION, rank=0, pid=4711))
+        assert (bench.fatal, bench.rank(0).pid) == (None, 4711)
+        bench.say(1, Hello(incarnation=1, protocol=99, rank=1, pid=4712))
+        assert bench.fatal == (
+            "rank 1 speaks protocol 99 as rank 1, the gateway 1: two versions of Phalanx are installed, install one",
+            1,
+        )
+
+    play(scenario)
+
+
+def test_a_rank_that_is_not_what_was_planned_ends_the_service() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.ready(0, is_moe=True)
+        assert bench.fatal is not None
+        assert bench.fatal[0].startswith("rank 0 does not do what it was started for: its engine takes the model for")
+        assert bench.heard == []
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [({"XDG_STATE_HOME": "/state"}, Path("/state/phalanx")), ({}, Path.home() / ".local/state/phalanx")],
+)
+def test_logs_are_kept_where_state_is(environ: dict[str, str], folder: Path) -> None:
+    assert state_folder(environ) == folder

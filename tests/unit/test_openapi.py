@@ -1,0 +1,170 @@
+"""/openapi.json against the structs it is made from, the code that reads requests, and what is really answered."""
+
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from fastapi import FastAPI
+from openapi_spec_validator import validate
+
+from app.api import batch_generate, health, ranks
+from app.api.batch_generate import parse
+from app.api.batch_response import BatchHead, BatchTail
+from app.api.examples import ANSWER, ERRORS, REQUESTS
+from app.api.openapi import describe
+from app.api.schemas import ANSWER as ANSWER_SCHEMA
+from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
+from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.errors import InvalidRequest
+from app.settings import Settings
+from engines import simulated_answers
+from engines.vllm_engine import outputs as vllm_outputs
+
+Schema = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def document() -> Schema:
+    app = FastAPI(title="Phalanx", version="1")
+    for module in (batch_generate, health, ranks):
+        app.include_router(module.router)
+    describe(app)
+    assert app.openapi() is app.openapi()  # made once
+    return app.openapi()
+
+
+def schema_of(document: Schema, name: str) -> Schema:
+    found: Schema = document["components"]["schemas"][name]
+    return found
+
+
+def complaints(document: Schema, name: str, value: object) -> list[str]:
+    """What a client's validator finds wrong with a value."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(value)]
+
+
+def test_the_document_is_valid(document: Schema) -> None:
+    validate(document)
+
+
+@pytest.mark.parametrize("struct", (*READ, *WRITTEN))
+def test_a_schema_has_every_field_of_its_struct(document: Schema, struct: type[msgspec.Struct]) -> None:
+    is_part_of_answer = struct in (BatchHead, BatchTail)
+    schema = schema_of(document, ANSWER_SCHEMA if is_part_of_answer else struct.__name__)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    assert set(fields) <= set(schema["properties"])
+    assert is_part_of_answer or set(fields) == set(schema["properties"])
+    if struct in WRITTEN:
+        always = {name for name, field in fields.items() if field.default is not msgspec.UNSET}
+        assert always == set(schema["required"]) & set(fields)
+
+
+def test_nothing_is_left_undescribed(document: Schema) -> None:
+    known = {struct.__name__ for struct in (*READ, *WRITTEN)} - {BatchHead.__name__, BatchTail.__name__}
+    assert set(document["components"]["schemas"]) == known | set(MADE_BY_RANKS) | {ANSWER_SCHEMA}
+    for name, schema in document["components"]["schemas"].items():
+        for field, found in schema["properties"].items():
+            assert found, f"{name}.{field} is JSON as it came: say in app/api/schemas.py what it may hold"
+            assert found.get("items") != {}, f"{name}.{field} has entries that are JSON as they came"
+
+
+@pytest.mark.parametrize("struct", [simulated_answers.Output, vllm_outputs.Output, vllm_outputs.TokenLogprob])
+def test_what_the_engines_encode_is_described(document: Schema, struct: type[msgspec.Struct]) -> None:
+    assert set(struct.__struct_fields__) <= set(schema_of(document, struct.__name__)["properties"])
+
+
+def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            answers = operation["responses"]
+            assert {"200", "400", "500"} <= set(answers), path
+            assert "422" not in answers
+            for status, answer in answers.items():
+                assert "X-Request-ID" in answer["headers"]
+                assert ("Retry-After" in answer["headers"]) == (status in ("429", "503"))
+    batch = document["paths"]["/v1/batch_generate"]["post"]
+    assert set(batch["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503"}
+    assert set(document["paths"]["/v1/ranks/{rank}"]["get"]["responses"]) == {"200", "400", "404", "500"}
+    assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
+    unavailable = document["paths"]["/health"]["get"]["responses"]["503"]["content"]["application/json"]
+    assert unavailable["schema"]["$ref"].endswith("/Health")
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_examples_of_requests_are_valid_and_accepted(document: Schema, name: str) -> None:
+    value = REQUESTS[name]["value"]
+    assert complaints(document, "BatchRequest", value) == []
+    assert len(parse(msgspec.json.encode(value)).prompts) == len(value["prompts"])
+
+
+def test_examples_of_answers_are_valid(document: Schema) -> None:
+    assert complaints(document, ANSWER_SCHEMA, ANSWER) == []
+    for example in ERRORS.values():
+        assert complaints(document, "ErrorAnswer", example) == []
+
+
+PROMPTS: Schema = {"prompts": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PROMPTS,
+        {"prompts": [[1, 2]], "model": None, "timeout_s": None, "sampling_params": None},
+        PROMPTS | {"timeout_s": 0.5, "priority": -5, "return_token_ids": True, "stream": False},
+        {},
+        {"prompts": []},
+        {"prompts": "a"},
+        PROMPTS | {"max_tokens": 5},
+        PROMPTS | {"timeout_s": 0},
+        PROMPTS | {"timeout_s": "5"},
+        PROMPTS | {"priority": 2**31},
+        PROMPTS | {"priority": None},
+        PROMPTS | {"model": 5},
+        PROMPTS | {"stream": "false"},
+    ],
+)
+def test_requests_are_valid_where_they_are_accepted(document: Schema, value: Schema) -> None:
+    try:
+        parse(msgspec.json.encode(value))
+    except InvalidRequest:
+        assert complaints(document, "BatchRequest", value)
+    else:
+        assert complaints(document, "BatchRequest", value) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"temperature": 1, "stop": "x", "seed": -1, "logit_bias": {"5": 1.5}},
+        {"n": None, "stop": ["a", "b"], "structured_outputs": {"json": {"type": "object"}}},
+        {"repetition_detection": {"max_pattern_size": 4}},
+        {"n": 0},
+        {"n": 1.5},
+        {"temperature": "hot"},
+        {"seed": 2**63},
+        {"stop": [1]},
+        {"allowed_token_ids": []},
+        {"structured_outputs": {"regex": 1}},
+        {"structured_outputs": {"schema": {}}},
+        {"output_kind": 2},
+        {"max_token": 2},
+    ],
+)
+def test_sampling_parameters_are_valid_where_they_are_accepted(document: Schema, value: Schema) -> None:
+    try:
+        SamplingResolver(Settings(), msgspec.json.encode(value))
+    except ParamsRefused:
+        assert complaints(document, "SamplingFields", value)
+    else:
+        assert complaints(document, "SamplingFields", value) == []
+
+
+def test_a_prompt_object_has_one_of_prompt_and_messages(document: Schema) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    for value in ({"prompt": "a"}, {"prompt": [1], "messages": None}, {"messages": messages, "tools": [{}]}):
+        assert complaints(document, "PromptObject", value) == []
+    for value in ({}, {"prompt": "a", "messages": messages}, {"prompt": None}, {"messages": [{"content": "Hi"}]}):
+        assert complaints(document, "PromptObject", value)

@@ -1,0 +1,122 @@
+"""A rank as the gateway knows it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from app.ranks import rank as ranks
+from app.ranks.rank import LOG_TAIL_BYTES, Rank, RankState
+from engines.protocol import FailureKind, Stage, Status
+
+LOG = Path("/none/rank-0.log")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(ranks, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+def begun() -> Rank:
+    rank = Rank(0, group=0)
+    rank.begin(1, LOG)
+    return rank
+
+
+def test_a_rank_begins_pending() -> None:
+    rank = Rank(3, group=1)
+    assert (rank.number, rank.group, rank.state, rank.incarnation, rank.stage) == (3, 1, RankState.PENDING, 0, None)
+    assert not rank.is_ready
+    assert not rank.is_alive
+
+
+@pytest.mark.parametrize(
+    ("state", "is_alive"),
+    [
+        (RankState.PENDING, False),
+        (RankState.STARTING, True),
+        (RankState.READY, True),
+        (RankState.DRAINING, True),
+        (RankState.STOPPED, False),
+        (RankState.FAILED, False),
+    ],
+)
+def test_only_a_ready_rank_takes_items_and_only_a_process_is_alive(state: RankState, is_alive: bool) -> None:
+    rank = begun()
+    rank.state = state
+    assert (rank.is_ready, rank.is_alive) == (state is RankState.READY, is_alive)
+
+
+def test_stages_have_an_age(clock: Clock) -> None:
+    rank = begun()
+    assert (rank.state, rank.stage, rank.stage_since) == (RankState.STARTING, Stage.SPAWNED, 1000.0)
+    clock.now = 1003.0
+    rank.reach(Stage.LOADING)
+    assert (rank.stage, rank.stage_since) == (Stage.LOADING, 1003.0)
+
+
+def test_the_first_reason_for_a_failure_is_the_one_that_counts() -> None:
+    rank = begun()
+    rank.fail("it choked")
+    rank.fail("its process ended with exit code 1")
+    assert (rank.state, rank.last_error) == (RankState.FAILED, "it choked")
+
+
+def test_a_new_life_knows_nothing_of_the_one_before(clock: Clock) -> None:
+    rank = begun()
+    rank.beat(Status(incarnation=1, completion_tokens=5))
+    clock.now += 1
+    rank.beat(Status(incarnation=1, completion_tokens=105))
+    rank.pid, rank.failure = 4711, FailureKind.ENGINE
+    rank.fail("it choked")
+    rank.begin(2, LOG)
+    assert (rank.state, rank.incarnation, rank.stage) == (RankState.STARTING, 2, Stage.SPAWNED)
+    assert (rank.pid, rank.status, rank.facts, rank.failure, rank.last_error) == (None,) * 5
+    assert rank.tokens_per_s == 0
+    rank.beat(Status(incarnation=2, completion_tokens=7))
+    assert rank.tokens_per_s == 0  # no rate across lives
+
+
+def test_tokens_per_second_follow_the_heartbeats(clock: Clock) -> None:
+    rank = begun()
+    for beat in range(40):
+        rank.beat(Status(incarnation=1, completion_tokens=200 * beat))
+        clock.now += 2
+    assert rank.tokens_per_s == pytest.approx(100, rel=0.01)
+    for _ in range(40):
+        rank.beat(Status(incarnation=1, completion_tokens=200 * 39))
+        clock.now += 2
+    assert rank.tokens_per_s == pytest.approx(0, abs=0.01)
+
+
+def test_two_heartbeats_at_once_are_no_rate(clock: Clock) -> None:
+    rank = begun()
+    rank.beat(Status(incarnation=1, completion_tokens=1))
+    rank.beat(Status(incarnation=1, completion_tokens=100))
+    assert rank.tokens_per_s == 0
+    assert rank.status == Status(incarnation=1, completion_tokens=100)
+    assert clock.now == 1000.0
+
+
+def test_a_log_tail_is_the_last_lines(tmp_path: Path) -> None:
+    rank = begun()
+    rank.log_file = tmp_path / "rank-0.log"
+    rank.log_file.write_bytes(b"".join(b"line %d \xff\n" % number for number in range(10_000)))
+    assert rank.log_tail(2) == ["line 9998 \N{REPLACEMENT CHARACTER}", "line 9999 \N{REPLACEMENT CHARACTER}"]
+    assert len("\n".join(rank.log_tail(10_000)).encode()) < 2 * LOG_TAIL_BYTES
+    assert rank.log_tail(0) == []
+
+
+def test_a_log_that_is_not_there_has_no_tail() -> None:
+    assert Rank(0, group=0).log_tail(5) == []
+    assert begun().log_tail(5) == []

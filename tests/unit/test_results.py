@@ -1,0 +1,160 @@
+"""An item's result as a client reads it, and the answer that results are spliced into."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.api.batch_response import SLICE, body
+from app.batches.batch import Batch
+from app.batches.results import encode_result
+from app.dispatch.item import Item
+from engines.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result
+
+OUTPUTS = b'[{"index":0,"text":"x","finish_reason":"stop","stop_reason":null}]'
+NO_USAGE = {
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "total_tokens": 0,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
+
+
+def decoded(raw: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(raw)
+    return found
+
+
+def make_batch(size: int) -> tuple[Batch, list[Batch]]:
+    """A batch whose items are on rank 0, and the list that it enters when it is done."""
+    ended: list[Batch] = []
+    batch = Batch(size, "a-model", 0, ended.append)
+    for index in range(size):
+        item = Item(batch, batch.flow, index, PromptKind.TEXT, b'"x"', b"", prompt_tokens=1, max_tokens=5)
+        item.attempts = 1
+        batch.items.append(item)
+        batch.item_started(item, 0)
+    return batch, ended
+
+
+def answer(batch: Batch) -> dict[str, Any]:
+    return decoded(b"".join(body(batch)))
+
+
+# ---------------------------------------------------------------- one result
+
+
+def test_an_answered_item_has_its_outputs_and_usage() -> None:
+    result = Result(1, Outcome.OK, OUTPUTS, prompt_tokens=7, completion_tokens=3, cached_tokens=4)
+    found = encode_result(2, "fr-1", b'{"row": 17}', "ok", result, 1, 1)
+    assert OUTPUTS in found  # spliced in as they came
+    assert decoded(found) == {
+        "object": "batch_generation.result",
+        "index": 2,
+        "custom_id": "fr-1",
+        "status": "ok",
+        "outputs": msgspec.json.decode(OUTPUTS),
+        "usage": {
+            "prompt_tokens": 7,
+            "completion_tokens": 3,
+            "total_tokens": 10,
+            "prompt_tokens_details": {"cached_tokens": 4},
+        },
+        "rank": 1,
+        "attempts": 1,
+        "metadata": {"row": 17},
+    }
+
+
+def test_an_item_that_never_ran_has_no_outputs_and_no_usage() -> None:
+    assert decoded(encode_result(0, None, None, "timeout", None, None, 0)) == {
+        "object": "batch_generation.result",
+        "index": 0,
+        "custom_id": None,
+        "status": "timeout",
+        "outputs": [],
+        "usage": NO_USAGE,
+        "rank": None,
+        "attempts": 0,
+    }
+
+
+def test_logprobs_of_the_prompt_stand_beside_the_outputs() -> None:
+    found = decoded(encode_result(0, None, None, "ok", Result(1, Outcome.OK, prompt_logprobs=b"[null]"), 0, 1))
+    assert (found["prompt_logprobs"], found["outputs"]) == ([None], [])
+
+
+@pytest.mark.parametrize(
+    ("param", "place", "shown"),
+    [
+        ("sampling_params.top_p", "prompts[3]", "prompts[3].sampling_params.top_p"),
+        (None, "prompts[3]", "prompts[3]"),
+        ("prompts[3].prompt", "", "prompts[3].prompt"),
+        (None, "", None),
+    ],
+)
+def test_an_errors_param_is_the_full_place(param: str | None, place: str, shown: str | None) -> None:
+    error = ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, "no", param)
+    result = Result(1, Outcome.ERROR, OUTPUTS, error=error)
+    found = decoded(encode_result(3, None, None, "error", result, 0, 1, place))
+    assert found["outputs"] == []  # an error never has any
+    assert found["error"] == {
+        "code": "invalid_sampling_params",
+        "message": "no",
+        "param": shown,
+        "retryable": False,
+    }
+
+
+@pytest.mark.parametrize("code", ItemErrorCode)
+def test_every_error_code_says_whether_to_try_again(code: ItemErrorCode) -> None:
+    result = Result(1, Outcome.ERROR, error=ItemError(code, "why"))
+    found = decoded(encode_result(0, None, None, "error", result, None, 0))["error"]
+    assert (found["code"], found["message"]) == (code.value, "why")
+    assert found["retryable"] is (code.value in ("rank_lost", "engine_error", "shutting_down"))
+
+
+# ---------------------------------------------------------------- the whole answer
+
+
+def test_results_stand_in_the_order_of_the_prompts_however_they_came() -> None:
+    batch, ended = make_batch(3)
+    for index in (2, 0, 1):
+        assert not ended
+        batch.item_finished(batch.items[index], Result(1, Outcome.OK, OUTPUTS, 5, 2, stopped_by_length=1), 0)
+    assert ended == [batch] and batch.done.is_set()
+    found = answer(batch)
+    assert list(found) == ["id", "object", "model", "created_at", "results", "request_counts", "usage", "stats"]
+    assert [result["index"] for result in found["results"]] == [0, 1, 2]
+    assert found["request_counts"] == {"total": 3, "ok": 3, "error": 0, "cancelled": 0, "timeout": 0}
+    assert found["usage"] == NO_USAGE | {"prompt_tokens": 15, "completion_tokens": 6, "total_tokens": 21}
+    assert (found["stats"]["ranks"][0]["items"], found["stats"]["stopped_by_length"]) == (3, 3)
+    assert (found["object"], found["model"]) == ("batch_generation", "a-model")
+
+
+@pytest.mark.parametrize("size", [1, SLICE, SLICE + 1, 3 * SLICE])
+def test_answers_of_any_size_are_whole(size: int) -> None:
+    batch, _ = make_batch(size)
+    batch.end("cancelled")
+    assert [result["index"] for result in answer(batch)["results"]] == list(range(size))
+
+
+def test_an_end_gives_every_open_item_its_result_and_keeps_the_others() -> None:
+    batch, ended = make_batch(3)
+    batch.describe(2, "last", b"[1]")
+    batch.item_finished(batch.items[1], Result(1, Outcome.OK, OUTPUTS), 0)
+    batch.end("error", ItemError(ItemErrorCode.SHUTTING_DOWN, "bye"))
+    found = answer(batch)
+    assert [result["status"] for result in found["results"]] == ["error", "ok", "error"]
+    assert found["results"][0]["error"]["code"] == "shutting_down"
+    assert (found["results"][2]["custom_id"], found["results"][2]["metadata"]) == ("last", [1])
+    assert found["results"][0]["attempts"] == 1
+    assert found["request_counts"] == {"total": 3, "ok": 1, "error": 2, "cancelled": 0, "timeout": 0}
+    assert ended == [batch]
+
+
+def test_a_second_result_for_an_item_is_our_fault_and_not_passed_on() -> None:
+    batch, _ = make_batch(2)
+    batch.item_finished(batch.items[0], Result(1, Outcome.OK, OUTPUTS), 0)
+    with pytest.raises(RuntimeError, match=r"item 0 of .* has a result already"):
+        batch.refuse(0, ItemError(ItemErrorCode.INVALID_PROMPT, "no"))

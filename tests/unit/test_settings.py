@@ -1,0 +1,177 @@
+"""Settings: what flags and variables give, and what is said when they cannot be."""
+
+from typing import Any
+
+import pytest
+
+from app.settings import SECTIONS, Settings, SettingsError, spellings, variable
+from app.settings_loading import load_settings, service_links
+from engines.spec import EngineKind
+
+MIB = 1024 * 1024
+
+
+def problems(given: dict[str, Any] | None = None, **environ: str) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(given or {}, environ)
+    return str(raised.value).splitlines()
+
+
+def test_everything_has_a_default() -> None:
+    settings = load_settings({}, {})
+    assert (settings.host, settings.port, settings.engine) == ("127.0.0.1", 8000, EngineKind.VLLM)
+    assert settings.max_body_bytes == 256 * MIB
+    assert settings.max_timeout_s == 86400
+    assert settings.public_name == "phalanx-tiny-random"
+
+
+def test_a_flag_wins_over_its_variable() -> None:
+    settings = load_settings({"dp_size": "4", "tp_size": None}, {"PHALANX_DP_SIZE": "2", "PHALANX_TP_SIZE": "3"})
+    assert (settings.dp_size, settings.tp_size) == (4, 3)
+
+
+def test_an_empty_variable_is_unset() -> None:
+    assert load_settings({}, {"PHALANX_PORT": "", "PHALANX_MODEL": ""}).port == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "value"),
+    [
+        ("max_model_len", "8k", 8000),
+        ("max_num_batched_tokens", "16K", 16384),
+        ("max_model_len", "auto", -1),
+        ("max_prompt_bytes", "1MiB", MIB),
+        ("start_timeout_s", "5m", 300.0),
+        ("keepalive_s", "500ms", 0.5),
+        ("drain_timeout_s", "7", 7.0),
+        ("enforce_eager", "true", True),
+        ("log_level", "WARNING", "warning"),
+        ("allowed_hosts", "a.example, b.example", ["a.example", "b.example"]),
+        ("engine_args", '{"block_size": 32}', {"block_size": 32}),
+        ("extra_args", "--block-size 32", ["--block-size", "32"]),
+    ],
+)
+def test_values_are_understood_as_people_write_them(name: str, written: str, value: object) -> None:
+    assert getattr(load_settings({name: written}, {}), name) == value
+    assert getattr(load_settings({}, {variable(name): written}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "sentence"),
+    [
+        ("dp_size", "0", "--dp-size (PHALANX_DP_SIZE) is 0: it must be at least 1"),
+        ("port", "99999", "--port (PHALANX_PORT) is 99999: it must be at most 65535"),
+        ("tp_size", "two", "--tp-size (PHALANX_TP_SIZE) is two: it must be a whole number"),
+        ("engine", "vlm", "--engine (PHALANX_ENGINE) is vlm: it must be 'vllm' or 'simulated'"),
+        ("device", "tpu", "--device (PHALANX_DEVICE) is tpu: it must be 'auto', 'cuda' or 'cpu'"),
+        ("model", "", "--model (PHALANX_MODEL) is empty: it must not be empty"),
+        ("enforce_eager", "perhaps", "--enforce-eager (PHALANX_ENFORCE_EAGER) is perhaps: it must be true or false"),
+        ("stop_timeout_s", "0", "--stop-timeout-s (PHALANX_STOP_TIMEOUT_S) is 0: it must be more than 0"),
+        ("max_n", "1.5", "--max-n (PHALANX_MAX_N) is 1.5: it must be a whole number"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_remedy(name: str, written: str, sentence: str) -> None:
+    assert problems({name: written}) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "remedy"),
+    [
+        ("max_body_bytes", "lots", "it must be a size such as 4194304 or 4MiB"),
+        ("keepalive_s", "nan", "it must be a number of seconds, or such as 90s, 5m or 24h"),
+        ("engine_args", "[1]", "it must be a JSON object"),
+        ("engine_args", "{", "it must be a JSON object"),
+        ("gpu_memory_utilization", "nan", "it must be"),
+    ],
+)
+def test_a_wrong_notation_is_answered_with_a_right_one(name: str, written: str, remedy: str) -> None:
+    (problem,) = problems({name: written})
+    assert problem.startswith(f"--{name.replace('_', '-')} (")
+    assert remedy in problem
+
+
+def test_all_problems_are_said_at_once() -> None:
+    said = problems({"dp_size": "0"}, PHALANX_TP_SIZE="x", PHALANX_NONSENSE_THING="1")
+    assert len(said) == 3
+    assert "PHALANX_TP_SIZE" in said[-1]
+
+
+def test_an_unknown_variable_is_an_error_that_names_the_closest() -> None:
+    (problem,) = problems(PHALANX_DPSIZE="2")
+    assert problem == "PHALANX_DPSIZE is no variable of Phalanx: correct or unset it; did you mean PHALANX_DP_SIZE?"
+
+
+KUBERNETES = {
+    "PHALANX_PORT": "tcp://10.0.0.1:80",
+    "PHALANX_SERVICE_HOST": "10.0.0.1",
+    "PHALANX_SERVICE_PORT": "80",
+    "PHALANX_SERVICE_PORT_HTTP": "80",
+    "PHALANX_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "PHALANX_PORT_80_TCP_ADDR": "10.0.0.1",
+    "PHALANX_HEADLESS_SERVICE_HOST": "10.0.0.2",
+    "PHALANX_HEADLESS_PORT": "tcp://10.0.0.2:80",
+    "PHALANX_HEADLESS_PORT_80_TCP_PROTO": "tcp",
+}
+
+
+def test_kubernetes_service_links_are_no_settings() -> None:
+    assert load_settings({}, KUBERNETES).port == 8000
+    assert service_links(KUBERNETES) == sorted(KUBERNETES)
+    assert service_links({"PHALANX_PORT": "8001", "PHALANX_MASTER_PORT": "1"}) == []
+
+
+def test_variables_of_ranks_and_of_others_are_none_of_ours() -> None:
+    assert load_settings({}, {"PHALANX_RANK_SPEC": "x", "HOME": "/", "phalanx_port": "1"}).port == 8000
+
+
+def test_vllms_own_variable_for_the_cpu_cache_counts_below_ours() -> None:
+    theirs = {"VLLM_CPU_KVCACHE_SPACE": "4"}
+    assert load_settings({}, theirs).cpu_kv_cache_gib == 4
+    assert load_settings({}, theirs | {"PHALANX_CPU_KV_CACHE_GIB": "2"}).cpu_kv_cache_gib == 2
+    assert load_settings({}, {}).cpu_kv_cache_gib == 1
+
+
+def test_only_what_was_set_goes_to_the_engine() -> None:
+    assert load_settings({}, {}).engine_arguments() == {}
+    settings = load_settings({"max_model_len": "512", "engine_args": '{"block_size": 32}', "port": "1"}, {})
+    assert settings.engine_arguments() == {"max_model_len": 512, "block_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"engine_args": '{"seed": 1}', "seed": "2"}, ("seed in --engine-args", "--seed (PHALANX_SEED)")),
+        ({"engine_args": '{"tensor_parallel_size": 2}'}, ("tensor_parallel_size", "--tp-size")),
+        ({"engine_args": '{"enable_expert_parallel": false}'}, ("enable_expert_parallel", "--expert-parallel")),
+        ({"engine_args": '{"data_parallel_rank": 1}'}, ("data_parallel_rank", "leave it out")),
+        ({"extra_args": ["--model", "x"]}, ("--model after --", "(PHALANX_MODEL)")),
+        ({"extra_args": ["-tp=2"]}, ("-tp=2 after --", "--tp-size")),
+        ({"extra_args": ["--no-enforce-eager"], "enforce_eager": "1"}, ("--no-enforce-eager", "--enforce-eager (")),
+    ],
+)
+def test_an_engine_argument_that_a_setting_says_too_is_refused(given: dict[str, Any], names: tuple[str, str]) -> None:
+    (problem,) = problems(given)
+    assert all(name in problem for name in names)
+
+
+def test_an_engine_argument_may_stand_in_for_a_setting_that_is_unset() -> None:
+    settings = load_settings({"engine_args": {"seed": 1}, "extra_args": ["--dtype", "half", "-1"]}, {})
+    assert settings.engine_arguments() == {"seed": 1}
+
+
+def test_what_contradicts_itself_is_refused() -> None:
+    assert "several nodes are not supported yet" in problems({"node_size": "2"})[0]
+    assert "--model (PHALANX_MODEL) is missing" in problems({"require_model": "1"})[0]
+    assert "it must be at most --max-timeout-s" in problems({"default_timeout_s": "2h", "max_timeout_s": "1h"})[0]
+    assert load_settings({"require_model": True, "engine": "simulated"}, {}).model is None
+
+
+def test_every_setting_stands_in_one_section_and_is_described() -> None:
+    names = [name for section in SECTIONS for name in section.model_fields]
+    assert sorted(names) == sorted(Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_no_flag_is_spelled_twice() -> None:
+    flags = [spelling for name in Settings.model_fields for spelling in spellings(name)]
+    assert len(flags) == len(set(flags))
