@@ -179,7 +179,7 @@ class WorkSettings(Section):
         "round_robin", "How items are spread over ranks that have room."
     )
     prefetch: NotNegative | None = setting(
-        None, "Sequences that a rank holds beyond max_num_seqs. Default: half of it, at least 8."
+        None, "Sequences that a rank holds beyond max_num_seqs. Default: as many as lately ended at once."
     )
     fairness_quantum_tokens: Count = setting(4096, "Tokens of one batch before the next one's turn.")
     default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")

@@ -1,12 +1,12 @@
 """How much each rank may hold. Late binding: a rank gets what it can run, plus a little so that it never waits."""
 
+import math
+
 from app.dispatch.item import Item
 from engines.protocol import Outcome, RankFacts, Result
 
 MIN_PREFETCH = 8
-# Half of what a rank runs at once. Items of one length end together, in one step; with an eighth, a rank then made
-# a tenth more steps, small ones, until the next items had come (2,000 prompts of 8 tokens, 256 sequences).
-PREFETCH_FRACTION = 2
+BURST_DECAY = 0.98  # of the largest burst, with every message of results: after 34 smaller ones half of it is forgotten
 FILL_WEIGHT = 0.02  # of one more finished item in the running mean
 
 
@@ -28,12 +28,18 @@ class Fill:
 
 
 class RankCredit:
-    """One rank's credit: sequences it may still take, bounded by the tokens that its KV cache holds."""
+    """One rank's credit: sequences it may still take, bounded by the tokens that its KV cache holds.
+
+    Unless it is told how much to prefetch, a rank holds in advance as many sequences as lately ended at once. Items of
+    one length end together, in one step, and their successors must be there, or the rank makes steps that are half
+    empty; items of many lengths end one by one, and what is held in advance for them is bound too early for nothing.
+    """
 
     def __init__(self, rank: int, facts: RankFacts, prefetch: int | None, fill: Fill) -> None:
-        extra = max(MIN_PREFETCH, facts.max_num_seqs // PREFETCH_FRACTION) if prefetch is None else prefetch
         self.rank = rank
-        self.capacity = facts.max_num_seqs + extra
+        self._max_num_seqs = facts.max_num_seqs
+        self._prefetch = prefetch
+        self._burst = float(facts.max_num_seqs)  # until something has ended: the most that can
         self.running: dict[int, Item] = {}  # by attempt
         self.outstanding_tokens = 0
         self._sequences = 0
@@ -42,6 +48,17 @@ class RankCredit:
         self._kv_tokens: dict[int, float] = {}
         self._kv_expected = 0.0
         self._fill = fill
+
+    @property
+    def capacity(self) -> int:
+        """Sequences that the rank may hold altogether."""
+        if self._prefetch is not None:
+            return self._max_num_seqs + self._prefetch
+        return self._max_num_seqs + max(MIN_PREFETCH, min(self._max_num_seqs, math.ceil(self._burst)))
+
+    def observe_burst(self, sequences: int) -> None:
+        """So many sequences have ended at once."""
+        self._burst = max(sequences, self._burst * BURST_DECAY)
 
     @property
     def credit(self) -> int:

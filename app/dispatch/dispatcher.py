@@ -73,11 +73,14 @@ class Dispatcher:
         current = self._ranks.get(rank)
         if current is None or current[0] != incarnation:
             return
+        ended = 0
         for result in results:
             item = self._end(current[1], result)
             if item is not None and result.outcome is not Outcome.ABORTED:
+                ended += item.sequences
                 self.completed_tokens += item.cost
                 self._fill.observe(item, result)
+        current[1].observe_burst(ended)
         self.pump()
 
     # -- for those who look

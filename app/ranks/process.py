@@ -46,6 +46,11 @@ class RankProcess:
             os.close(lifeline_end)
         return cls(guardian, lifeline)
 
+    @property
+    def guardian_pid(self) -> int:
+        """The guardian's process number."""
+        return self._guardian.pid
+
     async def wait(self) -> int:
         """Until everything has ended; the rank's exit code, 128 + n when signal n ended it.
 

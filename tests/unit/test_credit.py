@@ -28,11 +28,30 @@ def give(credit: RankCredit, attempt: int, **fields: int) -> Item:
 
 @pytest.mark.parametrize(
     ("max_num_seqs", "prefetch", "capacity"),
-    [(256, None, 384), (8, None, 16), (64, None, 96), (256, 0, 256), (4, 3, 7)],
+    [(256, None, 512), (4, None, 12), (256, 0, 256), (4, 3, 7)],
 )
 def test_a_rank_holds_what_it_runs_and_a_prefetch(max_num_seqs: int, prefetch: int | None, capacity: int) -> None:
     credit = rank_of(max_num_seqs=max_num_seqs, prefetch=prefetch)
     assert (credit.capacity, credit.credit) == (capacity, capacity)
+
+
+def test_a_rank_holds_in_advance_as_many_as_lately_ended_at_once() -> None:
+    credit = rank_of(max_num_seqs=256, prefetch=None)
+    for _ in range(400):
+        credit.observe_burst(2)
+    assert credit.capacity == 256 + 8
+    credit.observe_burst(100)
+    assert credit.capacity == 256 + 100
+    credit.observe_burst(1)
+    assert 256 + 90 < credit.capacity < 256 + 100
+    credit.observe_burst(1000)
+    assert credit.capacity == 512
+
+
+def test_a_prefetch_that_was_set_stays() -> None:
+    credit = rank_of(max_num_seqs=256, prefetch=3)
+    credit.observe_burst(100)
+    assert credit.capacity == 259
 
 
 def test_credit_is_counted_in_sequences() -> None:
