@@ -18,10 +18,10 @@ endif
 SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench load clean
+.PHONY: help serve test check bench load survival clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  Variables: ENGINE=auto|cuda|cpu PYTHON=python3.12 ARGS='more arguments'"
 
@@ -29,9 +29,9 @@ serve: ## Serve, all set-up included: make serve MODEL=... DP=ranks TP=workers P
 	$(SETUP)
 	@$(BIN)/phalanx serve $(MODEL) $(if $(DP),--dp-size $(DP)) $(if $(TP),--tp-size $(TP)) $(if $(PORT),--port $(PORT)) $(ARGS)
 
-test: ## Run all tests but load, with real vLLM too; ARGS=tests/unit runs some
+test: ## Run all tests but the long ones, with real vLLM too; ARGS=tests/unit runs some
 	$(SETUP) --dev
-	$(BIN)/python -m pytest --ignore=tests/load $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival $(ARGS)
 
 check: ## Lint, format, types and the rules of the layout: what CI runs before the tests
 	$(SETUP) --dev
@@ -48,6 +48,10 @@ bench: ## Measure against the peers; ARGS='gateway' or another one measures some
 load: ## Put a service under load; ARGS go to the load tests
 	$(SETUP) --dev
 	$(BIN)/python -m pytest tests/load $(ARGS)
+
+survival: ## Kill real vLLM's processes in every stage and see it recover; about half an hour
+	$(SETUP) --dev
+	$(BIN)/python -m pytest -s tests/survival $(ARGS)
 
 clean: ## Remove .venv and everything else that was built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,8 @@ PhalanxError
 ├── RequestError            the client must change the request; each class is one HTTP status
 │   ├── InvalidRequest      400
 │   ├── NotFound            404
+│   ├── MethodNotAllowed    405
+│   ├── Conflict            409  not in the state that it is in
 │   ├── TooLarge            413  it can never fit
 │   ├── WrongMediaType      415
 │   └── TryLater            429 or 503, with Retry-After
@@ -55,6 +57,12 @@ class MethodNotAllowed(RequestError):
     """The path is there, the method is not."""
 
     status = 405
+
+
+class Conflict(RequestError):
+    """What is asked for does not go with the state of the thing."""
+
+    status = 409
 
 
 class TooLarge(RequestError):

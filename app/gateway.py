@@ -14,7 +14,7 @@ from app.logs import get_logger
 from app.metrics import Metrics
 from app.ranks.devices import Allotment
 from app.ranks.fleet import Fleet
-from app.ranks.rank import RankState
+from app.ranks.rank import Rank, RankState
 from app.settings import Settings
 from engines.protocol import Abort, ItemError, ItemErrorCode, Run
 from phalanx import __version__
@@ -100,7 +100,7 @@ class Gateway:
             return "all ranks are ready"
         if all(rank.state is RankState.PENDING for rank in waiting):
             return "no rank is ready: the model's configuration is being read"
-        parts = [f"rank {rank.number} is {rank.state}{_detail(rank.stage, rank.last_error)}" for rank in waiting]
+        parts = [f"rank {rank.number} is {rank.state}{_detail(rank)}" for rank in waiting]
         return (
             f"{'no rank is ready' if not self.dispatcher.has_ranks else 'not all ranks are ready'}: {'; '.join(parts)}"
         )
@@ -117,7 +117,21 @@ class Gateway:
                 "phalanx_backlog_items": ("Items accepted and not yet dispatched.", lambda: backlog.items),
                 "phalanx_backlog_tokens": ("Tokens that these may take.", lambda: backlog.tokens),
                 "phalanx_running_items": ("Items on ranks.", lambda: self.dispatcher.running_items),
+                "phalanx_suspect_items": (
+                    "Items on trial, after their group crashed.",
+                    lambda: sum(self.dispatcher.suspects(group) for group in self.fleet.groups),
+                ),
                 "phalanx_active_batches": ("Batches under way.", lambda: self.batches.active),
+            },
+            {
+                "phalanx_items_requeued_total": (
+                    "Attempts that were lost and made again.",
+                    lambda: self.dispatcher.requeued_items,
+                ),
+                "phalanx_items_poisoned_total": (
+                    "Items that were found to crash an engine.",
+                    lambda: self.dispatcher.convicted,
+                ),
             },
             self._rank_views,
         )
@@ -127,6 +141,7 @@ class Gateway:
             figures: dict[str, float] = {
                 "phalanx_rank_held_items": self.dispatcher.held(rank.number),
                 "phalanx_rank_credit_sequences": self.dispatcher.credit(rank.number),
+                "phalanx_rank_restarts": max(0, rank.incarnation - 1),
             }
             if rank.status is not None:
                 status = rank.status
@@ -139,7 +154,9 @@ class Gateway:
             yield RankView(rank.number, str(rank.state), figures)
 
 
-def _detail(stage: object, error: str | None) -> str:
-    if error:
-        return f" ({error})"
-    return f" (stage {stage})" if stage else ""
+def _detail(rank: Rank) -> str:
+    """How far it is, or why it is down; for one that starts again, both."""
+    parts = [f"stage {rank.stage}"] if rank.state is RankState.STARTING else []
+    if rank.last_error:
+        parts.append(f"after: {rank.last_error}" if parts else rank.last_error)
+    return f" ({', '.join(parts)})" if parts else ""

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from engines.protocol import Result
 
+Watched = tuple[str, Callable[[], float]]  # help, and how to look the value up
 REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 STATUSES = ("ok", "error", "cancelled", "timeout")
 
@@ -33,6 +34,7 @@ RANK_GAUGES = {
     "phalanx_rank_running_sequences": "Sequences in the engine's running batch.",
     "phalanx_rank_waiting_sequences": "Sequences in the engine's own queue.",
     "phalanx_rank_kv_cache_usage_ratio": "Share of the KV cache in use, 0 to 1.",
+    "phalanx_rank_restarts": "Lives of the rank after its first.",
     "phalanx_rank_steps": "Engine steps since the rank became ready.",
     "phalanx_rank_step_age_seconds": "Time since the engine's last step.",
 }
@@ -60,6 +62,9 @@ class Metrics:
         items = Counter("phalanx_items_total", "Items that have their result.", ["status"], registry=self.registry)
         self._items = {status: items.labels(status) for status in STATUSES}
         self._batches = Counter("phalanx_batches_total", "Batches that have ended.", registry=self.registry)
+        self._losses = Counter(
+            "phalanx_groups_lost_total", "Groups of ranks that were lost, by how.", ["kind"], registry=self.registry
+        )
         self._prompt_tokens = Counter(
             "phalanx_prompt_tokens_total", "Prompt tokens of answered items.", ["rank"], registry=self.registry
         )
@@ -78,6 +83,10 @@ class Metrics:
         self._prompt_tokens.labels(label).inc(sum(result.prompt_tokens for result in results))
         self._completion_tokens.labels(label).inc(sum(result.completion_tokens for result in results))
 
+    def group_lost(self, kind: str) -> None:
+        """A group of ranks was lost."""
+        self._losses.labels(kind).inc()
+
     def batch_ended(self, counts: Iterable[tuple[str, int]]) -> None:
         """A batch has its last result."""
         self._batches.inc()
@@ -86,16 +95,28 @@ class Metrics:
                 self._items[status].inc(count)
 
     def watch(
-        self, gauges: Mapping[str, tuple[str, Callable[[], float]]], ranks: Callable[[], Iterable[RankFigures]]
+        self,
+        gauges: Mapping[str, Watched],
+        counters: Mapping[str, Watched],
+        ranks: Callable[[], Iterable[RankFigures]],
     ) -> None:
-        """Gauges (name -> help, how to look it up) and ranks that are read at every scrape."""
+        """Gauges and counters (name -> help, how to look it up) and ranks that are read at every scrape."""
         for name, (text, read) in gauges.items():
             Gauge(name, text, registry=self.registry).set_function(read)
+        self.registry.register(_CounterCollector(counters))
         self.registry.register(_RankCollector(ranks))
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _CounterCollector(Collector):
+    def __init__(self, counters: Mapping[str, Watched]) -> None:
+        self._counters = counters
+
+    def collect(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(name, text, value=read()) for name, (text, read) in self._counters.items()]
 
 
 class _RankCollector(Collector):

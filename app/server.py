@@ -19,6 +19,7 @@ from app.factory import create_app
 from app.gateway import Gateway
 from app.logs import configure, get_logger
 from app.ranks.devices import Allotment, allot
+from app.ranks.strays import adopt_orphans
 from app.settings import Settings
 from app.settings_checks import check_environment
 from engines.spec import EngineKind
@@ -39,6 +40,7 @@ def run(settings: Settings) -> int:
     allotment = allot(settings, environ)
     configure(settings.log_format, settings.log_level)
     setproctitle.setproctitle("phalanx-gateway")
+    adopt_orphans()  # of guardians that are killed
     for warning in allotment.warnings:
         logger.warning("device_warning", message=warning)
     return uvloop.run(_serve(settings, environ, allotment))

@@ -5,16 +5,27 @@ disagree. A class's docstring is its heading in --help. `app/settings_loading.py
 `app/settings_checks.py` finds what contradicts itself or the machine.
 """
 
-import json
-import re
-import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, ByteSize, Field
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import FatalError
+from app.settings_types import (
+    Arguments,
+    Count,
+    CountOrAuto,
+    JsonObject,
+    Names,
+    NotNegative,
+    Positive,
+    Seconds,
+    Size,
+    Text,
+    home,
+    lower,
+)
 from engines.spec import EngineKind
 
 PREFIX = "PHALANX_"
@@ -49,60 +60,6 @@ def setting(default: Any, description: str, *flags: str, **bounds: Any) -> Any: 
     return Field(default, description=description, json_schema_extra={"flags": list(flags)}, **bounds)
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _count(value: object) -> object:
-    """Such as 16k, read as vLLM reads it: k, m, g are powers of 1000, and K, M, G of 1024. `auto` is -1."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgKMG])", str(value).strip())
-    if found is None:
-        return -1 if value == "auto" else value
-    number, suffix = found.groups()
-    return int(float(number) * (1000 if suffix.islower() else 1024) ** ("kmg".index(suffix.lower()) + 1))
-
-
-def _seconds(value: object) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", str(value).strip())
-    if found is None:
-        raise ValueError("it must be a number of seconds, or such as 90s, 5m or 24h")
-    return float(found[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-
-
-def _json_object(value: object) -> object:
-    try:
-        parsed = json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise ValueError(f'it must be a JSON object such as {{"block_size": 32}} ({error})') from None
-    if not isinstance(parsed, dict):
-        raise ValueError('it must be a JSON object such as {"block_size": 32}')  # noqa: TRY004  # pydantic's protocol
-    return parsed
-
-
-def _home(value: object) -> object:
-    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
-
-
-def _names(value: object) -> object:
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-
-
-def _arguments(value: object) -> object:
-    return shlex.split(value) if isinstance(value, str) else value
-
-
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
-CountOrAuto = Annotated[int, BeforeValidator(_count), Field(ge=-1)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-Size = Annotated[ByteSize, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
-JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)]  # Any: the engine checks it
-Names = Annotated[list[str], NoDecode, BeforeValidator(_names)]
-Arguments = Annotated[list[str], NoDecode, BeforeValidator(_arguments)]
-
-
 class Section(BaseSettings):
     """What all sections have in common."""
 
@@ -112,7 +69,7 @@ class Section(BaseSettings):
 class ModelSettings(Section):
     """Model"""
 
-    model: Annotated[Text | None, BeforeValidator(_home)] = setting(
+    model: Annotated[Text | None, BeforeValidator(home)] = setting(
         None, f"Hub name or folder. Without one, a tiny built-in model, {BUILT_IN_MODEL}."
     )
     require_model: bool = setting(False, "Refuse to start without a model instead of serving the built-in one.")
@@ -122,10 +79,10 @@ class ModelSettings(Section):
 class RankSettings(Section):
     """Ranks"""
 
-    engine: Annotated[EngineKind, BeforeValidator(_lower)] = setting(
+    engine: Annotated[EngineKind, BeforeValidator(lower)] = setting(
         "vllm", "vllm, or simulated: an engine without a model, for load and chaos."
     )
-    device: Annotated[Literal["auto", "cuda", "cpu"], BeforeValidator(_lower)] = setting(
+    device: Annotated[Literal["auto", "cuda", "cpu"], BeforeValidator(lower)] = setting(
         "auto", "auto takes NVIDIA GPUs where there are any."
     )
     dp_size: Positive | None = setting(
@@ -175,7 +132,7 @@ class ServerSettings(Section):
 class WorkSettings(Section):
     """Work and its limits"""
 
-    dispatch: Annotated[Literal["round_robin", "least_loaded"], BeforeValidator(_lower)] = setting(
+    dispatch: Annotated[Literal["round_robin", "least_loaded"], BeforeValidator(lower)] = setting(
         "round_robin", "How items are spread over ranks that have room."
     )
     prefetch: NotNegative | None = setting(
@@ -205,21 +162,45 @@ class TimeSettings(Section):
     stop_timeout_s: Seconds = setting(20.0, "For a rank to stop before it is killed.")
 
 
+class RecoverySettings(Section):
+    """Recovery of ranks that die, stall or cannot start"""
+
+    stall_timeout_s: Seconds = setting(
+        "2m", "Without a step while it holds work, a group is stalled; 10 times its longest step if that is longer."
+    )
+    restart_backoff_s: Seconds = setting(
+        1.0, "Before the restart that follows a failure; doubled with each further one."
+    )
+    max_restart_backoff_s: Seconds = setting("1m", "The longest of these pauses.")
+    breaker_failures: Count = setting(5, "Failures of a group within the window; one more and it stays down.")
+    breaker_window_s: Seconds = setting("10m", "The window in which failures are counted.")
+    trial_restarts: NotNegative = setting(200, "Restarts of a group in an hour, to find items that crash it.")
+
+
 class LogSettings(Section):
     """Logs"""
 
-    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = setting(
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lower)] = setting(
         "auto", "auto is console on a terminal and json elsewhere."
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = setting(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = setting(
         "info", "debug, info, warning or error."
     )
-    log_dir: Annotated[Path | None, BeforeValidator(_home)] = setting(
+    log_dir: Annotated[Path | None, BeforeValidator(home)] = setting(
         None, "Folder for the ranks' logs. Default: ~/.local/state/phalanx/logs/PORT."
     )
 
 
-class Settings(LogSettings, TimeSettings, WorkSettings, ServerSettings, EngineSettings, RankSettings, ModelSettings):
+class Settings(
+    LogSettings,
+    RecoverySettings,
+    TimeSettings,
+    WorkSettings,
+    ServerSettings,
+    EngineSettings,
+    RankSettings,
+    ModelSettings,
+):
     """All settings. Build it with `load_settings`, or by keyword; the environment is never read behind your back."""
 
     @classmethod
@@ -252,6 +233,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ServerSettings,
     WorkSettings,
     TimeSettings,
+    RecoverySettings,
     LogSettings,
 )
 

@@ -1,5 +1,6 @@
 """What a rank asks of an engine. Two implement it: vLLM, and the simulated one for load and chaos."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -20,9 +21,19 @@ class EngineLoad(msgspec.Struct):
     kv_cache_usage: float = 0.0
     steps: int = 0
     last_step_at: float | None = None  # time.monotonic()
+    longest_step_s: float = 0.0  # between two steps with work
     prompt_tokens: int = 0
     completion_tokens: int = 0
     preemptions: int = 0
+
+    def step(self) -> None:
+        """A step has been made. Call it before the figures change: the time since the last one is this one's if there
+        was something to run."""
+        now = time.monotonic()
+        if self.running and self.last_step_at is not None:
+            self.longest_step_s = max(self.longest_step_s, now - self.last_step_at)
+        self.steps += 1
+        self.last_step_at = now
 
 
 class EngineConfigError(Exception):
@@ -60,6 +71,10 @@ class Engine(ABC):
     @abstractmethod
     def abort(self, attempts: list[int]) -> None:
         """Gives attempts up. Each gets a result with Outcome.ABORTED; unknown ones are ignored."""
+
+    @abstractmethod
+    def untouched(self) -> list[int]:
+        """Attempts that were submitted and that what may crash has not been given yet. Called from any thread."""
 
     @abstractmethod
     def check(self, params: bytes) -> ItemError | None:

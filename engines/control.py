@@ -47,6 +47,7 @@ class ControlChannel(threading.Thread):
         self._expects_ends = False
         self._last_words: tuple[int, threading.Event] | None = None
         self.load = EngineLoad()
+        self.untouched: Callable[[], list[int]] = list  # the engine's, once there is one
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, LINGER_MS)
@@ -147,9 +148,12 @@ class ControlChannel(threading.Thread):
             del self._watched[pidfd]
 
     def _fail(self, reason: str) -> NoReturn:
-        self._outgoing.append(
-            encode(Failed(incarnation=self._spec.incarnation, kind=FailureKind.ENGINE, reason=reason))
-        )
+        try:
+            untouched = self.untouched()
+        except RuntimeError:  # the main thread changed it meanwhile: then all are suspects, which costs a trial more
+            untouched = []
+        failed = Failed(incarnation=self._spec.incarnation, kind=FailureKind.ENGINE, reason=reason, untouched=untouched)
+        self._outgoing.append(encode(failed))
         self._leave(EXIT_FAILED)
 
     def _follow_guardian(self) -> None:
@@ -178,6 +182,7 @@ class ControlChannel(threading.Thread):
             waiting=load.waiting,
             kv_cache_usage=load.kv_cache_usage,
             steps=load.steps,
+            longest_step_s=load.longest_step_s,
             step_age_s=None if last is None else time.monotonic() - last,
             prompt_tokens=load.prompt_tokens,
             completion_tokens=load.completion_tokens,

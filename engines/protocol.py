@@ -54,6 +54,7 @@ class Outcome(IntEnum):
     OK = 0
     ERROR = 1  # `error` says why
     ABORTED = 2  # the gateway asked for it
+    LOST = 3  # the engine gave it up, and nobody had asked: it has to run again
 
 
 class FailureKind(StrEnum):
@@ -210,6 +211,7 @@ class Status(Message):
     kv_cache_usage: float = 0.0  # 0..1
     steps: int = 0  # engine steps since the rank became ready
     step_age_s: float | None = None  # seconds since the last step; None before the first
+    longest_step_s: float = 0.0  # between two steps with work, since ready
     prompt_tokens: int = 0  # totals since ready
     completion_tokens: int = 0
     preemptions: int = 0
@@ -220,6 +222,7 @@ class Failed(Message):
 
     kind: FailureKind
     reason: str
+    untouched: list[int] = []  # attempts that the engine was never given: they cannot have caused it
 
 
 class Stopped(Message):

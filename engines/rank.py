@@ -85,6 +85,7 @@ class RankService:
         gc.collect()
         gc.freeze()
         self._engine = engine
+        self._control.untouched = engine.untouched
         self._control.watch(facts.processes)
         self._report(Stage.SERVING)
         self._control.send(Ready(incarnation=self._spec.incarnation, facts=facts))
@@ -158,7 +159,8 @@ class RankService:
     def _give_up(self, kind: FailureKind, reason: str, code: int) -> None:
         sys.stderr.write(f"phalanx-rank {self._spec.rank}: {kind}: {reason}\n")
         sys.stderr.flush()
-        self._control.send(Failed(incarnation=self._spec.incarnation, kind=kind, reason=reason))
+        untouched = self._engine.untouched() if self._engine is not None else []
+        self._control.send(Failed(incarnation=self._spec.incarnation, kind=kind, reason=reason, untouched=untouched))
         self._control.exit(code)
 
     def _report(self, stage: Stage) -> None:

@@ -86,6 +86,9 @@ class SimulatedEngine(Engine):
                 self.load.waiting -= job.width
             self.emit(Result(attempt, Outcome.ABORTED))
 
+    def untouched(self) -> list[int]:
+        return [job.result.attempt for job in list(self._waiting) if not job.aborted]
+
     def check(self, params: bytes) -> ItemError | None:
         plan = self._planner.plan(params)
         return plan if isinstance(plan, ItemError) else None
@@ -209,8 +212,7 @@ class SimulatedEngine(Engine):
         if self._next_fault is not None:
             self._suffer(self._next_fault)
             return
-        self.load.steps += 1
-        self.load.last_step_at = time.monotonic()
+        self.load.step()
         while self._ends and self._ends[0][0] <= self.load.steps:
             job = heapq.heappop(self._ends)[2]
             if not job.aborted:

@@ -12,6 +12,7 @@ from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
 from app.ranks.questions import NoAnswer
 from app.validation import DECODE_ERRORS, Complaint, complaint
+from engines.protocol import ItemError
 from engines.sampling import SamplingFields
 
 router = APIRouter()
@@ -79,18 +80,23 @@ async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
     """The engine's own word on the batch-wide parameters, before admission; what it accepted is not asked again."""
     if wire in gateway.accepted_params:
         return
-    ready = gateway.fleet.ready_ranks
-    if not ready:
-        raise gateway.unavailable(gateway.reason, "no_rank_ready")
-    try:
-        refusal = await gateway.fleet.questions.check(ready[0].number, ready[0].incarnation, wire)
-    except NoAnswer as error:
-        raise gateway.unavailable(str(error), "no_rank_ready") from error
+    refusal = await _first_answer(wire, gateway)
     if refusal is not None:
         raise InvalidRequest(refusal.message, param=refusal.param, code=str(refusal.code))
     if len(gateway.accepted_params) >= CHECKED_PARAMS_KEPT:
         gateway.accepted_params.clear()
     gateway.accepted_params.add(wire)
+
+
+async def _first_answer(wire: bytes, gateway: Gateway) -> ItemError | None:
+    """Of the first rank that answers. Raises TryLater when none does."""
+    reason = gateway.reason
+    for rank in gateway.fleet.ready_ranks:
+        try:
+            return await gateway.fleet.questions.check(rank.number, rank.incarnation, wire)
+        except NoAnswer as error:
+            reason = str(error)
+    raise gateway.unavailable(reason, "no_rank_ready")
 
 
 def _with_hint(found: Complaint) -> Complaint:

@@ -131,6 +131,12 @@ ERRORS: dict[int, Json] = {
         "invalid_request",
     ),
     404: refusal("not_found_error", "there is no rank 7: they are 0 to 1", "rank", "rank_not_found"),
+    409: refusal(
+        "invalid_request_error",
+        "rank 1 is starting: only one that is ready can be drained",
+        "rank",
+        "rank_not_ready",
+    ),
     413: refusal(
         "invalid_request_error",
         "the batch has 200000 prompts, at most 100000 are accepted in one (--max-batch-items): split it",

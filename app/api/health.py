@@ -12,9 +12,11 @@ from msgspec import UNSET, UnsetType
 from app.api.errors import ErrorBody
 from app.api.state import gateway_of
 from app.gateway import LOADING_RETRY_S, Gateway
+from app.ranks.rank import RankState
 from phalanx import __version__
 
 router = APIRouter()
+LOG_TAIL_LINES = 10  # of a rank that stays down
 _encode = msgspec.json.Encoder().encode
 
 
@@ -25,6 +27,8 @@ class RankSummary(msgspec.Struct, kw_only=True):
     state: str
     stage: str | None
     stage_age_s: float
+    last_error: str | None
+    log_tail: list[str]
 
 
 class Health(msgspec.Struct, kw_only=True):
@@ -80,7 +84,7 @@ def _view(gateway: Gateway) -> Health:
     status: Literal["ok", "degraded", "unavailable"] = "ok"
     if not ready or gateway.is_draining:
         status = "unavailable"
-    elif len(ready) < len(gateway.fleet.ranks):
+    elif len(ready) < len(gateway.fleet.ranks):  # a group that stalls is lost as soon as that is seen
         status = "degraded"
     return Health(
         status=status,
@@ -89,7 +93,12 @@ def _view(gateway: Gateway) -> Health:
         ready_ranks=len(ready),
         ranks=[
             RankSummary(
-                rank=rank.number, state=rank.state, stage=rank.stage, stage_age_s=round(now - rank.stage_since, 1)
+                rank=rank.number,
+                state=rank.state,
+                stage=rank.stage,
+                stage_age_s=round(now - rank.stage_since, 1),
+                last_error=rank.last_error,
+                log_tail=rank.log_tail(LOG_TAIL_LINES) if rank.state is RankState.BROKEN else [],
             )
             for rank in gateway.fleet.ranks
         ],

@@ -25,6 +25,7 @@ EVERYWHERE = (400, 500)
 MEANINGS = {
     400: "The request is invalid or asks for what is not supported; `param` names the place.",
     404: "Nothing is there under this name.",
+    409: "It does not go with the state that the thing is in.",
     413: "It can never fit, however often it is sent; the message names the limit.",
     415: "The body is not `application/json`, or is compressed.",
     429: "There is no room now; the time to wait is an estimate from the measured rate.",
@@ -36,11 +37,12 @@ RETRYABLE = (429, 503)
 
 @dataclass(frozen=True)
 class Answers:
-    """What a route answers: a component with 200 (None: text), and these errors besides those of every route."""
+    """What a route answers: a component on success (None: text), and these errors besides those of every route."""
 
     component: str | None
     errors: tuple[int, ...] = ()
     unavailable: str = "ErrorAnswer"  # the component of a 503
+    success: int = 200
 
 
 HEALTH = Answers("Health", (503,), unavailable="Health")
@@ -51,6 +53,8 @@ ROUTES = {
     "/health/live": Answers("Alive"),
     "/v1/ranks": Answers("RankList"),
     "/v1/ranks/{rank}": Answers("RankView", (404,)),
+    "/v1/ranks/{rank}/drain": Answers("RankView", (404, 409), success=202),
+    "/v1/ranks/{rank}/restart": Answers("RankView", (404, 409), success=202),
     "/v1/models": Answers("ModelList"),
     "/metrics": Answers(None),
 }
@@ -84,7 +88,7 @@ def _document(app: FastAPI) -> Schema:
 
 
 def _responses(answers: Answers) -> dict[str, Schema]:
-    found = {"200": _ok(answers.component)}
+    found = {str(answers.success): _ok(answers.component)}
     for status in sorted((*EVERYWHERE, *answers.errors)):
         found[str(status)] = _error(status, answers.unavailable if status == 503 else "ErrorAnswer")
     return found

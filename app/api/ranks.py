@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api.state import gateway_of
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 from app.gateway import Gateway
 from app.metrics import merge_expositions
 from app.ranks.questions import NoAnswer
@@ -51,6 +51,8 @@ class RankView(msgspec.Struct, kw_only=True):
     steps: int
     step_age_s: float | None
     restarts: int
+    restarts_by_cause: dict[str, int]
+    suspects: int  # items
     last_error: str | None
     log_file: str | None
     log_tail: list[str]
@@ -84,7 +86,7 @@ class ModelList(msgspec.Struct, kw_only=True):
 async def ranks(request: Request) -> Response:
     """State and figures of every rank."""
     gateway = gateway_of(request)
-    views = [_view(gateway, rank, LOG_TAIL_LINES if rank.last_error else 0) for rank in gateway.fleet.ranks]
+    views = [_view(gateway, rank, 0 if rank.is_serving else LOG_TAIL_LINES) for rank in gateway.fleet.ranks]
     return Response(_encode(RankList(data=views)), media_type="application/json")
 
 
@@ -92,11 +94,37 @@ async def ranks(request: Request) -> Response:
 async def one_rank(request: Request, rank: int) -> Response:
     """As in the list, and always with the last lines of its log."""
     gateway = gateway_of(request)
-    count = len(gateway.fleet.ranks)
-    if not 0 <= rank < count:
-        raise NotFound(f"there is no rank {rank}: they are 0 to {count - 1}", param="rank", code="rank_not_found")
-    view = _view(gateway, gateway.fleet.ranks[rank], LOG_TAIL_LINES)
+    view = _view(gateway, _find(gateway, rank), LOG_TAIL_LINES)
     return Response(_encode(view), media_type="application/json")
+
+
+@router.post("/v1/ranks/{rank}/drain", summary="Let a rank finish what it holds", status_code=202)
+async def drain(request: Request, rank: int) -> Response:
+    """The rank and its group finish what they hold and take nothing new, until they are restarted."""
+    gateway = gateway_of(request)
+    found = _find(gateway, rank)
+    group = gateway.fleet.group_of(rank)
+    if group is None or not group.drain():
+        raise Conflict(
+            f"rank {rank} is {found.state}: only one that is ready can be drained", param="rank", code="rank_not_ready"
+        )
+    return Response(_encode(_view(gateway, found, 0)), 202, media_type="application/json")
+
+
+@router.post("/v1/ranks/{rank}/restart", summary="Start a rank anew", status_code=202)
+async def restart(request: Request, rank: int) -> Response:
+    """Its group is started anew: once it has finished what it holds, or at once if it holds nothing.
+
+    What it has not finished within --drain-timeout-s runs elsewhere or later; nothing is lost. A broken group is
+    started again, and its failures are forgotten.
+    """
+    gateway = gateway_of(request)
+    found = _find(gateway, rank)
+    group = gateway.fleet.group_of(rank)
+    if group is None or gateway.is_draining:
+        raise Conflict(f"rank {rank} cannot be restarted: {gateway.reason}", param="rank", code="rank_not_restartable")
+    group.restart()
+    return Response(_encode(_view(gateway, found, 0)), 202, media_type="application/json")
 
 
 @router.get("/v1/models", summary="The model that is served")
@@ -129,8 +157,17 @@ async def metrics(request: Request) -> Response:
     return Response(merge_expositions(texts), media_type=METRICS_TYPE)
 
 
+def _find(gateway: Gateway, number: int) -> Rank:
+    """Raises NotFound."""
+    count = len(gateway.fleet.ranks)
+    if not 0 <= number < count:
+        raise NotFound(f"there is no rank {number}: they are 0 to {count - 1}", param="rank", code="rank_not_found")
+    return gateway.fleet.ranks[number]
+
+
 def _view(gateway: Gateway, rank: Rank, log_lines: int) -> RankView:
     plan, facts, status = gateway.fleet.plan, rank.facts, rank.status
+    group = gateway.fleet.group_of(rank.number)
     return RankView(
         rank=rank.number,
         state=rank.state,
@@ -158,6 +195,8 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int) -> RankView:
         steps=status.steps if status else 0,
         step_age_s=round(status.step_age_s, 3) if status and status.step_age_s is not None else None,
         restarts=max(0, rank.incarnation - 1),
+        restarts_by_cause={str(kind): count for kind, count in group.restarts.items() if count} if group else {},
+        suspects=gateway.dispatcher.suspects(rank.group),
         last_error=rank.last_error,
         log_file=str(rank.log_file) if rank.log_file else None,
         log_tail=rank.log_tail(log_lines),

@@ -57,6 +57,10 @@ class Batch:
         """The dispatcher has sent the item to a rank."""
         self.stats.started(rank)
 
+    def item_lost(self, item: Item, rank: int) -> None:
+        """The rank was lost with the item, which will run again."""
+        self.stats.released(rank)
+
     def item_finished(self, item: Item, result: Result, rank: int | None) -> None:
         """The dispatcher has the item's result."""
         if rank is not None:

@@ -14,8 +14,9 @@ from app.dispatch.dispatcher import Dispatcher
 from app.errors import InvalidRequest
 from app.logs import get_logger
 from app.metrics import Metrics
+from app.ranks.events import Aftermath, Loss, Member
 from app.settings import Settings
-from engines.protocol import ItemError, ItemErrorCode, RankFacts, Result
+from engines.protocol import ItemError, ItemErrorCode, Result
 
 logger = get_logger("batches")
 
@@ -92,9 +93,13 @@ class BatchService:
 
     # -- from the ranks
 
-    def rank_ready(self, rank: int, incarnation: int, facts: RankFacts) -> None:
-        """The rank takes items."""
-        self._dispatcher.rank_ready(rank, incarnation, facts)
+    def group_ready(self, group: int, members: list[Member]) -> None:
+        """All ranks of the group take items."""
+        self._dispatcher.group_ready(group, members)
+
+    def group_held(self, group: int) -> None:
+        """The group takes nothing new."""
+        self._dispatcher.group_held(group)
 
     def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
         """Attempts that ended."""
@@ -103,11 +108,24 @@ class BatchService:
         self._rate.observe(self._dispatcher.completed_tokens - before, idle=not self._active)
         self._metrics.results(rank, results)
 
-    def rank_lost(self, rank: int, reason: str) -> None:
-        """The rank is gone. With no other left, what waits would wait for ever."""
-        self._dispatcher.rank_lost(rank, reason)
+    def group_lost(self, group: int, loss: Loss) -> Aftermath:
+        """The group is gone, and what it held has to run again."""
+        self._metrics.group_lost(str(loss.kind))
+        return self._dispatcher.group_lost(group, loss)
+
+    def group_given_up(self, group: int, reason: str) -> None:
+        """The group will not come back by itself. With no other left, what waits would wait for ever."""
+        self._dispatcher.group_given_up(group)
         if not self._has_hope():
             self.end_all(ItemError(ItemErrorCode.RANK_LOST, f"no rank is left: {reason}"))
+
+    def held(self, rank: int) -> int:
+        """Items that the rank holds now."""
+        return self._dispatcher.held(rank)
+
+    def suspects(self, group: int) -> int:
+        """Items on trial on the group."""
+        return self._dispatcher.suspects(group)
 
     # -- ends
 

@@ -60,10 +60,14 @@ class StatsKeeper:
         share.prompt_tokens += result.prompt_tokens
         share.completion_tokens += result.completion_tokens
         self._stopped_by_length += result.stopped_by_length
+        self.released(rank)
+
+    def released(self, rank: int) -> None:
+        """The rank does not hold one of its items any more."""
         self._holding[rank] -= 1
         if self._holding[rank] == 0:
             now = self._dry_at[rank] = time.monotonic()
-            share.busy_s += now - self._since[rank]
+            self._shares[rank].busy_s += now - self._since[rank]
 
     def end(self) -> None:
         """The batch has its last result."""

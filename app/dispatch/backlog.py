@@ -30,8 +30,29 @@ class Backlog:
         if not flow.waiting:
             self._enter(flow)
         flow.waiting.extend(items)
-        self.items += len(items)
-        self.tokens += sum(item.cost for item in items)
+        for item in items:
+            self.count(item)
+
+    def put_back(self, items: list[Item]) -> None:
+        """Items that were popped and have to run again, to the head of their flows, in this order."""
+        for item in reversed(items):
+            flow = item.flow
+            if flow.waiting:
+                flow.deficit += item.cost
+            else:
+                self._enter(flow)
+            flow.waiting.appendleft(item)
+            self.count(item)
+
+    def count(self, item: Item) -> None:
+        """Counts an item as waiting: one that waits elsewhere, too."""
+        self.items += 1
+        self.tokens += item.cost
+
+    def uncount(self, item: Item) -> None:
+        """The opposite."""
+        self.items -= 1
+        self.tokens -= item.cost
 
     def head(self) -> Item | None:
         """The item whose turn it is. It stays until `pop`; the same one is returned until then."""
@@ -45,7 +66,7 @@ class Backlog:
             raise LookupError("the backlog is empty")
         item = flow.waiting.popleft()
         flow.deficit -= item.cost
-        self._uncount(item)
+        self.uncount(item)
         if not flow.waiting:
             self._leave(flow)
         return item
@@ -63,7 +84,7 @@ class Backlog:
         """Takes everything that a flow has waiting."""
         items = list(flow.waiting)
         for item in items:
-            self._uncount(item)
+            self.uncount(item)
         flow.waiting.clear()
         if items:
             self._leave(flow)
@@ -107,7 +128,3 @@ class Backlog:
         rounds = min((flow.waiting[0].cost - flow.deficit - 1) // self._quantum for flow in turn)
         for flow in turn:
             flow.deficit += max(0, rounds) * self._quantum
-
-    def _uncount(self, item: Item) -> None:
-        self.items -= 1
-        self.tokens -= item.cost

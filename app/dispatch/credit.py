@@ -35,8 +35,9 @@ class RankCredit:
     empty; items of many lengths end one by one, and what is held in advance for them is bound too early for nothing.
     """
 
-    def __init__(self, rank: int, facts: RankFacts, prefetch: int | None, fill: Fill) -> None:
+    def __init__(self, rank: int, incarnation: int, facts: RankFacts, prefetch: int | None, fill: Fill) -> None:
         self.rank = rank
+        self.incarnation = incarnation
         self._max_num_seqs = facts.max_num_seqs
         self._prefetch = prefetch
         self._burst = float(facts.max_num_seqs)  # until something has ended: the most that can
@@ -90,6 +91,13 @@ class RankCredit:
             self._sequences -= item.sequences
             self.outstanding_tokens -= item.cost
         return item
+
+    def give_back_all(self) -> list[Item]:
+        """All attempts have ended, by the end of the rank."""
+        items = list(self.running.values())
+        for attempt in list(self.running):
+            self.give_back(attempt)
+        return items
 
     def _expected_tokens(self, item: Item) -> float:
         """No sequence outgrows the context, whatever its max_tokens."""

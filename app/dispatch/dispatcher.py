@@ -1,6 +1,7 @@
 """Hands waiting items to ranks with credit, and each result to the item's owner: exactly one per item.
 
-All of it is synchronous and decides on plain data; sending is the one effect, and it goes through `send`.
+All of it is synchronous and decides on plain data; sending is the one effect, and it goes through `send`. Items whose
+group is lost run again: at the head of the backlog, or on trial if one of them may have been the cause (trial.py).
 """
 
 import itertools
@@ -9,11 +10,16 @@ from collections.abc import Callable
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.credit import Fill, RankCredit
+from app.dispatch.group import DispatchGroup
 from app.dispatch.item import Flow, Item, ItemState
+from app.dispatch.outbox import Outbox
 from app.dispatch.placement import Placement
-from engines.protocol import Abort, ItemError, ItemErrorCode, Outcome, RankFacts, Result, Run
+from app.dispatch.trials import Trials
+from app.ranks.events import Aftermath, Loss, Member
+from engines.protocol import Abort, ItemError, ItemErrorCode, Outcome, Result, Run
 
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
+MOST_LOST_ATTEMPTS = 3  # that an engine gave up and survived: what it will not do, it need not be asked for ever
 
 
 class Dispatcher:
@@ -25,9 +31,13 @@ class Dispatcher:
         self._placement = placement
         self._prefetch = prefetch
         self._fill = Fill()
-        self._ranks: dict[int, tuple[int, RankCredit]] = {}  # rank -> its incarnation and credit, in order
+        self._groups: dict[int, DispatchGroup] = {}  # those that are ready, by number
+        self._ranks: dict[int, RankCredit] = {}  # theirs, by number
+        self._given_up: set[int] = set()  # groups that will not come back by themselves
+        self._trials = Trials()
         self._attempts = itertools.count(1)
         self.completed_tokens = 0  # the cost of what ranks have answered: what the rate is measured from
+        self.requeued_items = 0  # attempts that were lost and had to be made again
 
     # -- from the batches
 
@@ -41,124 +51,224 @@ class Dispatcher:
         for item in self.backlog.discard(flow):
             item.state = ItemState.DONE
             item.release()
+        for item in self._trials.discard(flow):
+            self.backlog.uncount(item)
+            item.state = ItemState.DONE
+            item.release()
         unwanted: dict[int, list[int]] = defaultdict(list)
         for item in flow.running:
             if item.state is ItemState.RUNNING:
                 item.state = ItemState.DONE
                 unwanted[item.rank].append(item.attempt)
         for rank, attempts in unwanted.items():
-            self._send(rank, Abort(incarnation=self._ranks[rank][0], attempts=attempts))
+            self._send(rank, Abort(incarnation=self._ranks[rank].incarnation, attempts=attempts))
         self.pump()
 
-    # -- from the ranks
+    # -- from the groups
 
-    def rank_ready(self, rank: int, incarnation: int, facts: RankFacts) -> None:
-        """The rank takes items from now on. What a former life of it still held is lost."""
-        self.rank_lost(rank, "it was started anew")
-        self._ranks[rank] = (incarnation, RankCredit(rank, facts, self._prefetch, self._fill))
-        self._ranks = dict(sorted(self._ranks.items()))
+    def group_ready(self, group: int, members: list[Member]) -> None:
+        """All ranks of the group take items from now on. It must be new, or have been lost."""
+        if group in self._groups:
+            raise RuntimeError(f"group {group} is ready already")
+        ranks = [RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill) for m in members]
+        self._groups[group] = DispatchGroup(group, ranks)
+        self._ranks |= {rank.rank: rank for rank in ranks}
+        self._given_up.discard(group)
+        for other in self._given_up:
+            self._trials.move(other, group)
         self.pump()
 
-    def rank_lost(self, rank: int, reason: str) -> None:
-        """The rank takes nothing any more. What ran there ends in `rank_lost`."""
-        if rank not in self._ranks:
-            return
-        _, credit = self._ranks.pop(rank)
-        error = ItemError(ItemErrorCode.RANK_LOST, f"rank {rank} was lost while it ran this item: {reason}")
-        for attempt in list(credit.running):
-            self._end(credit, Result(attempt, Outcome.ERROR, error=error))
+    def group_held(self, group: int) -> None:
+        """The group finishes what it holds, what is on trial there counted in, and takes nothing new."""
+        if group in self._groups:
+            self._groups[group].is_held = True
+
+    def group_lost(self, group: int, loss: Loss) -> Aftermath:
+        """The group takes nothing any more. What ran there runs again."""
+        lost = self._groups.pop(group, None)
+        if lost is None:
+            return Aftermath(convicted=self._trials.convicted[group])
+        for rank in lost.ranks:
+            del self._ranks[rank.rank]
+        attempts = lost.give_back_all()
+        for item in attempts:
+            item.flow.running.discard(item)
+            if item.state is not ItemState.RUNNING:  # nobody wants it any more
+                self._close(item)
+        again = [item for item in attempts if item.state is ItemState.RUNNING]
+        for item in again:
+            item.state = ItemState.WAITING
+            item.sink.item_lost(item, item.rank)
+        self.requeued_items += len(again)
+        was_trial = self._judge(group, loss, again)
+        self.pump()
+        return Aftermath(was_trial, self._trials.convicted[group])
+
+    def group_given_up(self, group: int) -> None:
+        """The group does not come back by itself: others have to run its trials, now or once they are ready."""
+        self._given_up.add(group)
+        others = [other.number for other in self._groups.values() if not other.is_held]
+        if others:
+            self._trials.move(group, min(others, key=self._trials.suspects))
+        self.pump()
 
     def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
-        """Attempts that ended. Those of a former incarnation are dropped: their items have been answered."""
-        current = self._ranks.get(rank)
-        if current is None or current[0] != incarnation:
+        """Attempts that ended. Those of a former incarnation are dropped: their items run again, or have run."""
+        credit = self._ranks.get(rank)
+        if credit is None or credit.incarnation != incarnation:
             return
         ended = 0
         for result in results:
-            item = self._end(current[1], result)
+            item = self._end(credit, result)
             if item is not None and result.outcome is not Outcome.ABORTED:
                 ended += item.sequences
                 self.completed_tokens += item.cost
                 self._fill.observe(item, result)
-        current[1].observe_burst(ended)
+        credit.observe_burst(ended)
         self.pump()
 
     # -- for those who look
 
     def held(self, rank: int) -> int:
         """Items that the rank holds now."""
-        return len(self._ranks[rank][1].running) if rank in self._ranks else 0
+        credit = self._ranks.get(rank)
+        return len(credit.running) if credit else 0
 
     def credit(self, rank: int) -> int:
         """Sequences that the rank may take now."""
-        return self._ranks[rank][1].credit if rank in self._ranks else 0
+        credit = self._ranks.get(rank)
+        return credit.credit if credit else 0
+
+    def suspects(self, group: int) -> int:
+        """Items on trial on the group that have not been cleared yet."""
+        return self._trials.suspects(group)
+
+    @property
+    def convicted(self) -> int:
+        """Culprits found so far."""
+        return self._trials.convicted.total()
 
     @property
     def has_ranks(self) -> bool:
         """Whether any rank takes items."""
-        return bool(self._ranks)
+        return any(not group.is_held for group in self._groups.values())
 
     @property
     def running_items(self) -> int:
         """Items on all ranks together."""
-        return sum(len(credit.running) for _, credit in self._ranks.values())
+        return sum(len(rank.running) for rank in self._ranks.values())
 
     @property
     def outstanding_tokens(self) -> int:
         """Tokens that are waiting or running, by their cost."""
-        return self.backlog.tokens + sum(credit.outstanding_tokens for _, credit in self._ranks.values())
+        return self.backlog.tokens + sum(rank.outstanding_tokens for rank in self._ranks.values())
 
     # -- the way of an item
 
     def pump(self) -> None:
         """Sends as much as there is credit for: one message per rank."""
-        ranks = [credit for _, credit in self._ranks.values()]
-        outbox: dict[int, Parcel] = {}
+        outbox = Outbox()
+        free = [group for group in self._groups.values() if not self._run_trial(group, outbox) and not group.is_held]
+        ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
         while (item := self.backlog.head()) is not None:
             chosen = self._placement.choose(ranks, item)
             if chosen is None:
                 break
+            self.backlog.pop()
             self._assign(item, chosen, outbox)
-        for rank, parcel in outbox.items():
-            self._send(rank, parcel.message)
+        outbox.send(self._send)
 
-    def _assign(self, item: Item, chosen: RankCredit, outbox: "dict[int, Parcel]") -> None:
-        self.backlog.pop()
+    def _run_trial(self, group: DispatchGroup, outbox: Outbox) -> bool:
+        """Whether the group has a trial to run. Its items are sent once nothing else runs there."""
+        trial = self._trials.current(group.number)
+        if trial is None:
+            return False
+        while trial.waiting and group.runs_only(trial):
+            chosen = self._placement.choose(group.ranks, trial.waiting[0])
+            if chosen is None:
+                break
+            item = trial.start()
+            self.backlog.uncount(item)
+            self._assign(item, chosen, outbox)
+        return True
+
+    def _assign(self, item: Item, chosen: RankCredit, outbox: Outbox) -> None:
         item.state = ItemState.RUNNING
         item.attempts += 1
         item.attempt = next(self._attempts)
         item.rank = chosen.rank
         item.flow.running.add(item)
         chosen.take(item)
-        if chosen.rank not in outbox:
-            outbox[chosen.rank] = Parcel(self._ranks[chosen.rank][0])
-        outbox[chosen.rank].add(item)
+        outbox.add(chosen, item)
         item.sink.item_started(item, chosen.rank)
 
     def _end(self, credit: RankCredit, result: Result) -> Item | None:
-        """The attempt's end. Its item, or None when the rank did not hold it."""
+        """The attempt's end. Its item, or None when the rank did not hold it, or it has to run again."""
         item = credit.give_back(result.attempt)
         if item is None:
             return None
         item.flow.running.discard(item)
+        if result.outcome is Outcome.LOST and item.state is ItemState.RUNNING:
+            item.lost += 1
+            if item.lost < MOST_LOST_ATTEMPTS:
+                self._run_again(item, credit.rank)
+                return None
         self.backlog.settle(item, result.prompt_tokens + result.completion_tokens)
-        if item.state is ItemState.RUNNING:
-            item.state = ItemState.DONE
-            item.sink.item_finished(item, result, credit.rank)
-        item.release()
+        self._finish(item, result, credit.rank)
         return item
 
+    def _run_again(self, item: Item, rank: int) -> None:
+        item.state = ItemState.WAITING
+        item.sink.item_lost(item, rank)
+        self.requeued_items += 1
+        if item.trial is not None:
+            item.trial.retry(item)
+            self.backlog.count(item)
+        else:
+            self.backlog.put_back([item])
 
-class Parcel:
-    """The items that one rank gets in one message. Equal parameters travel once."""
+    def _finish(self, item: Item, result: Result, rank: int) -> None:
+        """The item's one result, unless it had been given up before."""
+        if item.state is not ItemState.DONE:
+            item.state = ItemState.DONE
+            item.sink.item_finished(item, result, rank)
+        self._close(item)
 
-    def __init__(self, incarnation: int) -> None:
-        self.message = Run(incarnation=incarnation, params=[], items=[])
-        self._indices: dict[bytes, int] = {}  # of the parameters in the message
+    def _close(self, item: Item) -> None:
+        if item.trial is not None:
+            item.trial.clear(item)
+            item.trial = None
+        item.release()
 
-    def add(self, item: Item) -> None:
-        """Puts an item in."""
-        index = self._indices.setdefault(item.params, len(self._indices))
-        if index == len(self.message.params):
-            self.message.params.append(item.params)
-        self.message.items.append(item.message(index))
+    # -- judging
+
+    def _judge(self, group: int, loss: Loss, again: list[Item]) -> bool:
+        """Sends lost items back to the backlog or to trial. Returns whether a trial's round has crashed."""
+        trial = self._trials.current(group)
+        on_trial = {item for item in again if item.trial is not None}
+        others = [item for item in again if item not in on_trial]
+        touched = [item for item in others if loss.is_crash and item.attempt not in loss.untouched]
+        self.backlog.put_back([item for item in others if item not in set(touched)])
+        for item in (*touched, *on_trial):
+            self.backlog.count(item)
+        if touched:
+            self._trials.open(group, touched)
+        if trial is None or not on_trial:
+            return False
+        if not loss.is_crash:
+            trial.interrupt()
+            return False
+        culprit = trial.crash([item for item in on_trial if item.attempt not in loss.untouched])
+        if culprit is not None:
+            self._convict(culprit, group, loss)
+        return True
+
+    def _convict(self, culprit: Item, group: int, loss: Loss) -> None:
+        self._trials.convicted[group] += 1
+        self.backlog.uncount(culprit)
+        culprit.trial = None  # the trial knows already
+        error = ItemError(
+            ItemErrorCode.POISONED,
+            f"its engine crashed with this item, at last when nothing else ran ({loss.reason}): do not send it again",
+        )
+        self._finish(culprit, Result(culprit.attempt, Outcome.ERROR, error=error), loss.rank)

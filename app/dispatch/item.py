@@ -2,9 +2,12 @@
 
 from collections import deque
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engines.protocol import PromptKind, Result, RunItem
+
+if TYPE_CHECKING:
+    from app.dispatch.trial import Trial
 
 
 class ItemState(Enum):
@@ -20,6 +23,9 @@ class ItemSink(Protocol):
 
     def item_started(self, item: "Item", rank: int) -> None:
         """The item was sent to a rank."""
+
+    def item_lost(self, item: "Item", rank: int) -> None:
+        """The rank was lost with it, or gave it up: the item will run again."""
 
     def item_finished(self, item: "Item", result: Result, rank: int | None) -> None:
         """The item has its result; `rank` is None when none ran it."""
@@ -47,6 +53,7 @@ class Item:
         "flow",
         "index",
         "kind",
+        "lost",
         "params",
         "prompt",
         "prompt_tokens",
@@ -58,6 +65,7 @@ class Item:
         "state",
         "template_kwargs",
         "tools",
+        "trial",
         "truncate",
     )
 
@@ -97,6 +105,8 @@ class Item:
         self.attempts = 0
         self.attempt = 0  # the attempt that runs now; 0 before the first
         self.rank = -1  # where it runs
+        self.lost = 0  # attempts that its engine gave up without being asked
+        self.trial: Trial | None = None  # it ran when its group crashed, and is not cleared yet
 
     def message(self, params_index: int) -> RunItem:
         """The item as it goes to a rank."""

@@ -1,7 +1,7 @@
 """All ranks of this gateway: started once the model is known, listened to, and stopped.
 
-The fleet knows what the ranks' processes are doing; what ranks do for items is the listener's business. A rank that
-dies takes its group with it: the others of a lock-step group could only hang in their next collective.
+The fleet knows which groups there are and what their ranks say; each group looks after its own lives (group.py), and
+what ranks do for items is the listener's business.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from app.errors import FatalError
 from app.logs import get_logger
 from app.ranks import plan as planning
 from app.ranks.channel import new_context
-from app.ranks.incarnation import Incarnation
+from app.ranks.events import GroupListener, LossKind
+from app.ranks.group import Group, Surroundings
 from app.ranks.model import ModelFacts, inspect_model
 from app.ranks.plan import Plan, Share
 from app.ranks.questions import Questions
@@ -31,35 +31,22 @@ from engines.protocol import (
     Message,
     RankFacts,
     Ready,
-    Result,
     Results,
     Scraped,
     StageReached,
     Status,
     Stopped,
 )
-from engines.spec import EngineKind, GroupKind, LockstepAddress
+from engines.spec import EngineKind
 
 logger = get_logger("ranks")
+FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up
 FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it
 LONGEST_TEMPORARY_FOLDER = 40  # vLLM's sockets lie below it, and a socket's path has at most 108 bytes
 
 
-class RankListener(Protocol):
-    """Who wants to know what becomes of the ranks."""
-
-    def rank_ready(self, rank: int, incarnation: int, facts: RankFacts) -> None:
-        """The rank takes items."""
-
-    def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
-        """Attempts that ended."""
-
-    def rank_lost(self, rank: int, reason: str) -> None:
-        """The rank takes nothing any more, and what it held is lost."""
-
-
 class Fleet:
-    """Starts the ranks, keeps their state, and stops them."""
+    """Starts the groups, keeps their ranks' state, and stops them."""
 
     def __init__(
         self,
@@ -67,7 +54,7 @@ class Fleet:
         environ: Mapping[str, str],
         device: str,
         shares: tuple[Share, ...],
-        listener: RankListener,
+        listener: GroupListener,
         on_change: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -76,14 +63,14 @@ class Fleet:
         self._shares = shares
         self._listener = listener
         self._on_change = on_change
-        self._stopping = False
+        self._is_stopping = False
         self._context = new_context()
         self._runtime: Path | None = None  # the ranks' sockets and private folders, once there are ranks
-        self._incarnations: dict[int, Incarnation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.questions = Questions(self.send)
         self.plan: Plan | None = None
         self.ranks = [Rank(number, group=0) for number in range(len(shares))]
+        self.groups: dict[int, Group] = {}  # by number, once the plan is made
         self.fatal: asyncio.Future[FatalError] = asyncio.get_running_loop().create_future()
 
     # -- the life of the fleet
@@ -94,10 +81,10 @@ class Fleet:
 
     async def stop(self) -> None:
         """Stops every rank: asked first, killed when it does not end in time. May be called twice."""
-        self._stopping = True
-        if self._incarnations:
-            logger.info("ranks_stopping", ranks=sorted(self._incarnations))
-        await asyncio.gather(*(incarnation.stop() for incarnation in list(self._incarnations.values())))
+        self._is_stopping = True
+        if self.groups:
+            logger.info("ranks_stopping", ranks=[rank.number for rank in self.ranks if rank.is_alive])
+        await asyncio.gather(*(group.stop() for group in self.groups.values()))
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,39 +94,37 @@ class Fleet:
 
     async def kill(self) -> None:
         """Stops every rank without asking."""
-        for incarnation in self._incarnations.values():
-            incarnation.cut()
+        for group in self.groups.values():
+            group.cut()
         await self.stop()
 
     # -- what others ask
 
     def send(self, rank: int, message: Message) -> None:
         """A message to a rank; dropped when the rank is gone."""
-        if rank in self._incarnations:
-            self._incarnations[rank].send(message)
+        group = self.groups.get(self.ranks[rank].group)
+        if group is not None:
+            group.send(rank, message)
 
-    @property
-    def groups(self) -> dict[int, list[Rank]]:
-        """Ranks by the group they live and die with."""
-        groups: dict[int, list[Rank]] = {}
-        for rank in self.ranks:
-            groups.setdefault(rank.group, []).append(rank)
-        return groups
+    def group_of(self, rank: int) -> Group | None:
+        """The group that a rank lives and dies with; None before there are groups."""
+        return self.groups.get(self.ranks[rank].group)
 
     @property
     def ready_ranks(self) -> list[Rank]:
         """Ranks that take items: those of groups that are ready as a whole."""
-        return [rank for ranks in self.groups.values() if all(r.is_ready for r in ranks) for rank in ranks]
+        serving = [group for group in self.groups.values() if group.is_serving]
+        return [rank for group in serving for rank in group.ranks if rank.is_ready]
 
     @property
     def is_complete(self) -> bool:
         """Whether every rank is ready."""
-        return all(rank.is_ready for rank in self.ranks)
+        return bool(self.groups) and len(self.ready_ranks) == len(self.ranks)
 
     @property
     def has_hope(self) -> bool:
-        """Whether any rank is ready or may become so."""
-        return any(rank.is_alive or rank.state is RankState.PENDING for rank in self.ranks)
+        """Whether any rank is ready or may become so by itself."""
+        return any(rank.state is not RankState.BROKEN for rank in self.ranks)
 
     # -- starting
 
@@ -154,9 +139,19 @@ class Fleet:
             rank.gpus, rank.cores = share.gpus, share.cores
         logger.info("ranks_starting", log_dir=str(self._log_dir), **planning.figures(self._settings, self.plan))
         self._runtime = Path(tempfile.mkdtemp(prefix="phalanx-", dir=_short_temporary_folder()))
-        lockstep = planning.new_lockstep_address() if self.plan.group_kind is GroupKind.LOCKSTEP else None
+        self._make_groups(self.plan, self._runtime)
+        for group in self.groups.values():
+            self._own(group.run(), f"group {group.number}")
+
+    def _make_groups(self, plan: Plan, runtime: Path) -> None:
+        around = Surroundings(self._settings, self._environ, plan, runtime, self._log_dir, self._context)
+        members: dict[int, list[Rank]] = {}
         for rank in self.ranks:
-            self._own(self._live(rank, self.plan, self._runtime, lockstep), f"rank {rank.number}")
+            members.setdefault(rank.group, []).append(rank)
+        self.groups = {
+            number: Group(number, ranks, around, self._listener, self._on_message, self._on_group_change)
+            for number, ranks in members.items()
+        }
 
     async def _inspect(self) -> ModelFacts:
         settings = self._settings
@@ -164,27 +159,15 @@ class Fleet:
             return ModelFacts(settings.public_name, is_moe=settings.engine_args.get("is_moe") is True)
         return await inspect_model(settings.model or BUILT_IN_MODEL, settings.revision)
 
-    async def _live(self, rank: Rank, plan: Plan, runtime: Path, lockstep: LockstepAddress | None) -> None:
-        """One incarnation, from its start to its end."""
-        log_file = self._log_dir / f"rank-{rank.number}.log"
-        incarnation = Incarnation(rank, self._settings, self._environ, plan, runtime, log_file, lockstep)
-        self._incarnations[rank.number] = incarnation
-        try:
-            ended = await incarnation.run(self._context, self._on_message, self._lose)
-        finally:
-            del self._incarnations[rank.number]
-        if self._stopping:
-            rank.state = RankState.STOPPED
-        else:
-            self._lose(rank, ended)
-
     # -- what a rank says
 
     def _on_message(self, rank: Rank, message: FromRank) -> None:
         if message.incarnation != rank.incarnation:
             return
+        rank.heard()
         match message:
             case Results():
+                rank.results += 1
                 self._listener.results(rank.number, message.incarnation, message.results)
             case Status():
                 rank.beat(message)
@@ -210,7 +193,7 @@ class Fleet:
             self._give_up(FatalError(f"{said} {remedy}", 1))
 
     def _on_ready(self, rank: Rank, facts: RankFacts) -> None:
-        if self._stopping or self.plan is None or rank.state is not RankState.STARTING:
+        if self._is_stopping or self.plan is None or rank.state is not RankState.STARTING:
             return  # it is late: the rank has been given up
         mismatch = planning.mismatch(self.plan, facts)
         if mismatch:
@@ -219,39 +202,33 @@ class Fleet:
         rank.facts = facts
         rank.state = RankState.READY
         logger.info("rank_ready", rank=rank.number, incarnation=rank.incarnation, engine=facts.engine)
-        group = self.groups[rank.group]
-        if all(member.is_ready for member in group):
-            for member in group:
-                if member.facts is not None:
-                    self._listener.rank_ready(member.number, member.incarnation, member.facts)
-        self._on_change()
+        self.groups[rank.group].rank_ready()
 
     def _on_failed(self, rank: Rank, message: Failed) -> None:
-        if message.kind is FailureKind.CONFIGURATION:
+        group = self.groups[rank.group]
+        if message.kind is FailureKind.CONFIGURATION and not group.was_ever_ready:
             self._give_up(FatalError(message.reason, 2))
-        self._lose(rank, message.reason)
+        group.lose(rank, message.reason, untouched=message.untouched)
 
     # -- losing
 
-    def _lose(self, rank: Rank, reason: str) -> None:
-        """The rank is gone, and its group with it. What is left of their processes is ended."""
-        if self._stopping or rank.state is RankState.FAILED:
-            return
-        was_ready = any(member.is_ready for member in self.groups[rank.group])
-        logger.error("rank_lost", rank=rank.number, incarnation=rank.incarnation, reason=reason)
-        rank.fail(reason)
-        group = self.groups[rank.group]
-        for member in group:
-            member.fail(f"its lock-step group lost rank {rank.number}: {reason}")
-        for member in group:
-            self.questions.forget(member.number)
-            self._listener.rank_lost(member.number, reason)
-            if member.number in self._incarnations:
-                self._incarnations[member.number].cut()
-        if not self.has_hope and not was_ready:
-            tail = "\n".join(f"  {line}" for line in rank.log_tail(FAILURE_TAIL_LINES))
-            self._give_up(FatalError(f"rank {rank.number} could not start: {reason}\n{tail}", 1))
+    def _on_group_change(self, group: Group) -> None:
+        """Somebody may be waiting for it, and questions to ranks that are gone have no answer."""
+        if group.loss is not None:
+            for rank in group.ranks:
+                self.questions.forget(rank.number)
+            self._check_first_start(group)
         self._on_change()
+
+    def _check_first_start(self, group: Group) -> None:
+        """A service that could never do anything ends, and says why: somebody is waiting for it to come up."""
+        loss = group.loss
+        groups = self.groups.values()
+        hopeless = all(g.start_failures >= FIRST_STARTS and not g.was_ever_ready for g in groups)
+        if loss is None or loss.kind is not LossKind.CANNOT_START or not hopeless:
+            return
+        tail = "\n".join(f"  {line}" for line in self.ranks[loss.rank].log_tail(FAILURE_TAIL_LINES))
+        self._give_up(FatalError(f"rank {loss.rank} could not start: {loss.reason}\n{tail}", 1))
 
     def _give_up(self, error: FatalError) -> None:
         if not self.fatal.done():

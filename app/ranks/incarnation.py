@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from app.logs import get_logger
 from app.ranks import plan as planning
 from app.ranks.channel import ChannelContext, RankChannel
 from app.ranks.plan import Plan
-from app.ranks.process import RankProcess, describe_exit
+from app.ranks.process import RankProcess
 from app.ranks.rank import Rank, RankState
 from app.settings import Settings
 from engines.protocol import FromRank, Message, Stop
@@ -29,10 +30,8 @@ class Incarnation:
         environ: Mapping[str, str],
         plan: Plan,
         runtime: Path,
-        log_file: Path,
         lockstep: LockstepAddress | None,
     ) -> None:
-        rank.begin(rank.incarnation + 1, log_file)
         self.rank = rank
         self._settings = settings
         self._environ = environ
@@ -43,20 +42,18 @@ class Incarnation:
         self._channel: RankChannel | None = None
         self._process: RankProcess | None = None
 
+    def __str__(self) -> str:
+        return f"rank {self.rank.number}.{self.rank.incarnation}"
+
     async def run(
-        self,
-        context: ChannelContext,
-        on_message: Callable[[Rank, FromRank], None],
-        on_lost: Callable[[Rank, str], None],
-    ) -> str:
-        """From the start of the process to its end, however it comes. Returns how it ended, in words."""
+        self, context: ChannelContext, on_message: Callable[[FromRank], None], on_lost: Callable[[str], None]
+    ) -> int:
+        """From the start of the process to its end, however it comes. Returns its exit code (see RankProcess.wait).
+
+        Raises OSError when the process cannot be started.
+        """
         rank = self.rank
-        self._channel = RankChannel(
-            context,
-            self._socket,
-            on_message=lambda message: on_message(rank, message),
-            on_broken=lambda reason: on_lost(rank, reason),
-        )
+        self._channel = RankChannel(context, self._socket, on_message=on_message, on_broken=on_lost)
         try:
             self._process = await self._start(self._channel.endpoint)
             timer = asyncio.get_running_loop().call_later(self._settings.start_timeout_s, self._too_slow, on_lost)
@@ -67,7 +64,7 @@ class Incarnation:
         finally:
             await self._close()
         logger.info("rank_ended", rank=rank.number, incarnation=rank.incarnation, exit_code=code)
-        return describe_exit(code)
+        return code
 
     def send(self, message: Message) -> None:
         """A message to the rank; dropped when it is gone."""
@@ -83,7 +80,7 @@ class Incarnation:
         """Asks a rank that serves to stop; ends one that loads, or that does not stop in time."""
         if self._process is None:
             return
-        if not self.rank.is_ready:
+        if not self.rank.is_serving:
             await self._process.end()
             return
         self.rank.state = RankState.DRAINING
@@ -104,6 +101,7 @@ class Incarnation:
             if self._channel is not None:
                 await self._channel.close()
                 self._channel = None
+            shutil.rmtree(self._directory, ignore_errors=True)  # a guardian that was killed has left it
 
     async def _start(self, endpoint: str) -> RankProcess:
         number, incarnation = self.rank.number, self.rank.incarnation
@@ -116,7 +114,7 @@ class Incarnation:
         )
         return await RankProcess.start(spec, variables)
 
-    def _too_slow(self, on_lost: Callable[[Rank, str], None]) -> None:
+    def _too_slow(self, on_lost: Callable[[str], None]) -> None:
         if self.rank.state is RankState.STARTING:
             limit = f"{self._settings.start_timeout_s:g} s (--start-timeout-s)"
-            on_lost(self.rank, f"it was not ready after {limit}, in stage {self.rank.stage}")
+            on_lost(f"it was not ready after {limit}, in stage {self.rank.stage}")

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from engines.spec import FAREWELL, RankSpec, write_spec
 
@@ -15,11 +16,17 @@ GUARDIAN_GRACE_S = 20.0  # to kill, wait for resource trackers and clean up: muc
 
 
 class RankProcess:
-    """A guardian and, below it, a rank. That the guardian has ended means that nothing of the rank is left."""
+    """A guardian and, below it, a rank. That the guardian has ended means that nothing of the rank is left.
+
+    Unless it was killed. `guardians` are the process numbers of all that live.
+    """
+
+    guardians: ClassVar[set[int]] = set()
 
     def __init__(self, guardian: asyncio.subprocess.Process, lifeline: int) -> None:
         self._guardian = guardian
         self._lifeline: int | None = lifeline
+        self.guardians.add(guardian.pid)
 
     @classmethod
     async def start(cls, spec: RankSpec, environment: Mapping[str, str]) -> "RankProcess":
@@ -57,6 +64,7 @@ class RankProcess:
         Negative when a signal ended the guardian itself: the rank then ends by itself, a moment later.
         """
         code = await self._guardian.wait()
+        self.guardians.discard(self._guardian.pid)
         self.cut()
         return code
 
@@ -72,11 +80,11 @@ class RankProcess:
         """Cuts the lifeline and waits; a guardian that does not end is killed, and its rank follows it."""
         self.cut()
         try:
-            await asyncio.wait_for(self._guardian.wait(), GUARDIAN_GRACE_S)
+            await asyncio.wait_for(self.wait(), GUARDIAN_GRACE_S)
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self._guardian.send_signal(signal.SIGKILL)
-            await self._guardian.wait()
+            await self.wait()
 
 
 def describe_exit(code: int) -> str:

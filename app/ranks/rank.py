@@ -4,7 +4,7 @@ import time
 from enum import StrEnum
 from pathlib import Path
 
-from engines.protocol import FailureKind, RankFacts, Stage, Status
+from engines.protocol import RankFacts, Stage, Status
 
 RATE_WEIGHT = 0.3  # of the newest heartbeat in the running mean of tokens per second
 LOG_TAIL_BYTES = 16 * 1024
@@ -18,7 +18,9 @@ class RankState(StrEnum):
     READY = "ready"  # a warm-up generation has succeeded; it takes items
     DRAINING = "draining"  # it finishes what it holds and takes nothing new
     STOPPED = "stopped"  # it ended because it was asked to
-    FAILED = "failed"  # it could not start, or died; `last_error` says why
+    FAILED = "failed"  # it could not start, died or stalled; `last_error` says why, and what is left of it is ended
+    BACKOFF = "backoff"  # it will be started again in a moment
+    BROKEN = "broken"  # it failed too often: it is started again when an operator says so
 
 
 class Rank:
@@ -37,15 +39,22 @@ class Rank:
         self.facts: RankFacts | None = None
         self.status: Status | None = None
         self.tokens_per_s = 0.0
-        self.failure: FailureKind | None = None
         self.last_error: str | None = None
         self.log_file: Path | None = None
+        self.results = 0  # messages with results, in this life
+        self.heard_at = time.monotonic()  # when it last said anything
         self._status_at = 0.0
+        self._log_start = 0  # where this life's part of the log begins
 
     @property
     def is_ready(self) -> bool:
         """Whether it takes items."""
         return self.state is RankState.READY
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether its engine runs items."""
+        return self.state in (RankState.READY, RankState.DRAINING)
 
     @property
     def is_alive(self) -> bool:
@@ -57,8 +66,11 @@ class Rank:
         self.state = RankState.STARTING
         self.incarnation = incarnation
         self.log_file = log_file
-        self.pid = self.facts = self.status = self.failure = self.last_error = None
+        self._log_start = log_file.stat().st_size if log_file.exists() else 0
+        self.pid = self.facts = self.status = None
         self.tokens_per_s = 0.0
+        self.results = 0
+        self.heard_at = time.monotonic()
         self.reach(Stage.SPAWNED)
 
     def reach(self, stage: Stage) -> None:
@@ -67,10 +79,14 @@ class Rank:
         self.stage_since = time.monotonic()
 
     def fail(self, reason: str) -> None:
-        """The rank is lost; the first reason is the one that counts."""
+        """The rank is lost."""
         self.state = RankState.FAILED
-        self.last_error = self.last_error or reason
+        self.last_error = reason
         self.tokens_per_s = 0.0
+
+    def heard(self) -> None:
+        """It has said something."""
+        self.heard_at = time.monotonic()
 
     def beat(self, status: Status) -> None:
         """A heartbeat: figures, and tokens per second since the one before."""
@@ -82,13 +98,15 @@ class Rank:
         self._status_at = now
 
     def log_tail(self, lines: int) -> list[str]:
-        """The last lines that the rank's processes printed."""
+        """The last lines that the rank's processes printed in this life."""
         if self.log_file is None or lines <= 0:
             return []
         try:
             with self.log_file.open("rb") as log:
                 log.seek(0, 2)
-                log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
+                end = log.tell()
+                start = self._log_start if self._log_start <= end else 0  # a log that grew too long began anew
+                log.seek(max(start, end - LOG_TAIL_BYTES))
                 tail = log.read()
         except OSError:
             return []

@@ -71,6 +71,9 @@ class VllmEngine(Engine):
             if attempt in self._tasks:
                 self._tasks[attempt].cancel()
 
+    def untouched(self) -> list[int]:
+        return [item.attempt for item, _ in list(self._queue)]
+
     def check(self, params: bytes) -> ItemError | None:
         compiled = self._sampling.template(params)
         return compiled if isinstance(compiled, ItemError) else None

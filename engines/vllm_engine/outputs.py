@@ -35,13 +35,10 @@ _encode = msgspec.json.Encoder().encode
 def to_result(attempt: int, final: Any, return_token_ids: bool) -> Result:  # Any: vLLM's RequestOutput
     """The result of an attempt that came to its end by itself."""
     outputs = final.outputs
-    lost = [output.finish_reason for output in outputs if output.finish_reason in LOST_REASONS]
-    if lost:
-        return Result(
-            attempt,
-            Outcome.ERROR,
-            error=ItemError(ItemErrorCode.ENGINE_ERROR, f"the engine ended the generation with {lost[0]!r}"),
-        )
+    if any(output.finish_reason in LOST_REASONS for output in outputs):
+        reason = next(output.finish_reason for output in outputs if output.finish_reason in LOST_REASONS)
+        error = ItemError(ItemErrorCode.ENGINE_ERROR, f"the engine ended the generation with {reason!r}")
+        return Result(attempt, Outcome.LOST, error=error)
     prompt_logprobs = final.prompt_logprobs
     return Result(
         attempt,

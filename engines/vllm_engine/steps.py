@@ -1,6 +1,5 @@
 """Counts the engine's steps: a step is one record with scheduler statistics. An idle lock-step rank makes none."""
 
-import time
 from typing import Any
 
 from engines.base import EngineLoad
@@ -18,8 +17,7 @@ def step_recorder(load: EngineLoad) -> Any:  # Any: a vLLM StatLoggerFactory
 
         def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
             if scheduler_stats is not None:
-                load.steps += 1
-                load.last_step_at = time.monotonic()
+                load.step()
                 load.running = scheduler_stats.num_running_reqs
                 load.waiting = scheduler_stats.num_waiting_reqs
                 load.kv_cache_usage = scheduler_stats.kv_cache_usage

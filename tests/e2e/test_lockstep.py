@@ -100,22 +100,22 @@ def test_a_timeout_gives_what_is_finished_and_marks_the_rest(service: Service) -
     assert "timeout" in statuses[4:]
 
 
-def test_a_killed_worker_ends_its_group_in_rank_lost_and_503(service: Service) -> None:
-    """Last in this module: without supervision the group stays lost."""
+def test_a_killed_worker_costs_no_item_and_its_group_comes_back(service: Service) -> None:
+    """Its peer would hang in a collective: the whole group is started anew, and its items run again."""
     service.errors_expected = True
     before = [process for process in service.processes() if process.pid != service.process.pid]
     worker = next(process for process in before if "VLLM::Worker" in " ".join(process.cmdline()))
-    items = [{"prompt": f"Long {index}"} for index in range(400)]
-    with service.begin(items, sampling_params={"max_tokens": 1500, "ignore_eos": True}) as pending:
-        until(lambda: all(rank["running"] for rank in service.ranks()), "both ranks run sequences")
+    items = [f"Item {index} of many" for index in range(400)]
+    quiet = service.batch(items, sampling_params=GREEDY)
+    with service.begin(items, sampling_params=GREEDY) as pending:
+        until(lambda: all(rank["held"] for rank in service.ranks()), "both ranks run sequences")
         worker.send_signal(signal.SIGKILL)
+        until(lambda: service.health()["status"] == "unavailable", "nobody noticed", 15)
+        assert "VLLM::Worker" in service.health()["reason"]
         answer = pending.answer()
-    lost = [result for result in answer["results"] if result["status"] == "error"]
-    assert len(lost) + answer["request_counts"]["ok"] == 400
-    assert {result["error"]["code"] for result in lost} == {"rank_lost"}
-    assert all(result["error"]["retryable"] for result in lost)
-    health = service.client.get("/health")
-    assert health.status_code == 503
-    assert "VLLM::Worker" in health.json()["reason"]
+    assert answer["request_counts"]["ok"] == 400
+    assert texts(answer) == texts(quiet)
     _, alive = psutil.wait_procs(before, timeout=15)
     assert not alive, "the group's processes are gone"
+    until(lambda: service.health()["status"] == "ok", "it does not come back")
+    assert {rank["incarnation"] for rank in service.ranks()} == {2}

@@ -1,88 +1,152 @@
-"""Ranks that die: clear errors of items, health that says so, and no hang."""
+"""Ranks that die, hang or choke: nothing accepted is lost, nobody waits for ever, and the ranks come back."""
 
 import os
 import signal
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.service import Json, Service, serving, until
 
-LONG = {"max_tokens": 8000}  # 80 s
 PACE = {"step_ms": 10, "max_num_seqs": 4}
+QUICK = ("--restart-backoff-s", "50ms", "--drain-timeout-s", "1")
 
 
 @pytest.fixture
 def replicas() -> Iterator[Service]:
-    with serving("--drain-timeout-s", "1", **PACE, crash_on="poison", choke_on="bone") as service:
+    with serving(*QUICK, **PACE, crash_on="poison", choke_on="bone", hang_on="tar pit") as service:
         service.errors_expected = True
         yield service
 
 
 @pytest.fixture
 def lockstep() -> Iterator[Service]:
-    with serving("--drain-timeout-s", "1", **PACE, is_moe=True) as service:
+    with serving(*QUICK, **PACE, is_moe=True, crash_on="poison") as service:
         service.errors_expected = True
         yield service
+
+
+@pytest.fixture(params=["replicas", "lockstep"])
+def service(request: pytest.FixtureRequest) -> Service:
+    found: Service = request.getfixturevalue(request.param)
+    return found
 
 
 def kill_rank(service: Service, number: int) -> None:
     os.kill(service.ranks()[number]["pid"], signal.SIGKILL)
 
 
-def lost(answer: Json) -> list[Json]:
-    """The errors of items whose rank was lost."""
-    errors = [result["error"] for result in answer["results"] if result["status"] == "error"]
-    assert all((error["code"], error["retryable"]) == ("rank_lost", True) for error in errors)
-    return errors
+def is_well(service: Service) -> bool:
+    return service.health()["status"] == "ok"
 
 
-def test_the_others_of_replicas_serve_on(replicas: Service) -> None:
-    with replicas.begin(["a"] * 40, sampling_params={"max_tokens": 40}) as batch:
-        until(lambda: min(replicas.held) > 0, "they do not run")
-        kill_rank(replicas, 1)
+def assert_all_ok(answer: Json, count: int) -> None:
+    assert answer["request_counts"] == {"total": count, "ok": count, "error": 0, "cancelled": 0, "timeout": 0}
+    assert [result["index"] for result in answer["results"]] == list(range(count))
+
+
+def test_a_killed_rank_costs_no_item_and_comes_back(service: Service) -> None:
+    quiet = service.batch([f"item {index}" for index in range(40)], sampling_params={"max_tokens": 30})
+    with service.begin([f"item {index}" for index in range(40)], sampling_params={"max_tokens": 30}) as batch:
+        until(lambda: min(service.held) > 0, "they do not run")
+        kill_rank(service, 1)
+        until(lambda: not is_well(service), "nobody noticed")
         answer = batch.answer()
-    errors = lost(answer)
-    assert 0 < len(errors) <= 12 and answer["request_counts"]["ok"] == 40 - len(errors)
-    assert "SIGKILL" in errors[0]["message"]
-    assert {result["rank"] for result in answer["results"] if result["status"] == "ok"} >= {0}
-
-    health = replicas.client.get("/health")
-    assert (health.status_code, health.json()["status"], health.json()["ready_ranks"]) == (200, "degraded", 1)
-    assert "rank 1 is failed" in health.json()["reason"] and "SIGKILL" in health.json()["reason"]
-    rank = replicas.ranks()[1]
-    assert (rank["state"], rank["held"], rank["credit"]) == ("failed", 0, 0)
+    assert_all_ok(answer, 40)
+    texts = [[result["outputs"][0]["text"] for result in each["results"]] for each in (quiet, answer)]
+    assert texts[0] == texts[1]
+    assert {result["attempts"] for result in answer["results"]} == {1, 2}
+    until(lambda: is_well(service), "it does not come back")
+    rank = service.ranks()[1]
+    assert (rank["restarts"], rank["restarts_by_cause"], rank["incarnation"]) == (1, {"died": 1}, 2)
     assert "SIGKILL" in rank["last_error"]
-    after = replicas.batch(["a"] * 10, sampling_params={"max_tokens": 2})
-    assert {result["rank"] for result in after["results"]} == {0} and after["request_counts"]["ok"] == 10
-    assert replicas.client.get("/metrics").status_code == 200
+    assert service.metric("phalanx_groups_lost_total", kind="died") == 1
+    assert service.metric("phalanx_items_requeued_total") == sum(r["attempts"] - 1 for r in answer["results"])
+    assert service.is_idle()
 
 
-def test_when_all_replicas_are_gone_nothing_hangs(replicas: Service) -> None:
-    with replicas.begin(["a"] * 60, sampling_params=LONG) as batch:
-        until(lambda: min(replicas.held) > 0, "they do not run")
-        kill_rank(replicas, 0)
-        kill_rank(replicas, 1)
-        answer = batch.answer()
-    assert len(lost(answer)) == 60  # those that only waited, too
-    assert_unavailable(replicas)
+def test_the_other_replica_serves_on() -> None:
+    with serving(*QUICK, **PACE, start_s=3) as service:
+        service.errors_expected = True
+        with service.begin(["a"] * 20, sampling_params={"max_tokens": 20}) as batch:
+            until(lambda: min(service.held) > 0, "they do not run")
+            kill_rank(service, 1)
+            until(lambda: not is_well(service), "nobody noticed")
+            health = service.client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (200, "degraded")
+            assert service.batch(["b"], sampling_params={"max_tokens": 1})["results"][0]["rank"] == 0
+            assert_all_ok(batch.answer(), 20)
+        assert service.ranks()[0]["incarnation"] == 1
 
 
-def test_a_prompt_that_crashes_a_rank_takes_only_what_runs_there(replicas: Service) -> None:
-    answer = replicas.batch(["a poisoned prompt", *["fine"] * 40], sampling_params={"max_tokens": 5})
-    errors = lost(answer)
-    assert answer["results"][0]["error"] in errors
-    assert answer["request_counts"]["ok"] == 41 - len(errors) >= 20
-    assert replicas.health()["status"] == "degraded"
+def test_while_no_rank_is_ready_new_batches_are_told_so(lockstep: Service) -> None:
+    kill_rank(lockstep, 0)
+    until(lambda: lockstep.health()["status"] == "unavailable", "nobody noticed")
+    answer = lockstep.post(["a"])
+    if answer.status_code == 503:  # unless it is ready again already
+        assert answer.json()["error"]["code"] == "no_rank_ready" and answer.headers["retry-after"]
+    until(lambda: is_well(lockstep), "it does not come back")
+    assert {rank["incarnation"] for rank in lockstep.ranks()} == {2}
+
+
+def test_a_poisoned_item_is_found_and_everybody_else_succeeds(service: Service) -> None:
+    prompts = [f"item {index}" for index in range(100)]
+    prompts[7] = "a poisoned prompt"
+    answer = service.batch(prompts, sampling_params={"max_tokens": 5})
+    assert (answer["request_counts"]["ok"], answer["request_counts"]["error"]) == (99, 1)
+    error = answer["results"][7]["error"]
+    assert (error["code"], error["retryable"], error["param"]) == ("poisoned", False, "prompts[7]")
+    assert service.metric("phalanx_items_poisoned_total") == 1
+    restarts = max(rank["restarts"] for rank in service.ranks())
+    assert restarts <= 1 * (5 + 1) + 1  # 24 in flight at most
+    until(lambda: is_well(service), "it does not come back")
 
 
 def test_an_engine_that_reports_its_death_is_quoted(replicas: Service) -> None:
     answer = replicas.batch(["a bone"], sampling_params={"max_tokens": 5})
-    assert "choked on a prompt with 'bone'" in lost(answer)[0]["message"]
-    rank = next(rank for rank in replicas.ranks() if rank["state"] == "failed")
-    assert "choked" in rank["last_error"]
-    assert any("choked" in line for line in rank["log_tail"])
+    error = answer["results"][0]["error"]
+    assert error["code"] == "poisoned" and "choked on a prompt with 'bone'" in error["message"]
+    assert any("choked" in (rank["last_error"] or "") for rank in replicas.ranks())
+
+
+def test_a_stalled_group_is_found_killed_and_its_work_done() -> None:
+    with serving(*QUICK, "--stall-timeout-s", "2s", **PACE, hang_on="tar pit") as service:
+        service.errors_expected = True
+        with service.begin(["fine"] * 30, sampling_params={"max_tokens": 20}) as batch:
+            answer = service.batch(["a tar pit"])
+            assert_all_ok(batch.answer(), 30)
+        assert answer["results"][0]["error"]["code"] == "poisoned"  # it hangs whatever runs it
+        assert "stalled" in answer["results"][0]["error"]["message"]
+        causes = [rank["restarts_by_cause"] for rank in service.ranks()]
+        assert any(cause.get("stalled", 0) >= 2 for cause in causes)
+        until(lambda: is_well(service), "it does not come back")
+
+
+@pytest.mark.parametrize("is_moe", [False, True])
+def test_a_frozen_rank_is_found_at_once_and_its_work_done(is_moe: bool) -> None:
+    with serving(*QUICK, **PACE, is_moe=is_moe) as service:
+        service.errors_expected = True
+        with service.begin(["a"] * 60, sampling_params={"max_tokens": 60}) as batch:
+            until(lambda: min(service.held) > 0, "they do not run")
+            frozen = service.ranks()[0]["pid"]
+            os.kill(frozen, signal.SIGSTOP)
+            began = time.monotonic()
+            until(lambda: not is_well(service), "nobody noticed")
+            assert time.monotonic() - began < 15  # stall_timeout_s is two minutes
+            assert_all_ok(batch.answer(), 60)
+        assert "was stopped" in service.ranks()[0]["last_error"]
+        assert not psutil.pid_exists(frozen)
+        until(lambda: is_well(service), "it does not come back")
+
+
+def test_a_slow_group_is_left_alone() -> None:
+    pace = {"step_ms": 400, "max_num_seqs": 4, "slow_on": "mud", "slow_factor": 5}
+    with serving("--stall-timeout-s", "1s", dp_size=1, **pace) as service:
+        assert_all_ok(service.batch(["water"], sampling_params={"max_tokens": 3}), 1)
+        assert_all_ok(service.batch(["mud"], sampling_params={"max_tokens": 2}), 1)  # two seconds a step
+        assert service.ranks()[0]["restarts"] == 0
 
 
 def test_a_rank_that_stands_still_takes_only_its_own_metrics_with_it(replicas: Service) -> None:
@@ -99,24 +163,46 @@ def test_a_rank_that_stands_still_takes_only_its_own_metrics_with_it(replicas: S
     assert 'simulated:engine_steps_total{engine="1"}' in text and 'engine="0"' not in text
 
 
-def test_a_lockstep_group_dies_as_one(lockstep: Service) -> None:
-    assert [rank["group_kind"] for rank in lockstep.ranks()] == ["lockstep", "lockstep"]
-    with lockstep.begin(["a"] * 60, sampling_params=LONG) as batch:
-        until(lambda: min(lockstep.held) > 0, "they do not run")
-        kill_rank(lockstep, 1)
-        answer = batch.answer()
-    assert len(lost(answer)) == 60
-    assert_unavailable(lockstep)
-    assert all("SIGKILL" in rank["last_error"] for rank in lockstep.ranks())
-    until(lambda: len(lockstep.processes()) == 1, "the group's processes are still there")  # the gateway
+def test_a_batchs_timeout_holds_while_its_items_are_on_trial() -> None:
+    with serving(*QUICK, **PACE, is_moe=True, start_s=1) as service:
+        service.errors_expected = True
+        with service.begin(["a"] * 20, sampling_params={"max_tokens": 2000}, timeout_s=4) as batch:
+            until(lambda: min(service.held) > 0, "they do not run")
+            kill_rank(service, 0)
+            answer = batch.answer()
+        assert answer["request_counts"]["timeout"] == 20
+        assert 4 <= answer["stats"]["wall_s"] < 8
+        until(service.is_idle, "something of it stays behind")
 
 
-def assert_unavailable(service: Service) -> None:
-    health = service.client.get("/health")
-    assert (health.status_code, health.json()["status"], health.json()["ready_ranks"]) == (503, "unavailable", 0)
-    answer = service.post(["a"])
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_rank_ready")
-    assert "is failed" in answer.json()["error"]["message"] and answer.headers["retry-after"]
-    assert {rank["state"] for rank in service.ranks()} == {"failed"}
-    assert service.is_idle()
-    assert service.client.get("/health/live").status_code == 200
+def test_a_group_that_fails_too_often_stays_down_until_an_operator_says_otherwise() -> None:
+    with serving(*QUICK, "--breaker-failures", "2", **PACE) as service:
+        service.errors_expected = True
+        for _ in range(3):
+            until(lambda: service.ranks()[1]["state"] == "ready", "it does not come back")
+            kill_rank(service, 1)
+            until(lambda: service.ranks()[1]["state"] != "ready", "nobody noticed")
+        until(lambda: service.ranks()[1]["state"] == "broken", "the breaker does not open")
+        health = service.health()
+        assert health["status"] == "degraded"
+        assert "rank 1 is broken (it failed 3 times within 600 s" in health["reason"]
+        assert service.batch(["a"], sampling_params={"max_tokens": 1})["results"][0]["status"] == "ok"
+        answer = service.client.post("/v1/ranks/1/restart")
+        assert answer.status_code == 202
+        until(lambda: is_well(service), "it does not come back")
+
+
+def test_when_every_group_is_broken_what_waits_is_told_so() -> None:
+    with serving(*QUICK, "--breaker-failures", "1", "--trial-restarts", "0", **PACE, crash_on="poison") as service:
+        service.errors_expected = True
+        answer = service.batch(["poison"] * 40, sampling_params={"max_tokens": 4})
+        codes = {result["error"]["code"] for result in answer["results"]}
+        assert codes <= {"rank_lost", "poisoned"} and "rank_lost" in codes
+        assert "no rank is left" in next(
+            r["error"]["message"] for r in answer["results"] if r["error"]["code"] == "rank_lost"
+        )
+        health = service.client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "unavailable")
+        assert {rank["state"] for rank in service.ranks()} == {"broken"}
+        assert all(rank["last_error"] for rank in health.json()["ranks"])
+        assert service.is_idle()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.service import Json, Service, serving, starting, until
 
+STAYS_DOWN = ("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h")
 SLOW = {"step_ms": 20, "max_num_seqs": 4}
 LOADING = [{"start_s": 600.0}, {"block_loop_s": 600.0}]
 GONE_S = 20.0  # for what takes a second on an idle machine
@@ -51,7 +52,7 @@ def lost(service: Service, number: int = 0) -> Json:
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    with serving(**SLOW) as running:
+    with serving(*STAYS_DOWN, **SLOW) as running:
         running.errors_expected = True
         yield running
 
@@ -59,7 +60,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture(params=LOADING, ids=["start_s", "block_loop_s"])
 def loading(request: pytest.FixtureRequest) -> Iterator[Service]:
     """Both kinds of loading: the loop goes on meanwhile, or is blocked as it is by vLLM's."""
-    with starting(**request.param) as running:
+    with starting(*STAYS_DOWN, **request.param) as running:
         running.errors_expected = True
         until(lambda: [rank["stage"] for rank in running.ranks()] == ["loading", "loading"], "no rank is loading")
         yield running
@@ -113,7 +114,7 @@ def test_a_killed_guardian_takes_its_rank_along(service: Service) -> None:
     assert lost(service, 1)["reason"] == "its guardian was ended by SIGKILL"
     until(lambda: not titled(service, "phalanx-rank 1"), "the rank is left", GONE_S)
     until(lambda: runtime(service) == ["0.1", "0.1.sock"], "its folder is left", GONE_S)
-    assert (service.health()["status"], service.ranks()[1]["state"]) == ("degraded", "failed")
+    assert (service.health()["status"], service.ranks()[1]["state"]) == ("degraded", "backoff")
     answer = service.batch(["a"] * 6, sampling_params={"max_tokens": 1})
     assert answer["request_counts"]["ok"] == 6
 
@@ -144,8 +145,10 @@ def test_after_a_rank_killed_while_loading_its_guardian_cleans_up(loading: Servi
 
 
 def test_a_service_whose_last_rank_is_killed_while_loading_ends_with_the_reason() -> None:
-    with starting(dp_size=1, start_s=600) as service:
+    with starting("--restart-backoff-s", "50ms", dp_size=1, start_s=600) as service:
         service.errors_expected = True
+        kill(service, "phalanx-rank 0")
+        until(lambda: service.ranks()[0]["incarnation"] == 2, "it is not tried again")
         kill(service, "phalanx-rank 0")
         assert service.wait() == 1
         assert "phalanx: rank 0 could not start: its process was ended by SIGKILL" in service.log

@@ -1,6 +1,6 @@
 """Items, their owner and ranks that are played, for the tests of the dispatcher beside this file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Flow, Item
 from app.dispatch.placement import Dispatch, placement
+from app.ranks.events import Aftermath, Loss, LossKind, Member
 from engines.protocol import Abort, Outcome, PromptKind, RankFacts, Result, Run
 
 PARAMS = b"params"
@@ -19,11 +20,16 @@ class Owner:
 
     def __init__(self) -> None:
         self.started: list[tuple[Item, int]] = []
+        self.lost: list[tuple[Item, int]] = []
         self.results: dict[Item, Result] = {}
         self.ranks: dict[Item, int | None] = {}
 
     def item_started(self, item: Item, rank: int) -> None:
         self.started.append((item, rank))
+
+    def item_lost(self, item: Item, rank: int) -> None:
+        assert item not in self.results, f"item {item.index} is lost and has a result"
+        self.lost.append((item, rank))
 
     def item_finished(self, item: Item, result: Result, rank: int | None) -> None:
         assert item not in self.results, f"item {item.index} got two results"
@@ -32,6 +38,7 @@ class Owner:
 
     def forget(self) -> None:
         self.started.clear()
+        self.lost.clear()
         self.results.clear()
         self.ranks.clear()
 
@@ -81,7 +88,10 @@ def facts(max_num_seqs: int = 4, kv_cache_tokens: int = 0, max_model_len: int = 
 
 
 class Bench:
-    """A dispatcher, and what it sent to ranks that hold what they got until a test lets them answer."""
+    """A dispatcher, and what it sent to ranks that hold what they got until a test lets them answer.
+
+    Each rank is a group of its own, unless a test makes a group of several.
+    """
 
     def __init__(
         self, ranks: int = 0, *, prefetch: int = 0, dispatch: Dispatch = Dispatch.ROUND_ROBIN, quantum: int = 100
@@ -100,10 +110,25 @@ class Bench:
         if isinstance(message, Run):
             self.held[rank] |= {item.attempt: message.incarnation for item in message.items}
 
-    def ready(self, rank: int, **of_facts: int) -> None:
-        self.lives[rank] = self.lives.get(rank, 0) + 1
-        self.held[rank] = {}
-        self.dispatcher.rank_ready(rank, self.lives[rank], facts(**of_facts))
+    def ready(self, *ranks: int, group: int | None = None, **of_facts: int) -> None:
+        for rank in ranks:
+            self.lives[rank] = self.lives.get(rank, 0) + 1
+            self.held[rank] = {}
+        members = [Member(rank, self.lives[rank], facts(**of_facts)) for rank in ranks]
+        self.dispatcher.group_ready(ranks[0] if group is None else group, members)
+
+    def lose(
+        self,
+        group: int,
+        *ranks: int,
+        kind: LossKind = LossKind.DIED,
+        reason: str = "it was struck by lightning",
+        untouched: Iterable[int] = (),
+    ) -> Aftermath:
+        """The group is gone, and its ranks with it."""
+        for rank in ranks or (group,):
+            self.held[rank] = {}
+        return self.dispatcher.group_lost(group, Loss(kind, reason, group, frozenset(untouched)))
 
     def submit(self, count: int, *, priority: int = 0, **fields: Any) -> Flow:
         flow = Flow(priority)
@@ -131,3 +156,22 @@ def ok(attempt: int) -> Result:
 
 def aborted(attempt: int) -> Result:
     return Result(attempt, Outcome.ABORTED)
+
+
+def finish(bench: Bench) -> None:
+    """All ranks answer until nothing is left."""
+    while any(bench.held.values()):
+        for rank, held in bench.held.items():
+            if held:
+                bench.answer(rank)
+
+
+def assert_idle(bench: Bench) -> None:
+    """Nothing waits, nothing runs, and every rank has all its credit."""
+    dispatcher = bench.dispatcher
+    assert (dispatcher.backlog.items, dispatcher.backlog.tokens, dispatcher.backlog.head()) == (0, 0, None)
+    assert (dispatcher.running_items, dispatcher.outstanding_tokens) == (0, 0)
+    for rank, held in bench.held.items():
+        if dispatcher.held(rank) or dispatcher.credit(rank):
+            assert not held
+            assert dispatcher.credit(rank) in (facts().max_num_seqs, 256)

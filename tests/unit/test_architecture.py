@@ -29,8 +29,9 @@ LAYERS = {
         ("app.ranks",),
         ("app.settings_loading", "app.settings_checks"),
         ("app.settings", "app.metrics"),
-        ("app.errors", "app.logs", "app.validation"),
+        ("app.errors", "app.logs", "app.validation", "app.settings_types"),
         ("engines.protocol", "engines.spec", "engines.sampling", "phalanx"),
+        ("engines.processes", "engines.shared_memory"),  # what a killed guardian leaves is cleared up in the same way
     ),
     "engines": (
         ("engines.__main__",),
@@ -57,11 +58,11 @@ DOORS = {
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
     "numpy": ("engines.tiny_model",),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
-    "psutil": ("engines.processes",),
-    "pydantic": ("app.settings", "app.settings_loading", "phalanx.options"),
+    "psutil": ("engines.processes", "app.ranks.strays"),
+    "pydantic": ("app.settings", "app.settings_loading", "app.settings_types", "phalanx.options"),
     "pydantic_core": ("app.settings_loading",),
-    "pydantic_settings": ("app.settings", "app.settings_loading"),
-    "pynvml": ("app.ranks.devices",),
+    "pydantic_settings": ("app.settings", "app.settings_loading", "app.settings_types"),
+    "pynvml": ("app.ranks.devices", "app.ranks.gpu_memory"),
     "rich": ("phalanx.ranks_table",),
     "safetensors": ("engines.tiny_model",),
     "setproctitle": ("app.server", "engines.guardian", "engines.rank"),

@@ -16,7 +16,7 @@ FLOW = Flow(0)
 def rank_of(
     number: int = 0, *, max_num_seqs: int = 4, prefetch: int | None = 0, fill: Fill | None = None, **of_facts: int
 ) -> RankCredit:
-    return RankCredit(number, facts(max_num_seqs, **of_facts), prefetch, fill or Fill())
+    return RankCredit(number, 1, facts(max_num_seqs, **of_facts), prefetch, fill or Fill())
 
 
 def give(credit: RankCredit, attempt: int, **fields: int) -> Item:

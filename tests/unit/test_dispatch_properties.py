@@ -7,12 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.dispatch.item import Flow, Item
+from app.dispatch.item import Flow, Item, ItemState
 from app.dispatch.placement import Dispatch
+from app.ranks.events import LossKind
+from engines.protocol import Outcome, Result
 
 MAX_NUM_SEQS = 4
 KV_CACHE_TOKENS = 200
-RANKS = st.integers(0, 2)
+MEMBERS = {0: (0, 1), 1: (2,)}  # a lock-step group and a replica, of the ranks 0 to 2
+GROUPS = st.sampled_from(sorted(MEMBERS))
 
 
 class Life(RuleBasedStateMachine):
@@ -23,7 +26,8 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.bench = Bench(prefetch=1, dispatch=self.dispatch, quantum=50)
-        self.ready: set[int] = set()
+        self.ready: set[int] = set()  # groups
+        self.on_hold: set[int] = set()
         self.items: dict[Flow, list[Item]] = {}  # of batches that nobody has cancelled
         self.cancelled: set[Item] = set()
 
@@ -40,17 +44,37 @@ class Life(RuleBasedStateMachine):
         self.cancelled |= {item for item in self.items.pop(flow) if item not in self.bench.owner.results}
         self.bench.dispatcher.cancel(flow)
 
-    @rule(rank=RANKS)
-    def rank_ready(self, rank: int) -> None:
-        self.ready.add(rank)
-        self.bench.ready(rank, max_num_seqs=MAX_NUM_SEQS, kv_cache_tokens=KV_CACHE_TOKENS)
+    @rule(group=GROUPS)
+    def group_ready(self, group: int) -> None:
+        if group in self.ready:
+            return
+        self.ready.add(group)
+        self.bench.ready(*MEMBERS[group], group=group, max_num_seqs=MAX_NUM_SEQS, kv_cache_tokens=KV_CACHE_TOKENS)
 
-    @rule(rank=RANKS)
-    def rank_lost(self, rank: int) -> None:
-        if rank in self.ready:
-            self.ready.discard(rank)
-            self.bench.held[rank].clear()
-        self.bench.dispatcher.rank_lost(rank, "lost")
+    @rule(group=GROUPS, kind=st.sampled_from(LossKind), data=st.data())
+    def group_lost(self, group: int, kind: LossKind, data: st.DataObject) -> None:
+        held = [attempt for rank in MEMBERS[group] for attempt in self.bench.held.get(rank, ())]
+        untouched = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
+        self.ready.discard(group)
+        self.on_hold.discard(group)
+        before = set(self.bench.owner.results)
+        convicted = self.bench.dispatcher.convicted
+        self.bench.lose(group, *MEMBERS[group], kind=kind, untouched=untouched)
+        new = set(self.bench.owner.results) - before
+        assert len(new) == self.bench.dispatcher.convicted - convicted <= 1
+        assert not new or kind in (LossKind.DIED, LossKind.STALLED)
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data())
+    def group_held(self, data: st.DataObject) -> None:
+        group = data.draw(st.sampled_from(sorted(self.ready)))
+        self.on_hold.add(group)
+        self.bench.dispatcher.group_held(group)
+
+    @rule(group=GROUPS)
+    def group_given_up(self, group: int) -> None:
+        if group not in self.ready:
+            self.bench.dispatcher.group_given_up(group)
 
     @precondition(lambda self: any(self.bench.held.values()))
     @rule(data=st.data())
@@ -59,14 +83,19 @@ class Life(RuleBasedStateMachine):
         held = list(self.bench.held[rank])
         attempts = data.draw(st.lists(st.sampled_from(held), min_size=1, unique=True))
         unwanted = set(self.bench.aborts(rank))
-        self.bench.answer(
-            rank, *attempts, make=lambda attempt: aborted(attempt) if attempt in unwanted else ok(attempt)
-        )
+        lost = data.draw(st.sampled_from((False, False, True)))
+
+        def result(attempt: int) -> Result:
+            if attempt in unwanted:
+                return aborted(attempt)
+            return Result(attempt, Outcome.LOST) if lost else ok(attempt)
+
+        self.bench.answer(rank, *attempts, make=result)
 
     @precondition(lambda self: self.ready)
     @rule(data=st.data(), attempt=st.integers(1, 60))
     def late_or_invented_result(self, data: st.DataObject, attempt: int) -> None:
-        rank = data.draw(st.sampled_from(sorted(self.ready)))
+        rank = data.draw(st.sampled_from(MEMBERS[min(self.ready)]))
         self.bench.dispatcher.results(rank, self.bench.lives[rank] - 1, [ok(attempt)])
         self.bench.dispatcher.results(rank, self.bench.lives[rank], [ok(attempt + LARGE)])
 
@@ -80,32 +109,44 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_item_is_in_one_place(self) -> None:
         waiting = [item for flow in self.items for item in flow.waiting]
+        suspects = [item for items in self.items.values() for item in items if item.trial is not None]
+        on_trial = [item for item in suspects if item.state is ItemState.WAITING]
         running = [item for flow in self.items for item in flow.running]
         done = self.bench.owner.results
         for items in self.items.values():
             for item in items:
-                assert (item in waiting) + (item in running) + (item in done) == 1
+                assert (item in waiting) + (item in on_trial) + (item in running) + (item in done) == 1
         assert not self.cancelled & set(done)
-        assert self.bench.dispatcher.backlog.items == len(waiting)
+        assert self.bench.dispatcher.backlog.items == len(waiting) + len(on_trial)
 
     @invariant()
-    def a_rank_with_nothing_to_do_means_that_nothing_waits(self) -> None:
-        if any(not self.bench.held[rank] for rank in self.ready):
-            assert not self.bench.dispatcher.backlog.items
+    def a_free_group_with_nothing_to_do_means_that_nothing_waits(self) -> None:
+        for group in self.ready - self.on_hold:
+            idle = not any(self.bench.held[rank] for rank in MEMBERS[group])
+            waiting = sum(len(flow.waiting) for flow in self.items)
+            assert not (idle and waiting)
+            assert not (idle and self.bench.dispatcher.suspects(group)), "a trial is stranded"
 
     def teardown(self) -> None:
-        """The ranks that are there in the end answer, and then all is done."""
-        if not self.ready:
-            self.rank_ready(0)
+        """The groups that are there in the end answer, and then all is done."""
+        for group in (0, 1):
+            if group in self.on_hold:  # a restart, as an operator would
+                self.group_lost_by_hand(group)
+            self.group_ready(group)
         while any(self.bench.held.values()):
-            for rank in self.ready:
-                if self.bench.held[rank]:
+            for rank, held in self.bench.held.items():
+                if held:
                     self.bench.answer(rank)
         for items in self.items.values():
             assert all(item in self.bench.owner.results for item in items)
         assert self.bench.dispatcher.outstanding_tokens == 0
-        for rank in self.ready:
+        for rank in (0, 1, 2):
             assert self.bench.dispatcher.credit(rank) == MAX_NUM_SEQS + 1
+
+    def group_lost_by_hand(self, group: int) -> None:
+        self.ready.discard(group)
+        self.on_hold.discard(group)
+        self.bench.lose(group, *MEMBERS[group], kind=LossKind.ENDED)
 
 
 class LifeLeastLoaded(Life):

@@ -4,11 +4,11 @@ import gc
 from collections import Counter
 
 import pytest
-from dispatch_bench import Bench, aborted, facts, make_items, ok
+from dispatch_bench import Bench, aborted, assert_idle, make_items, ok
 
 from app.dispatch.item import Flow, Item, ItemState
 from app.dispatch.placement import Dispatch
-from engines.protocol import ItemErrorCode, Outcome, Result
+from engines.protocol import Outcome, Result
 
 
 def test_every_item_gets_its_result_in_one_go() -> None:
@@ -117,45 +117,6 @@ def test_results_of_a_former_life_are_dropped() -> None:
     assert len(bench.owner.results) == 1
 
 
-def test_a_lost_rank_ends_what_it_ran_and_nothing_else() -> None:
-    bench = Bench(ranks=2)
-    bench.submit(12)
-    on_0 = list(bench.held[0])
-    bench.dispatcher.rank_lost(0, "it was struck by lightning")
-    assert len(bench.owner.results) == 4
-    for item, result in bench.owner.results.items():
-        assert result.error is not None
-        assert result.error.code is ItemErrorCode.RANK_LOST
-        assert result.error.message == "rank 0 was lost while it ran this item: it was struck by lightning"
-        assert item.attempt in on_0
-    bench.dispatcher.rank_lost(0, "again")
-    bench.dispatcher.results(0, 1, [ok(attempt) for attempt in on_0])
-    while bench.held[1]:
-        bench.answer(1)
-    assert len(bench.owner.results) == 12
-    assert_idle(bench)
-
-
-def test_a_rank_that_comes_back_takes_items_again() -> None:
-    bench = Bench(ranks=1)
-    bench.submit(6)
-    bench.dispatcher.rank_lost(0, "gone")
-    assert bench.dispatcher.credit(0) == bench.dispatcher.held(0) == 0
-    bench.ready(0)
-    assert len(bench.held[0]) == 2
-    bench.answer(0)
-    assert len(bench.owner.results) == 6
-
-
-def test_a_rank_that_is_started_anew_has_lost_what_it_held() -> None:
-    """Even when nobody said that the former life had ended."""
-    bench = Bench(ranks=1)
-    bench.submit(3)
-    bench.ready(0)
-    assert Counter(result.outcome for result in bench.owner.results.values()) == {Outcome.ERROR: 3}
-    assert_idle(bench)
-
-
 def test_cancelling_frees_what_waits_and_aborts_what_runs() -> None:
     bench = Bench(ranks=2)
     flow = bench.submit(20)
@@ -191,7 +152,7 @@ def test_cancelling_twice_asks_once() -> None:
 def test_a_rank_lost_with_cancelled_items_says_nothing_of_them() -> None:
     bench = Bench(ranks=1)
     bench.dispatcher.cancel(bench.submit(3))
-    bench.dispatcher.rank_lost(0, "gone")
+    bench.lose(0)
     assert not bench.owner.results
     assert not bench.dispatcher.running_items
 
@@ -222,7 +183,7 @@ def test_only_work_that_was_done_counts_for_the_rate() -> None:
     assert bench.dispatcher.completed_tokens == 7
     bench.dispatcher.cancel(flow)
     bench.answer(0, attempts[1], make=aborted)
-    bench.dispatcher.rank_lost(0, "gone")
+    bench.lose(0)
     assert bench.dispatcher.completed_tokens == 7
 
 
@@ -254,7 +215,7 @@ def test_nothing_of_a_batch_stays_behind_when_it_has_ended() -> None:
             if bench.held[rank]:
                 bench.answer(rank)
         if number % 50 == 49:
-            bench.dispatcher.rank_lost(0, "gone")
+            bench.lose(0)
             bench.ready(0)
     assert_idle(bench)
     del flow
@@ -265,14 +226,3 @@ def test_nothing_of_a_batch_stays_behind_when_it_has_ended() -> None:
 def items_in_memory() -> int:
     gc.collect()
     return sum(type(thing) in (Item, Flow) for thing in gc.get_objects())  # isinstance would wake others' properties
-
-
-def assert_idle(bench: Bench) -> None:
-    """Nothing waits, nothing runs, and every rank has all its credit."""
-    dispatcher = bench.dispatcher
-    assert (dispatcher.backlog.items, dispatcher.backlog.tokens, dispatcher.backlog.head()) == (0, 0, None)
-    assert (dispatcher.running_items, dispatcher.outstanding_tokens) == (0, 0)
-    for rank, held in bench.held.items():
-        if dispatcher.held(rank) or dispatcher.credit(rank):
-            assert not held
-            assert dispatcher.credit(rank) in (facts().max_num_seqs, 256)

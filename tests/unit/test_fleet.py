@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from dispatch_bench import facts
 
+from app.ranks.events import Aftermath, Loss, Member
 from app.ranks.fleet import Fleet, state_folder
 from app.ranks.model import ModelFacts
 from app.ranks.plan import Share, make_plan
@@ -43,20 +44,34 @@ class Bench:
         for rank in self.fleet.ranks:
             rank.group = self.fleet.plan.group_of(rank.number)
             rank.begin(1, Path("/none/rank.log"))
+        self.fleet._make_groups(self.fleet.plan, Path("/none"))
         data_parallel_size = dp_size if is_moe else 1
         self._facts = as_dict(facts()) | {"is_moe": is_moe, "data_parallel_size": data_parallel_size}
 
     def _on_change(self) -> None:
         self.changes += 1
 
-    def rank_ready(self, rank: int, incarnation: int, _: RankFacts) -> None:
-        self.heard.append(("ready", rank))
+    def group_ready(self, group: int, members: list[Member]) -> None:
+        self.heard += [("ready", member.rank) for member in members]
+
+    def group_held(self, group: int) -> None:
+        self.heard.append(("held", group))
 
     def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
         self.heard.append(("results", rank))
 
-    def rank_lost(self, rank: int, reason: str) -> None:
-        self.heard.append(("lost", rank))
+    def group_lost(self, group: int, loss: Loss) -> Aftermath:
+        self.heard.append((str(loss.kind), group))
+        return Aftermath()
+
+    def group_given_up(self, group: int, reason: str) -> None:
+        self.heard.append(("given up", group))
+
+    def held(self, rank: int) -> int:
+        return 0
+
+    def suspects(self, group: int) -> int:
+        return 0
 
     def rank(self, number: int) -> Rank:
         return self.fleet.ranks[number]
@@ -69,7 +84,7 @@ class Bench:
             self.say(number, Ready(incarnation=1, facts=RankFacts(**self._facts | of_facts)))
 
     def lose(self, number: int, reason: str = "its process was ended by SIGKILL") -> None:
-        self.fleet._lose(self.rank(number), reason)
+        self.fleet.groups[self.rank(number).group].lose(self.rank(number), reason)
 
     @property
     def fatal(self) -> tuple[str, int] | None:
@@ -124,13 +139,23 @@ def test_a_lost_replica_is_lost_alone() -> None:
         bench.ready(0, 1)
         bench.lose(1)
         bench.lose(1, "again")
-        assert bench.heard[2:] == [("lost", 1)]
+        assert bench.heard[2:] == [("died", 1)]
         assert (bench.rank(0).state, bench.rank(1).state) == (RankState.READY, RankState.FAILED)
         assert bench.rank(1).last_error == "its process was ended by SIGKILL"
-        assert bench.fatal is None
+        assert [rank.number for rank in bench.fleet.ready_ranks] == [0]
         bench.lose(0)
+        assert bench.fleet.has_hope  # both start again
+        assert bench.fatal is None
+
+    play(scenario)
+
+
+def test_without_any_group_that_may_come_back_there_is_no_hope() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.rank(0).state = RankState.BROKEN
+        assert bench.fleet.has_hope
+        bench.rank(1).state = RankState.BROKEN
         assert not bench.fleet.has_hope
-        assert bench.fatal is None  # it has served, and says on /health that it does no more
 
     play(scenario)
 
@@ -139,10 +164,24 @@ def test_a_lost_rank_takes_its_lockstep_group_along() -> None:
     def scenario(bench: Bench) -> None:
         bench.ready(0, 1)
         bench.lose(1)
-        assert bench.heard[2:] == [("lost", 0), ("lost", 1)]
+        assert bench.heard[2:] == [("died", 0)]
         assert bench.rank(0).last_error == "its lock-step group lost rank 1: its process was ended by SIGKILL"
         bench.lose(0, "its process ended with exit code 1")
-        assert len(bench.heard) == 4
+        assert len(bench.heard) == 3
+        assert bench.fleet.ready_ranks == []
+
+    play(scenario, is_moe=True)
+
+
+def test_a_group_that_is_drained_is_held_and_not_lost() -> None:
+    def scenario(bench: Bench) -> None:
+        group = bench.fleet.groups[0]
+        assert not group.drain()
+        bench.ready(0, 1)
+        assert group.drain() and group.drain()
+        assert bench.heard[2:] == [("held", 0)]
+        assert {rank.state for rank in bench.fleet.ranks} == {RankState.DRAINING}
+        assert bench.fleet.ready_ranks == []
 
     play(scenario, is_moe=True)
 
@@ -151,7 +190,7 @@ def test_readiness_that_comes_after_the_loss_changes_nothing() -> None:
     def scenario(bench: Bench) -> None:
         bench.lose(0, "it was not ready after 1 s")
         bench.ready(0)
-        assert bench.heard == [("lost", 0)]
+        assert bench.heard == [("cannot_start", 0)]
         assert bench.rank(0).state is RankState.FAILED
 
     play(scenario)
@@ -169,12 +208,31 @@ def test_what_a_former_life_said_is_dropped() -> None:
     play(scenario)
 
 
-def test_ranks_that_all_fail_to_start_end_the_service() -> None:
+def test_ranks_that_all_fail_to_start_twice_end_the_service() -> None:
     def scenario(bench: Bench) -> None:
-        bench.lose(0)
+        for group in bench.fleet.groups.values():
+            bench.lose(group.number, "its process ended with exit code 1")
+            group.start_failures = 1
+            bench.fleet._on_group_change(group)
         assert bench.fatal is None
-        bench.lose(1, "its process ended with exit code 1")
+        bench.fleet.groups[0].start_failures = 2
+        bench.fleet._on_group_change(bench.fleet.groups[0])
+        assert bench.fatal is None
+        bench.fleet.groups[1].start_failures = 2
+        bench.fleet._on_group_change(bench.fleet.groups[1])
         assert bench.fatal == ("rank 1 could not start: its process ended with exit code 1\n", 1)
+
+    play(scenario)
+
+
+def test_a_service_that_has_served_does_not_end_because_ranks_cannot_start() -> None:
+    def scenario(bench: Bench) -> None:
+        bench.ready(0)
+        for group in bench.fleet.groups.values():
+            bench.lose(group.number)
+            group.start_failures = 9
+            bench.fleet._on_group_change(group)
+        assert bench.fatal is None
 
     play(scenario)
 

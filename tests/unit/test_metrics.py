@@ -66,7 +66,10 @@ def test_what_is_counted_is_shown() -> None:
     metrics.request("POST", "/v1/batch_generate", 200, 0.2)
     metrics.results(1, [Result(1, Outcome.OK, prompt_tokens=5, completion_tokens=7), Result(2, Outcome.OK)])
     metrics.batch_ended({"ok": 2, "error": 1, "timeout": 0}.items())
-    metrics.watch({"phalanx_backlog_items": ("Items.", lambda: 42)}, list)
+    metrics.group_lost("died")
+    metrics.watch(
+        {"phalanx_backlog_items": ("Items.", lambda: 42)}, {"phalanx_items_requeued_total": ("Items.", lambda: 7)}, list
+    )
     found = samples(metrics)
     assert found['phalanx_build_info{version="1.2.3"}'] == 1
     assert found['phalanx_http_requests_total{method="POST",route="/v1/batch_generate",status="200"}'] == 1
@@ -76,13 +79,15 @@ def test_what_is_counted_is_shown() -> None:
     assert found['phalanx_items_total{status="ok"}'] == 2
     assert found['phalanx_items_total{status="cancelled"}'] == 0
     assert found["phalanx_batches_total"] == 1
+    assert found['phalanx_groups_lost_total{kind="died"}'] == 1
     assert found["phalanx_backlog_items"] == 42
+    assert found["phalanx_items_requeued_total"] == 7
 
 
 def test_gauges_are_looked_up_at_every_scrape() -> None:
     metrics = Metrics("1")
     waiting = [3]
-    metrics.watch({"phalanx_backlog_items": ("Items.", waiting.pop)}, list)
+    metrics.watch({"phalanx_backlog_items": ("Items.", waiting.pop)}, {}, list)
     assert samples(metrics)["phalanx_backlog_items"] == 3
     waiting.append(0)
     assert samples(metrics)["phalanx_backlog_items"] == 0

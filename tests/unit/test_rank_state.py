@@ -7,7 +7,7 @@ import pytest
 
 from app.ranks import rank as ranks
 from app.ranks.rank import LOG_TAIL_BYTES, Rank, RankState
-from engines.protocol import FailureKind, Stage, Status
+from engines.protocol import Stage, Status
 
 LOG = Path("/none/rank-0.log")
 
@@ -49,6 +49,8 @@ def test_a_rank_begins_pending() -> None:
         (RankState.DRAINING, True),
         (RankState.STOPPED, False),
         (RankState.FAILED, False),
+        (RankState.BACKOFF, False),
+        (RankState.BROKEN, False),
     ],
 )
 def test_only_a_ready_rank_takes_items_and_only_a_process_is_alive(state: RankState, is_alive: bool) -> None:
@@ -65,23 +67,18 @@ def test_stages_have_an_age(clock: Clock) -> None:
     assert (rank.stage, rank.stage_since) == (Stage.LOADING, 1003.0)
 
 
-def test_the_first_reason_for_a_failure_is_the_one_that_counts() -> None:
-    rank = begun()
-    rank.fail("it choked")
-    rank.fail("its process ended with exit code 1")
-    assert (rank.state, rank.last_error) == (RankState.FAILED, "it choked")
-
-
 def test_a_new_life_knows_nothing_of_the_one_before(clock: Clock) -> None:
     rank = begun()
     rank.beat(Status(incarnation=1, completion_tokens=5))
     clock.now += 1
     rank.beat(Status(incarnation=1, completion_tokens=105))
-    rank.pid, rank.failure = 4711, FailureKind.ENGINE
+    rank.pid = 4711
     rank.fail("it choked")
+    assert (rank.state, rank.last_error) == (RankState.FAILED, "it choked")
     rank.begin(2, LOG)
     assert (rank.state, rank.incarnation, rank.stage) == (RankState.STARTING, 2, Stage.SPAWNED)
-    assert (rank.pid, rank.status, rank.facts, rank.failure, rank.last_error) == (None,) * 5
+    assert (rank.pid, rank.status, rank.facts) == (None,) * 3
+    assert rank.last_error == "it choked"  # why it was started again
     assert rank.tokens_per_s == 0
     rank.beat(Status(incarnation=2, completion_tokens=7))
     assert rank.tokens_per_s == 0  # no rate across lives
@@ -115,6 +112,19 @@ def test_a_log_tail_is_the_last_lines(tmp_path: Path) -> None:
     assert rank.log_tail(2) == ["line 9998 \N{REPLACEMENT CHARACTER}", "line 9999 \N{REPLACEMENT CHARACTER}"]
     assert len("\n".join(rank.log_tail(10_000)).encode()) < 2 * LOG_TAIL_BYTES
     assert rank.log_tail(0) == []
+
+
+def test_a_log_tail_is_of_this_life_alone(tmp_path: Path) -> None:
+    log = tmp_path / "rank-0.log"
+    log.write_text("an old line\n" * 3)
+    rank = Rank(0, group=0)
+    rank.begin(1, log)
+    assert rank.log_tail(10) == []
+    with log.open("a") as file:
+        file.write("a new line\n")
+    assert rank.log_tail(10) == ["a new line"]
+    log.write_text("begun anew\n")  # it had grown too long
+    assert rank.log_tail(10) == ["begun anew"]
 
 
 def test_a_log_that_is_not_there_has_no_tail() -> None:

@@ -1,0 +1,55 @@
+"""That a group's GPUs are free again before it is started again: a dead process's memory comes back a moment later."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from app.logs import get_logger
+
+logger = get_logger("ranks")
+TOLERANCE_BYTES = 512 * 1024 * 1024  # of other programs that come and go
+TIMEOUT_S = 30.0  # then the engine has to see for itself what it gets
+POLL_S = 0.2
+
+
+class GpuMemory:
+    """The memory in use on a group's GPUs: before its first life, and between two lives."""
+
+    def __init__(self, gpus: Sequence[str]) -> None:
+        self._gpus = gpus
+        self._baseline: list[int] = []
+
+    async def take_baseline(self) -> None:
+        """What is in use before anything was started."""
+        if self._gpus:
+            self._baseline = await asyncio.to_thread(_used_bytes, self._gpus)
+
+    async def wait_free(self) -> None:
+        """Returns once no more is in use than before, or after a while with a warning."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self._gpus:
+            used = await asyncio.to_thread(_used_bytes, self._gpus)
+            excess = [now - before for now, before in zip(used, self._baseline, strict=True)]
+            if max(excess) <= TOLERANCE_BYTES:
+                return
+            if time.monotonic() > deadline:
+                mib = {gpu: extra >> 20 for gpu, extra in zip(self._gpus, excess, strict=True)}
+                logger.warning("gpu_memory_in_use", excess_mib=mib, waited_s=TIMEOUT_S)
+                return
+            await asyncio.sleep(POLL_S)
+
+
+def _used_bytes(gpus: Sequence[str]) -> list[int]:
+    """Memory in use on each GPU, named as CUDA_VISIBLE_DEVICES names them."""
+    import pynvml  # only where there are GPUs
+
+    pynvml.nvmlInit()
+    try:
+        return [int(pynvml.nvmlDeviceGetMemoryInfo(_handle(pynvml, gpu)).used) for gpu in gpus]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(nvml: Any, gpu: str) -> Any:  # Any: the module pynvml, which is untyped
+    return nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(gpu)

@@ -1,0 +1,277 @@
+"""The ranks that live and die together: one life after another, started, watched, ended, and started again."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.logs import get_logger
+from app.ranks import plan as planning
+from app.ranks.channel import ChannelContext
+from app.ranks.events import Aftermath, GroupListener, Loss, LossKind, Member
+from app.ranks.gpu_memory import GpuMemory
+from app.ranks.incarnation import Incarnation
+from app.ranks.plan import Plan
+from app.ranks.policy import Break, Limits, RestartPolicy
+from app.ranks.process import RankProcess, describe_exit
+from app.ranks.pulse import HEARTBEAT_S, PulseTaker
+from app.ranks.rank import Rank, RankState
+from app.ranks.stalls import find_stall
+from app.ranks.strays import clear_strays
+from app.settings import Settings
+from engines.protocol import FromRank, Message
+from engines.shared_memory import SharedMemory
+from engines.spec import GroupKind
+
+logger = get_logger("ranks")
+PORT_IS_TAKEN = ("address already in use", "eaddrinuse")  # as Python, torch and ZeroMQ say it
+DRAIN_POLL_S = 0.05
+CLASH_TAIL_LINES = 200  # of a rank's log, in which that may stand
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all groups of a gateway share."""
+
+    settings: Settings
+    variables: Mapping[str, str]  # the gateway's environment
+    plan: Plan
+    runtime: Path  # the ranks' sockets and private folders
+    log_dir: Path
+    context: ChannelContext
+
+
+class Group:
+    """Supervises its ranks. `on_message` hears what they say, `on_change` that something has changed."""
+
+    def __init__(
+        self,
+        number: int,
+        ranks: list[Rank],
+        around: Surroundings,
+        listener: GroupListener,
+        on_message: Callable[[Rank, FromRank], None],
+        on_change: Callable[["Group"], None],
+    ) -> None:
+        self.number = number
+        self.ranks = ranks
+        self.start_failures = 0  # since it was last ready
+        self.was_ever_ready = False
+        self.restarts: dict[LossKind, int] = dict.fromkeys(LossKind, 0)
+        self.loss: Loss | None = None  # of the present life, or of the last one
+        self._around = around
+        self._listener = listener
+        self._on_message = on_message
+        self._on_change = on_change
+        self._policy = RestartPolicy(Limits.of(around.settings))
+        self._memory = GpuMemory([gpu for rank in ranks for gpu in rank.gpus])
+        self._aftermath = Aftermath()
+        self._lives: dict[int, Incarnation] = {}
+        self._is_announced = False  # whether the listener knows it as ready
+        self._is_stopping = False
+        self._wake = asyncio.Event()  # ends a pause between two lives
+        self._ending: asyncio.Task[None] | None = None  # an operator's restart under way
+
+    # -- lives
+
+    async def run(self) -> None:
+        """One life after another, until the group is stopped."""
+        await self._memory.take_baseline()
+        while not self._is_stopping:
+            await self._live()
+            if not self._is_stopping and self.loss is not None:
+                self.loss = self._reclassified(self.loss)
+                await self._pause(self.loss)
+
+    async def stop(self) -> None:
+        """Ends it: ranks that serve are asked first. May be called twice."""
+        self._is_stopping = True
+        self._wake.set()
+        if self._ending is not None:
+            self._ending.cancel()
+        await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
+
+    def cut(self) -> None:
+        """Ends all its processes without asking."""
+        for life in self._lives.values():
+            life.cut()
+
+    def send(self, rank: int, message: Message) -> None:
+        """A message to one of its ranks; dropped when that is gone."""
+        if rank in self._lives:
+            self._lives[rank].send(message)
+
+    async def _live(self) -> None:
+        """From the start of all its processes to the end of all of them."""
+        around = self._around
+        lockstep = planning.new_lockstep_address() if around.plan.group_kind is GroupKind.LOCKSTEP else None
+        self.loss, self._is_announced = None, False
+        shared_memory = SharedMemory()
+        for rank in self.ranks:
+            rank.begin(rank.incarnation + 1, around.log_dir / f"rank-{rank.number}.log")
+            self._lives[rank.number] = Incarnation(
+                rank, around.settings, around.variables, around.plan, around.runtime, lockstep
+            )
+        watching = asyncio.create_task(self._watch(), name=f"watch group {self.number}")
+        try:
+            async with asyncio.TaskGroup() as lives:
+                played = [lives.create_task(self._play(life), name=str(life)) for life in self._lives.values()]
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            self._lives.clear()
+        if any(
+            (code := task.result()) is not None and code < 0 for task in played
+        ):  # a guardian was killed: what it kept may be left
+            await clear_strays(RankProcess.guardians, shared_memory)
+
+    async def _play(self, life: Incarnation) -> int | None:
+        """One rank's part in the group's life. Its end is the end of the group's."""
+        rank = life.rank
+        code: int | None = None
+        try:
+            code = await life.run(
+                self._around.context,
+                on_message=lambda message: self._on_message(rank, message),
+                on_lost=lambda reason: self.lose(rank, reason),
+            )
+            ended = describe_exit(code)
+        except OSError as error:
+            ended = f"it could not be started: {error}"
+        if self._is_stopping:
+            rank.state = RankState.STOPPED
+        self.lose(rank, ended)
+        return code
+
+    async def _pause(self, loss: Loss) -> None:
+        """Between two lives: as long as the policy says, or until an operator says otherwise."""
+        self.restarts[loss.kind] += 1
+        if loss.kind is LossKind.CANNOT_START:
+            self.start_failures += 1
+            self._listener.group_given_up(self.number, loss.reason)
+        decision = self._policy.decide(loss, self._aftermath, time.monotonic())
+        if isinstance(decision, Break):
+            self._set_state(RankState.BROKEN, decision.reason)
+            logger.error("group_broken", group=self.number, reason=decision.reason)
+            self._listener.group_given_up(self.number, decision.reason)
+            self._on_change(self)
+            await self._wake.wait()
+        elif decision.delay_s:
+            self._set_state(RankState.BACKOFF)
+            logger.warning(
+                "group_restarting", group=self.number, after=str(loss.kind), delay_s=round(decision.delay_s, 2)
+            )
+            self._on_change(self)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), decision.delay_s)
+        self._wake.clear()
+        await self._memory.wait_free()
+
+    # -- what its ranks say
+
+    def rank_ready(self) -> None:
+        """One of its ranks is ready: once all are, the listener hears of it."""
+        members = [Member(r.number, r.incarnation, r.facts) for r in self.ranks if r.is_ready and r.facts]
+        if len(members) < len(self.ranks) or self.loss is not None:
+            return
+        self._is_announced = self.was_ever_ready = True
+        self.start_failures = 0
+        self._policy.started()
+        logger.info("group_ready", group=self.number, ranks=[rank.number for rank in self.ranks])
+        self._listener.group_ready(self.number, members)
+        self._on_change(self)
+
+    def lose(self, rank: Rank, reason: str, kind: LossKind | None = None, untouched: Iterable[int] = ()) -> None:
+        """The rank is gone, and the group with it. Its items run again, and what is left of its processes is killed."""
+        if self._is_stopping or self.loss is not None:
+            return
+        if kind is None:
+            kind = LossKind.DIED if self._is_announced else LossKind.CANNOT_START
+        self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
+        say = logger.info if kind is LossKind.ENDED else logger.error
+        say(
+            "rank_lost",
+            group=self.number,
+            rank=rank.number,
+            incarnation=rank.incarnation,
+            kind=str(kind),
+            reason=reason,
+        )
+        for member in self.ranks:
+            member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
+        self.cut()
+        self._on_change(self)
+
+    def _end_life(self, loss: Loss) -> None:
+        self.loss = loss
+        self._aftermath = self._listener.group_lost(self.number, loss)
+
+    async def _watch(self) -> None:
+        """Looks for a stall, while the group serves."""
+        takers = [PulseTaker(rank) for rank in self.ranks]
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if not self._is_announced or self.loss is not None:
+                continue
+            pulses = [taker.take(self._listener.held(taker.rank.number)) for taker in takers]
+            stall = find_stall(pulses, self._around.settings.stall_timeout_s, HEARTBEAT_S)
+            if stall is not None:
+                rank = next(rank for rank in self.ranks if rank.number == stall[0])
+                self.lose(rank, f"it is stalled: {stall[1]}", LossKind.STALLED)
+
+    def _reclassified(self, loss: Loss) -> Loss:
+        """A group that could not start for a taken port says so in its ranks' logs alone."""
+        if loss.kind is not LossKind.CANNOT_START:
+            return loss
+        logs = "\n".join("\n".join(rank.log_tail(CLASH_TAIL_LINES)) for rank in self.ranks).lower()
+        is_clash = any(words in logs for words in PORT_IS_TAKEN)
+        return Loss(LossKind.PORT_CLASH, loss.reason, loss.rank) if is_clash else loss
+
+    # -- the operator's hand
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it runs items."""
+        return self._is_announced and self.loss is None
+
+    def drain(self) -> bool:
+        """Finishes what it holds and takes nothing new. False when it does not serve."""
+        if not self.is_serving:
+            return False
+        if self.ranks[0].state is not RankState.DRAINING:
+            self._set_state(RankState.DRAINING)
+            logger.info("group_draining", group=self.number)
+            self._listener.group_held(self.number)
+            self._on_change(self)
+        return True
+
+    def restart(self) -> None:
+        """A new life: at once, or for a group that serves when it has finished what it holds, or the deadline comes."""
+        logger.info("group_restart_asked", group=self.number, state=str(self.ranks[0].state))
+        self._policy.reset()
+        if self.drain():
+            if self._ending is None or self._ending.done():
+                self._ending = asyncio.create_task(self._end_gently(), name=f"restart group {self.number}")
+        elif self.loss is not None:
+            self._wake.set()
+        else:
+            self.lose(self.ranks[0], "an operator restarts it", LossKind.ENDED)
+
+    async def _end_gently(self) -> None:
+        deadline = time.monotonic() + self._around.settings.drain_timeout_s
+        while self.is_serving and time.monotonic() < deadline and self._holds_work():  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(DRAIN_POLL_S)
+        if self.loss is None:
+            self._end_life(Loss(LossKind.ENDED, "an operator restarts it", self.ranks[0].number))
+            await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
+
+    def _holds_work(self) -> bool:
+        running = any(self._listener.held(rank.number) for rank in self.ranks)
+        return running or self._listener.suspects(self.number) > 0
+
+    def _set_state(self, state: RankState, reason: str | None = None) -> None:
+        for rank in self.ranks:
+            rank.state = state
+            rank.last_error = reason or rank.last_error

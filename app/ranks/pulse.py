@@ -1,0 +1,65 @@
+"""What a rank's heartbeats and the kernel say of its progress, taken once a second while its group serves."""
+
+import time
+from pathlib import Path
+
+from app.ranks.rank import Rank
+from app.ranks.stalls import Pulse
+
+HEARTBEAT_S = 1.0  # between two looks, and about what ranks leave between two heartbeats
+LOOK_CLOSER_S = 2.0  # without progress: only then the kernel is asked
+STOPPED = "T"  # by a signal; a debugger's stop is "t", and none of our business
+
+
+class PulseTaker:
+    """Remembers how far one rank was, and since when."""
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+        self._progress: tuple[int, int] | None = None  # steps and results
+        self._progress_at = time.monotonic()
+        self._cpu_ticks: int | None = None  # of its engine's processes, when it last got on
+        self._held = 0
+
+    def take(self, held: int) -> Pulse:
+        """The rank's pulse now; `held` are the items that it holds."""
+        rank, now = self.rank, time.monotonic()
+        progress = (rank.status.steps if rank.status else 0, rank.results)
+        if progress != self._progress or (held and not self._held):
+            self._progress, self._progress_at, self._cpu_ticks = progress, now, None
+        self._held = held
+        age_s = now - self._progress_at
+        stopped, is_asleep = None, False
+        if held and age_s > LOOK_CLOSER_S:
+            stopped, is_asleep = self._look_closer()
+        return Pulse(
+            rank=rank.number,
+            holds_work=held > 0,
+            progress_age_s=age_s,
+            silence_s=now - rank.heard_at,
+            longest_step_s=rank.status.longest_step_s if rank.status else 0.0,
+            stopped=stopped,
+            is_asleep=is_asleep,
+        )
+
+    def _look_closer(self) -> tuple[str | None, bool]:
+        """A process that is stopped, and whether its engine's processes have used no CPU since it last got on."""
+        engine = self.rank.facts.processes if self.rank.facts else {}
+        everyone = dict(engine)
+        if self.rank.pid is not None:
+            everyone[f"rank {self.rank.number}"] = self.rank.pid
+        states = {title: _stat(pid) for title, pid in everyone.items()}
+        stopped = next((title for title, (state, _) in states.items() if state == STOPPED), None)
+        ticks = sum(states[title][1] for title in engine)
+        if self._cpu_ticks is None:
+            self._cpu_ticks = ticks
+        return stopped, bool(engine) and ticks == self._cpu_ticks
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """A process's state and the CPU time it has used, in ticks; "" and 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], int(fields[11]) + int(fields[12])
+    except (OSError, ValueError, IndexError):
+        return "", 0

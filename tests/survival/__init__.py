@@ -1,0 +1,1 @@
+"""Real vLLM under fire; minutes each. `make survival` runs it."""
