@@ -18,7 +18,7 @@ endif
 SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench load survival clean
+.PHONY: help serve test check bench load survival chaos clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,10 @@ load: ## Put a service under load; ARGS go to the load tests
 survival: ## Kill real vLLM's processes in every stage and see it recover; about half an hour
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/survival $(ARGS)
+
+chaos: ## 500 random rounds of kills, stops, stalls and poison on simulated ranks; ARGS='--seed 2 --only 17'
+	$(SETUP) --dev
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 clean: ## Remove .venv and everything else that was built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -121,6 +121,7 @@ class Gateway:
                     "Items on trial, after their group crashed.",
                     lambda: sum(self.dispatcher.suspects(group) for group in self.fleet.groups),
                 ),
+                "phalanx_asyncio_tasks": ("Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
                 "phalanx_active_batches": ("Batches under way.", lambda: self.batches.active),
             },
             {

@@ -7,6 +7,7 @@ the guardian itself be killed, the rank notices on its own standard input and do
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -83,6 +84,7 @@ class Guardian:
         self._command = command
         self._log = RankLog(Path(spec.log_file))
         self._shared_memory = SharedMemory()
+        self._lock = _hold(Path(spec.directory))
         self._farewell: bytes | None = None  # what came from the gateway in the end; nothing when it died
 
     def run(self) -> int:
@@ -150,15 +152,36 @@ class Guardian:
         return True
 
     def _remove_leftovers(self) -> None:
-        """The incarnation's folder and shared memory; its socket, too, if the gateway is no more to do it."""
+        """The incarnation's folder and shared memory; and what a gateway that is no more had for this and others."""
         directory = Path(self._spec.directory)
         shutil.rmtree(directory, ignore_errors=True)
         self._shared_memory.remove()
-        if self._farewell != b"" or not self._spec.endpoint.startswith(IPC):
-            return
-        with contextlib.suppress(OSError):  # others still have something in the folder: the last one removes it
+        if self._farewell == b"" and self._spec.endpoint.startswith(IPC):
             Path(self._spec.endpoint.removeprefix(IPC)).unlink(missing_ok=True)
-            directory.parent.rmdir()
+            _clear(directory.parent)
+
+
+def _hold(folder: Path) -> int | None:
+    """Locks an incarnation's folder, for as long as this process lives: whoever clears up leaves it alone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return None
+    return descriptor
+
+
+def _clear(runtime: Path) -> None:
+    """Removes what lies in a dead gateway's folder and no guardian holds; the last guardian removes the folder."""
+    with contextlib.suppress(OSError):
+        for folder in [entry for entry in runtime.iterdir() if entry.is_dir()]:
+            lock = _hold(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_name(folder.name + ".sock").unlink(missing_ok=True)
+                os.close(lock)
+        if not any(entry.is_dir() for entry in runtime.iterdir()):
+            shutil.rmtree(runtime, ignore_errors=True)
 
 
 def exit_code(code: int) -> int:

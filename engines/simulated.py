@@ -12,13 +12,14 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from multiprocessing.shared_memory import SharedMemory
 
 import msgspec
 
 from engines.base import EmitResult, Engine, EngineLoad, ReportStage
 from engines.protocol import ItemError, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
 from engines.simulated_answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt
-from engines.simulated_args import Fault, SimulatedArgs, read_args
+from engines.simulated_args import Fault, SimulatedArgs, hold_shared_memory, read_args
 from engines.spec import GroupKind, RankSpec
 
 MAX_LAG_S = 0.25
@@ -52,6 +53,7 @@ class SimulatedEngine(Engine):
         self._next_fault: Fault | None = None
         self._step_due_at = 0.0  # time.monotonic()
         self._timer: asyncio.Handle | None = None
+        self._shared_memory: SharedMemory | None = None
         self._stopped = False  # hung, dead or closed: no step will ever come
 
     async def start(self, report: ReportStage) -> RankFacts:
@@ -60,6 +62,7 @@ class SimulatedEngine(Engine):
         self._args = read_args(self.spec)
         self._needles = self._args.needles()
         report(Stage.LOADING)
+        self._shared_memory = hold_shared_memory(self._args.shared_memory_kib * 1024)
         time.sleep(self._args.block_loop_s)  # noqa: ASYNC251  it is what this argument asks for
         await asyncio.sleep(self._args.start_s)
         if self._args.crash_at_start:
@@ -98,6 +101,9 @@ class SimulatedEngine(Engine):
 
     async def close(self) -> None:
         self._stop_stepping()
+        if self._shared_memory is not None:
+            self._shared_memory.close()
+            self._shared_memory.unlink()
 
     # -- starting
 

@@ -1,6 +1,8 @@
 """The simulated engine's arguments: its latency model, its limits, and the faults that a prompt can bring about."""
 
+import os
 from enum import StrEnum
+from multiprocessing.shared_memory import SharedMemory
 from typing import Annotated
 
 import msgspec
@@ -9,6 +11,7 @@ from msgspec import Meta
 from engines.base import EngineConfigError
 from engines.spec import RankSpec
 
+SHARED_MEMORY_PREFIX = "phalanx-simulated-"
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Needle = Annotated[str, Meta(min_length=1)] | None
@@ -34,6 +37,7 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_moe: bool = False
     start_s: NotNegative = 0.0  # how long loading takes
     block_loop_s: NotNegative = 0.0  # how much of it blocks the loop, as vLLM's loading does
+    shared_memory_kib: Annotated[int, Meta(ge=0)] = 0  # to hold in /dev/shm, as vLLM's workers do
     fail_config: str | None = None  # refuse to start, with this message
     crash_at_start: bool = False  # die by SIGKILL while loading
     crash_on: Needle = None  # die by SIGKILL
@@ -46,6 +50,11 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What to look for in a prompt, as it stands in JSON, and what it brings about."""
         texts = [(fault, getattr(self, f"{fault}_on")) for fault in Fault]
         return [(fault, msgspec.json.encode(text)[1:-1]) for fault, text in texts if text is not None]
+
+
+def hold_shared_memory(size_bytes: int) -> SharedMemory | None:
+    """Shared memory with a name that says whose it is; Python's resource tracker starts with it. None for no bytes."""
+    return SharedMemory(f"{SHARED_MEMORY_PREFIX}{os.getpid()}", create=True, size=size_bytes) if size_bytes else None
 
 
 def read_args(spec: RankSpec) -> SimulatedArgs:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 FAREWELL = b"."  # what the gateway writes to a guardian before it lets go; its death closes the pipe without a word
+RUNTIME_LOCK = "lock"  # in the folder of a gateway's sockets, held for as long as the gateway lives
 
 
 class EngineKind(StrEnum):

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -50,10 +50,14 @@ class Pending:
 
     def answer(self) -> Json:
         """Waits for it."""
+        return self.outcome()[1]
+
+    def outcome(self) -> tuple[int, Json]:
+        """Waits for it: its status, and the answer."""
         with self._connection.getresponse() as response:
-            answer = as_object(response.read().decode())
+            status, answer = response.status, as_object(response.read().decode())
         self.hang_up()
-        return answer
+        return status, answer
 
     def hang_up(self) -> None:
         """Goes away. May be called twice."""
@@ -121,6 +125,10 @@ class Service:
         found: list[Json] = self.client.get("/v1/ranks").json()["data"]
         return found
 
+    def act(self, rank: int, what: str) -> httpx.Response:
+        """An operator's hand on a rank: `drain` or `restart`."""
+        return self.client.post(f"/v1/ranks/{rank}/{what}")
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
         lines = [line for line in self.client.get("/metrics").text.splitlines(keepends=True) if line.startswith(name)]
@@ -160,6 +168,14 @@ class Service:
     def processes(self) -> list[psutil.Process]:
         """All that stand in its folder: the gateway and everything below it, wherever it was reparented to."""
         return [process for process in psutil.process_iter() if _folder_of(process) == str(self.folder)]
+
+    def titled(self, title: str) -> list[int]:
+        """Process numbers of those with this in their title."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                found += [process.pid] if title in " ".join(process.cmdline()) else []
+        return found
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Sends the gateway a signal."""

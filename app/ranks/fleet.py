@@ -5,8 +5,6 @@ what ranks do for items is the listener's business.
 """
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from app.ranks.model import ModelFacts, inspect_model
 from app.ranks.plan import Plan, Share
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
+from app.ranks.runtime import Runtime
 from app.settings import BUILT_IN_MODEL, Settings
 from engines.protocol import (
     PROTOCOL_VERSION,
@@ -42,7 +41,6 @@ from engines.spec import EngineKind
 logger = get_logger("ranks")
 FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up
 FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it
-LONGEST_TEMPORARY_FOLDER = 40  # vLLM's sockets lie below it, and a socket's path has at most 108 bytes
 
 
 class Fleet:
@@ -65,7 +63,7 @@ class Fleet:
         self._on_change = on_change
         self._is_stopping = False
         self._context = new_context()
-        self._runtime: Path | None = None  # the ranks' sockets and private folders, once there are ranks
+        self._runtime: Runtime | None = None  # once there are ranks
         self._tasks: set[asyncio.Task[None]] = set()
         self.questions = Questions(self.send)
         self.plan: Plan | None = None
@@ -90,7 +88,7 @@ class Fleet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._context.destroy(linger=0)  # term would wait for a socket that somebody forgot
         if self._runtime is not None:
-            shutil.rmtree(self._runtime, ignore_errors=True)
+            self._runtime.remove()
 
     async def kill(self) -> None:
         """Stops every rank without asking."""
@@ -138,8 +136,8 @@ class Fleet:
             rank.group = self.plan.group_of(rank.number)
             rank.gpus, rank.cores = share.gpus, share.cores
         logger.info("ranks_starting", log_dir=str(self._log_dir), **planning.figures(self._settings, self.plan))
-        self._runtime = Path(tempfile.mkdtemp(prefix="phalanx-", dir=_short_temporary_folder()))
-        self._make_groups(self.plan, self._runtime)
+        self._runtime = Runtime()
+        self._make_groups(self.plan, self._runtime.path)
         for group in self.groups.values():
             self._own(group.run(), f"group {group.number}")
 
@@ -255,8 +253,3 @@ class Fleet:
 def state_folder(environ: Mapping[str, str]) -> Path:
     """Where the service keeps what outlives it: $XDG_STATE_HOME/phalanx."""
     return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "phalanx"
-
-
-def _short_temporary_folder() -> str | None:
-    short = len(tempfile.gettempdir()) <= LONGEST_TEMPORARY_FOLDER
-    return None if short else "/tmp"  # noqa: S108  a private folder is made in it

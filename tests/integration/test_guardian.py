@@ -1,5 +1,6 @@
 """The guardian, with real processes below it: whoever ends, nothing stays."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -47,21 +48,25 @@ def test_nothing_stays_when_the_gateway_lets_go(tmp_path: Path) -> None:
 
 
 def test_when_the_gateway_is_dead_its_folder_goes_with_the_last_rank(tmp_path: Path) -> None:
+    runtime = tmp_path / "runtime"
     with guarded(tmp_path) as family:
-        socket, other = tmp_path / "runtime" / "0.1.sock", tmp_path / "runtime" / "1.1.sock"
-        socket.touch()
-        other.touch()
+        for name in ("0.1.sock", "1.1.sock", "2.1.sock", "lock"):
+            (runtime / name).touch()
+        for name in ("1.1", "2.1"):  # one has a guardian, one was about to be started when the gateway was killed
+            (runtime / name).mkdir()
+        other = os.open(runtime / "1.1", os.O_RDONLY)
+        fcntl.flock(other, fcntl.LOCK_EX)
         family.wait_complete()
         family.cut(farewell=b"")
         family.wait()
         assert family.leftovers() == []
-        assert list((tmp_path / "runtime").iterdir()) == [other]
-    other.unlink()
+        assert sorted(path.name for path in runtime.iterdir()) == ["1.1", "1.1.sock", "lock"]
+    os.close(other)
     with guarded(tmp_path, SLEEPER) as family:
         family.rank_pid()
         family.cut(farewell=b"")
         family.wait()
-        assert not (tmp_path / "runtime").exists()
+        assert not runtime.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

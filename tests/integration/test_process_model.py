@@ -34,8 +34,8 @@ def kill(service: Service, title: str) -> None:
 
 
 def runtime(service: Service) -> list[str]:
-    """What lies in the gateway's private folder: sockets, and a folder for each rank."""
-    return sorted(path.name for folder in service.folder.glob("phalanx-*") for path in folder.iterdir())
+    """What lies in the gateway's private folder for its ranks: sockets, and a folder for each."""
+    return sorted(path.name for folder in service.folder.glob("phalanx-*") for path in folder.glob("*.*"))
 
 
 def events(service: Service, name: str) -> list[Json]:

@@ -1,0 +1,69 @@
+"""The folder of the ranks' sockets and private folders: one for each gateway, locked for as long as it lives.
+
+A gateway that was killed cannot remove its own; its guardians do (engines/guardian.py), and where none was left, the
+next gateway of the same user.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from app.logs import get_logger
+from engines.spec import RUNTIME_LOCK
+
+logger = get_logger("ranks")
+PREFIX = "phalanx-"
+LONGEST_TEMPORARY_FOLDER = 40  # vLLM's sockets lie below it, and a socket's path has at most 108 bytes
+
+
+class Runtime:
+    """A private folder."""
+
+    def __init__(self) -> None:
+        parent = _temporary_folder()
+        _sweep(parent)
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        self._lock = _lock(self.path)
+
+    def remove(self) -> None:
+        """With all that is in it. May be called twice."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _temporary_folder() -> Path:
+    folder = tempfile.gettempdir()
+    return Path(folder if len(folder) <= LONGEST_TEMPORARY_FOLDER else "/tmp")  # noqa: S108  a private folder is made in it
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what gateways of this user have left that are no more."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            if folder.stat().st_uid != os.getuid() or not (folder / RUNTIME_LOCK).is_file():
+                continue
+        except OSError:
+            continue
+        lock = _lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+            logger.info("runtime_swept", folder=str(folder))
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock; None while somebody else does."""
+    try:
+        descriptor = os.open(folder / RUNTIME_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

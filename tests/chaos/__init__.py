@@ -1,0 +1,1 @@
+"""Randomised rounds of what goes wrong, on simulated ranks. `make chaos` runs them."""

@@ -1,0 +1,100 @@
+"""What must hold after every round: one result for every item, and everything as it was before."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from engines.simulated_args import SHARED_MEMORY_PREFIX
+from tests.chaos.plan import PlannedBatch, Round
+from tests.service import Json, Service, until
+
+SETTLED_S = 60.0
+SPARE_DESCRIPTORS = 3
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Broken(AssertionError):
+    """A promise that was not kept."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a service that has nothing to do takes up."""
+
+    processes: int
+    descriptors: int
+    tasks: float
+    shared_memory: int  # files of ranks that are no more
+
+    @classmethod
+    def of(cls, service: Service) -> "Footprint":
+        """Now."""
+        return cls(
+            len(service.processes()),
+            psutil.Process(service.process.pid).num_fds(),
+            service.metric("phalanx_asyncio_tasks"),
+            sum(not psutil.pid_exists(int(path.name.removeprefix(SHARED_MEMORY_PREFIX))) for path in _held()),
+        )
+
+    def exceeds(self, other: "Footprint") -> bool:
+        """Whether it is more than the other, but for a connection or two of the one who looks."""
+        return (
+            self.processes != other.processes
+            or self.descriptors > other.descriptors + SPARE_DESCRIPTORS
+            or self.tasks > other.tasks + SPARE_DESCRIPTORS
+            or self.shared_memory > other.shared_memory
+        )
+
+
+def _held() -> Iterator[Path]:
+    return SHARED_MEMORY.glob(f"{SHARED_MEMORY_PREFIX}*")
+
+
+def check_answer(planned: PlannedBatch, answer: Json, played: Round) -> int:
+    """Exactly one result for every item, and the right one. Returns the number of innocents that were convicted."""
+    results = answer["results"]
+    if [result["index"] for result in results] != list(range(len(planned.prompts))):
+        raise Broken(f"not one result for each item: {[result['index'] for result in results]}")
+    convicted = 0
+    for result in results:
+        code = result["error"]["code"] if "error" in result else None
+        if result["status"] == "ok":
+            if result["index"] in planned.poisoned:
+                raise Broken(f"a poisoned item is ok: {result}")
+        elif code == "poisoned" and result["index"] not in planned.poisoned:
+            convicted += 1
+        elif not _may_fail(planned, result["status"], code, played):
+            raise Broken(f"{result['status']} ({code}) for an item that should be ok: {result}")
+    if convicted and not played.may_convict_wrongly:
+        raise Broken(f"{convicted} innocents were convicted")
+    return convicted
+
+
+def _may_fail(planned: PlannedBatch, status: str, code: str | None, played: Round) -> bool:
+    return (
+        (status == "timeout" and planned.timeout_s is not None)
+        or code == "poisoned"
+        or (played.ends_gateway and code == "shutting_down")
+    )
+
+
+def settle(service: Service, before: Footprint) -> Footprint:
+    """Waits until all is well and as it was. Raises AssertionError, naming what is not."""
+    until(lambda: service.health()["status"] == "ok", "not all ranks are ready again", SETTLED_S)
+    until(service.is_idle, "something still waits or runs", SETTLED_S)
+    seen: list[Footprint] = []
+
+    def is_back() -> bool:
+        seen.append(Footprint.of(service))
+        return not seen[-1].exceeds(before)
+
+    try:
+        until(is_back, "it takes up more than before", 15)
+    except AssertionError as error:
+        raise Broken(f"{error}: {before} and now {seen[-1]}") from error
+    for rank in service.ranks():
+        if rank["suspects"] or rank["held"]:
+            raise Broken(f"rank {rank['rank']} holds something: {rank}")
+    return seen[-1]

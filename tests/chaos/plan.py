@@ -1,0 +1,107 @@
+"""What happens in one round, drawn from its seed: the same seed gives the same round."""
+
+import random
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+CRASH, CHOKE, HANG, SLOW = "crashes", "chokes", "hangs", "dawdles"  # words in prompts that bring a fault about
+POISONS = (CRASH, CHOKE, HANG)
+
+
+class Blow(StrEnum):
+    """What is done to the service from outside."""
+
+    KILL_RANK = "kill_rank"
+    KILL_GUARDIAN = "kill_guardian"
+    STOP_RANK = "stop_rank"  # SIGSTOP
+    STOP_GUARDIAN = "stop_guardian"  # and SIGCONT a moment later
+    RESTART = "restart"  # by an operator
+    TERM_GATEWAY = "term_gateway"
+    KILL_GATEWAY = "kill_gateway"
+
+
+ON_RANKS = (Blow.KILL_RANK, Blow.KILL_RANK, Blow.KILL_GUARDIAN, Blow.STOP_RANK, Blow.STOP_GUARDIAN, Blow.RESTART)
+ON_GATEWAY = (Blow.TERM_GATEWAY, Blow.TERM_GATEWAY, Blow.KILL_GATEWAY)
+CRASHING = (Blow.KILL_RANK, Blow.KILL_GUARDIAN, Blow.STOP_RANK)
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """One request. `hang_up_s`: when its client goes away; None for one that waits for the answer."""
+
+    prompts: list[str]
+    max_tokens: int
+    delay_s: float
+    priority: int = 0
+    timeout_s: float | None = None
+    hang_up_s: float | None = None
+
+    @property
+    def poisoned(self) -> set[int]:
+        """Items that nothing can run."""
+        return {index for index, prompt in enumerate(self.prompts) if any(word in prompt for word in POISONS)}
+
+
+@dataclass(frozen=True)
+class PlannedBlow:
+    """What is done, to which rank, and when."""
+
+    what: Blow
+    rank: int
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """Batches and blows, all at once."""
+
+    number: int
+    batches: list[PlannedBatch] = field(default_factory=list)
+    blows: list[PlannedBlow] = field(default_factory=list)
+
+    @property
+    def ends_gateway(self) -> bool:
+        """Whether the service does not survive it."""
+        return any(blow.what in ON_GATEWAY for blow in self.blows)
+
+    @property
+    def may_convict_wrongly(self) -> bool:
+        """Whether a blow may hit an innocent suspect just while it is tried alone."""
+        has_poison = any(batch.poisoned for batch in self.batches)
+        crashes = sum(blow.what in CRASHING for blow in self.blows)
+        return crashes > 0 and (has_poison or crashes > 1)
+
+
+def draw(seed: int, number: int, ranks: int) -> Round:
+    """The round of this number."""
+    chance = random.Random(f"{seed}/{number}")
+    batches = [_batch(chance, number, index) for index in range(chance.randint(1, 4))]
+    if any(batch.poisoned for batch in batches):
+        blows = [_blow(chance, ranks, ON_RANKS) for _ in range(chance.choice((0, 0, 0, 1)))]
+    else:
+        blows = [_blow(chance, ranks, ON_RANKS) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
+    if chance.random() < 0.08:
+        blows.append(_blow(chance, ranks, ON_GATEWAY))
+    return Round(number, batches, blows)
+
+
+def _batch(chance: random.Random, number: int, index: int) -> PlannedBatch:
+    count = chance.choice((1, 2, 5, 20, 60, 120))
+    prompts = [f"round {number} batch {index} item {item}" for item in range(count)]
+    if chance.random() < 0.2:
+        for item in chance.sample(range(count), min(count, chance.choice((1, 1, 2)))):
+            prompts[item] += f" {chance.choice(POISONS)}"
+    if chance.random() < 0.1:
+        prompts[chance.randrange(count)] += f" {SLOW}"
+    return PlannedBatch(
+        prompts,
+        max_tokens=chance.choice((1, 4, 16, 60)),
+        delay_s=chance.uniform(0, 0.3),
+        priority=chance.choice((0, 0, -1, 1)),
+        timeout_s=chance.uniform(0.3, 3) if chance.random() < 0.1 else None,
+        hang_up_s=chance.uniform(0, 0.5) if chance.random() < 0.15 else None,
+    )
+
+
+def _blow(chance: random.Random, ranks: int, kinds: tuple[Blow, ...]) -> PlannedBlow:
+    return PlannedBlow(chance.choice(kinds), chance.randrange(ranks), chance.uniform(0, 0.6))

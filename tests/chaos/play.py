@@ -1,0 +1,176 @@
+"""Plays rounds on one service: sends the batches, deals the blows, and looks at what came of it."""
+
+import contextlib
+import http.client
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from tests.chaos.checks import Broken, Footprint, check_answer, settle
+from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round
+from tests.service import Pending, Service, until
+
+ENGINE: dict[str, Any] = {
+    "step_ms": 2,
+    "max_num_seqs": 8,
+    "shared_memory_kib": 64,
+    "crash_on": CRASH,
+    "choke_on": CHOKE,
+    "hang_on": HANG,
+    "slow_on": SLOW,
+}
+FLAGS = (
+    *("--restart-backoff-s", "20ms", "--max-restart-backoff-s", "100ms", "--stall-timeout-s", "2s"),
+    *("--breaker-failures", "100000", "--trial-restarts", "100000", "--drain-timeout-s", "2", "--stop-timeout-s", "2"),
+)
+RETRY_S = 0.05
+PATIENCE_S = 60.0
+STOPPED_FOR_S = 0.5
+
+
+class Arena:
+    """A service that is played on until a round ends it, and the next one after that."""
+
+    def __init__(self, *, is_moe: bool) -> None:
+        self.is_moe = is_moe
+        self.counts: Counter[str] = Counter()
+        self._service: Service | None = None
+        self._before: Footprint | None = None
+
+    def play(self, round_: Round) -> None:
+        """One round. Raises Broken or AssertionError."""
+        service, before = self._ready()
+        errors: list[BaseException] = []
+        acts = [
+            threading.Thread(target=self._guarded, args=(errors, self._ask, service, batch, round_))
+            for batch in round_.batches
+        ]
+        acts += [
+            threading.Thread(target=self._guarded, args=(errors, self._strike, service, blow)) for blow in round_.blows
+        ]
+        for act in acts:
+            act.start()
+        for act in acts:
+            act.join()
+        if errors:
+            raise errors[0]
+        self.counts["rounds"] += 1
+        if round_.ends_gateway:
+            self._bury(service, round_)
+        else:
+            settle(service, before)
+
+    def close(self) -> None:
+        """Ends the service in order."""
+        if self._service is not None:
+            try:
+                self._service.stop()
+            finally:
+                self._service.discard()
+                self._service = None
+
+    def abandon(self) -> None:
+        """Ends whatever is left of it, however."""
+        if self._service is not None:
+            self._service.discard()
+
+    def log(self) -> str:
+        """What the service has printed."""
+        return self._service.log if self._service is not None else ""
+
+    @property
+    def memory_mib(self) -> float:
+        """Resident memory of the gateway."""
+        if self._service is None:
+            return 0.0
+        return self._service.metric("phalanx_process_resident_memory_bytes") / 2**20
+
+    def _ready(self) -> tuple[Service, Footprint]:
+        if self._service is None or self._before is None:
+            self._service = Service(*FLAGS, is_moe=self.is_moe, **ENGINE)
+            self._service.errors_expected = True
+            self._service.start()
+            self._service.wait_ready()
+            self._service.batch(["warm up"])
+            self._before = Footprint.of(self._service)
+            self.counts["services"] += 1
+        return self._service, self._before
+
+    def _bury(self, service: Service, round_: Round) -> None:
+        """The gateway was ended: in order with exit code 0, or by SIGKILL; either way nothing is left."""
+        code = service.wait()
+        was_killed = any(blow.what is Blow.KILL_GATEWAY for blow in round_.blows)
+        if code != 0 and not was_killed:
+            raise Broken(f"the gateway ended with exit code {code}")
+        until(lambda: not service.processes(), "processes are left", 15)
+        until(lambda: not list(service.folder.glob("phalanx-*/*")), "sockets or folders are left", 15)
+        if not was_killed:
+            service.check_nothing_left()
+        service.discard()
+        self._service = None
+
+    def _guarded(self, errors: list[BaseException], act: Any, *args: Any) -> None:
+        try:
+            act(*args)
+        except BaseException as error:  # noqa: BLE001  handed to the thread that waits
+            errors.append(error)
+
+    def _ask(self, service: Service, batch: PlannedBatch, round_: Round) -> None:
+        """Sends a batch until it is accepted, and reads the answer or goes away."""
+        time.sleep(batch.delay_s)
+        fields: dict[str, Any] = {"sampling_params": {"max_tokens": batch.max_tokens}, "priority": batch.priority}
+        if batch.timeout_s is not None:
+            fields["timeout_s"] = batch.timeout_s
+        request = {"prompts": batch.prompts, **fields}
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                with Pending(service.port, request) as pending:
+                    if batch.hang_up_s is not None:
+                        time.sleep(batch.hang_up_s)
+                        self.counts["clients gone"] += 1
+                        return
+                    status, answer = pending.outcome()
+            except (OSError, http.client.HTTPException):
+                if round_.ends_gateway:
+                    self.counts["cut off with the gateway"] += 1
+                    return
+                raise
+            if status == 200:
+                self.counts["items"] += len(batch.prompts)
+                self.counts["convicted by a blow"] += check_answer(batch, answer, round_)
+                self.counts["poisoned"] += len(batch.poisoned)
+                return
+            if status != 503:
+                raise Broken(f"{status} for a batch: {answer}")
+            time.sleep(RETRY_S)
+        raise Broken("a batch was never accepted")
+
+    def _strike(self, service: Service, blow: PlannedBlow) -> None:
+        time.sleep(blow.delay_s)
+        self.counts[blow.what] += 1
+        with contextlib.suppress(ProcessLookupError):
+            match blow.what:
+                case Blow.TERM_GATEWAY:
+                    service.signal(signal.SIGTERM)
+                case Blow.KILL_GATEWAY:
+                    service.signal(signal.SIGKILL)
+                case Blow.RESTART:
+                    with contextlib.suppress(OSError):
+                        service.act(blow.rank, "restart")
+                case Blow.STOP_GUARDIAN:
+                    self._stop_for_a_while(service, blow.rank)
+                case _:
+                    number = signal.SIGSTOP if blow.what is Blow.STOP_RANK else signal.SIGKILL
+                    title = "guardian" if blow.what is Blow.KILL_GUARDIAN else "rank"
+                    for pid in service.titled(f"phalanx-{title} {blow.rank}")[:1]:
+                        os.kill(pid, number)
+
+    def _stop_for_a_while(self, service: Service, rank: int) -> None:
+        for pid in service.titled(f"phalanx-guardian {rank}")[:1]:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(STOPPED_FOR_S)
+            os.kill(pid, signal.SIGCONT)
