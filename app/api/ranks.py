@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.api.auth import caller_of
 from app.api.state import gateway_of
 from app.errors import NotFound
 from app.gateway import Gateway
@@ -82,20 +83,21 @@ class ModelList(msgspec.Struct, kw_only=True):
 
 @router.get("/v1/ranks", summary="All ranks")
 async def ranks(request: Request) -> Response:
-    """State and figures of every rank."""
+    """State and figures of every rank. What comes from a rank's log needs an admin's API key."""
     gateway = gateway_of(request)
-    views = [_view(gateway, rank, LOG_TAIL_LINES if rank.last_error else 0) for rank in gateway.fleet.ranks]
+    is_admin = caller_of(request).is_admin
+    views = [_view(gateway, rank, LOG_TAIL_LINES if rank.last_error else 0, is_admin) for rank in gateway.fleet.ranks]
     return Response(_encode(RankList(data=views)), media_type="application/json")
 
 
 @router.get("/v1/ranks/{rank}", summary="One rank, with the tail of its log")
 async def one_rank(request: Request, rank: int) -> Response:
-    """As in the list, and always with the last lines of its log."""
+    """As in the list, and, for an admin's API key, always with the last lines of its log."""
     gateway = gateway_of(request)
     count = len(gateway.fleet.ranks)
     if not 0 <= rank < count:
         raise NotFound(f"there is no rank {rank}: they are 0 to {count - 1}", param="rank", code="rank_not_found")
-    view = _view(gateway, gateway.fleet.ranks[rank], LOG_TAIL_LINES)
+    view = _view(gateway, gateway.fleet.ranks[rank], LOG_TAIL_LINES, caller_of(request).is_admin)
     return Response(_encode(view), media_type="application/json")
 
 
@@ -129,7 +131,7 @@ async def metrics(request: Request) -> Response:
     return Response(merge_expositions(texts), media_type=METRICS_TYPE)
 
 
-def _view(gateway: Gateway, rank: Rank, log_lines: int) -> RankView:
+def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankView:
     plan, facts, status = gateway.fleet.plan, rank.facts, rank.status
     return RankView(
         rank=rank.number,
@@ -158,7 +160,7 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int) -> RankView:
         steps=status.steps if status else 0,
         step_age_s=round(status.step_age_s, 3) if status and status.step_age_s is not None else None,
         restarts=max(0, rank.incarnation - 1),
-        last_error=rank.last_error,
+        last_error=rank.last_error if is_admin else rank.error_line,
         log_file=str(rank.log_file) if rank.log_file else None,
-        log_tail=rank.log_tail(log_lines),
+        log_tail=rank.log_tail(log_lines) if is_admin else [],
     )

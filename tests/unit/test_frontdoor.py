@@ -10,8 +10,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.frontdoor import Frontdoor, allowed_hosts, is_loopback
+from app.api.frontdoor import Frontdoor, allowed_hosts
 from app.metrics import Metrics
+from app.settings_checks import is_loopback
 
 Headers = Iterable[tuple[bytes, bytes]]
 

@@ -72,6 +72,13 @@ def test_the_first_reason_for_a_failure_is_the_one_that_counts() -> None:
     assert (rank.state, rank.last_error) == (RankState.FAILED, "it choked")
 
 
+def test_what_follows_the_first_line_of_an_error_is_the_logs() -> None:
+    rank = begun()
+    assert rank.error_line is None
+    rank.fail("it failed too often:\n  a line of its log\n  and another")
+    assert rank.error_line == "it failed too often:"
+
+
 def test_a_new_life_knows_nothing_of_the_one_before(clock: Clock) -> None:
     rank = begun()
     rank.beat(Status(incarnation=1, completion_tokens=5))
