@@ -96,7 +96,7 @@ def require_admin(request: Request) -> None:
 
 
 def owner_of(caller: Caller) -> Owner:
-    """The caller as those see him who share the ranks out."""
+    """The caller as the one whose batches share the ranks with others'."""
     key = caller.key
     return EVERYBODY if key is None else Owner(key.id, key.weight, key.limits.max_waiting_items)
 

@@ -20,7 +20,7 @@ MEANINGS = {
 
 
 def limit_headers(caller: Caller, waiting_items: int) -> dict[str, str]:
-    """The headers for a caller who has so many items waiting; none for limits that his key does not have."""
+    """The headers for a caller that has so many items waiting; none for limits that its key does not have."""
     headers: dict[str, str] = {}
     if caller.bucket is not None:
         headers[LIMIT_REQUESTS] = str(caller.bucket.capacity)

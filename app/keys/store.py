@@ -21,7 +21,7 @@ from app.errors import FatalError
 from app.keys.key import ApiKey, KeyLimits, NewKey, make_key
 from app.validation import DECODE_ERRORS, complaint
 
-FOR_OTHERS = stat.S_IRWXO | stat.S_IWGRP  # who may write here makes himself an admin
+FOR_OTHERS = stat.S_IRWXO | stat.S_IWGRP  # whoever may write here may make an admin's key
 LOCK_TIMEOUT_S = 10.0
 LOCK_POLL_S = 0.02
 

@@ -1,4 +1,4 @@
-"""Who is let in, what he is told who is not, and what a key may do."""
+"""Who is let in, what those are told who are not, and what a key may do."""
 
 import asyncio
 import json
@@ -223,7 +223,7 @@ def test_times_are_written_as_openai_does(seconds: float, written: str) -> None:
     assert duration(seconds) == written
 
 
-def test_a_callers_work_is_shared_out_by_his_key(file: KeysFile) -> None:
+def test_a_callers_work_is_shared_out_by_its_key(file: KeysFile) -> None:
     key = file.create("one", weight=3, limits=LIMITS).key
     assert owner_of(Caller(key)) == Owner(key.id, 3, 5)
     assert owner_of(Caller()) is EVERYBODY
