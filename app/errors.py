@@ -3,6 +3,8 @@
 PhalanxError
 ├── RequestError            the client must change the request; each class is one HTTP status
 │   ├── InvalidRequest      400
+│   ├── Unauthorized        401  no API key, or none that is known
+│   ├── Forbidden           403  the API key may not do this
 │   ├── NotFound            404
 │   ├── MethodNotAllowed    405
 │   ├── Conflict            409  not in the state that it is in
@@ -44,6 +46,22 @@ class RequestError(PhalanxError):
 
 class InvalidRequest(RequestError):
     """The request is malformed or asks for what is not there."""
+
+
+class Unauthorized(RequestError):
+    """The request must carry an API key that is in force."""
+
+    status = 401
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(RequestError):
+    """The API key is in force, and may not do this."""
+
+    status = 403
 
 
 class NotFound(RequestError):

@@ -4,6 +4,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app.api import batch_generate, errors, health, ranks
+from app.api.auth import KeyCheck
 from app.api.frontdoor import Frontdoor, allowed_hosts
 from app.api.openapi import describe
 from app.gateway import Gateway
@@ -11,7 +12,7 @@ from phalanx import __version__
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
-    """Routes, errors in OpenAI's shape, documentation, and the front door before all of them."""
+    """Routes, errors in OpenAI's shape, documentation; the check of API keys, and the front door before all of them."""
     app = FastAPI(title="Phalanx", version=__version__, summary="Batch generation over data-parallel vLLM engines")
     app.state.gateway = gateway
     errors.install(app)
@@ -19,4 +20,5 @@ def create_app(gateway: Gateway) -> ASGIApp:
         app.include_router(module.router)
     describe(app)
     settings = gateway.settings
-    return Frontdoor(app, gateway.metrics, allowed_hosts(settings.host, settings.allowed_hosts))
+    checked = KeyCheck(app, gateway.keys, gateway.dispatcher.backlog)
+    return Frontdoor(checked, gateway.metrics, allowed_hosts(settings.host, settings.allowed_hosts))

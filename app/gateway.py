@@ -10,6 +10,8 @@ from app.batches.service import BatchService
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.placement import Dispatch, placement
 from app.errors import TryLater
+from app.keys.ring import KeyRing
+from app.keys.store import KeysFile
 from app.logs import get_logger
 from app.metrics import Metrics
 from app.ranks.devices import Allotment
@@ -39,6 +41,7 @@ class Gateway:
         self.started_at = time.time()
         self.is_draining = False
         self.metrics = Metrics(__version__)
+        self.keys = KeyRing(KeysFile(settings.api_keys_file)) if settings.api_keys_file else None
         self.dispatcher = Dispatcher(
             self._send,
             placement(Dispatch(settings.dispatch)),
@@ -55,6 +58,8 @@ class Gateway:
 
     def start(self) -> None:
         """Begins to start the ranks; requests may come at once."""
+        if self.keys is not None:
+            self.keys.start()
         self.fleet.start()
 
     async def drain(self) -> None:
@@ -74,6 +79,8 @@ class Gateway:
     async def stop(self) -> None:
         """Stops the ranks. May be called twice."""
         await self.fleet.stop()
+        if self.keys is not None:
+            await self.keys.stop()
 
     # -- what requests ask first
 
@@ -92,7 +99,7 @@ class Gateway:
 
     @property
     def reason(self) -> str:
-        """Why not all ranks are ready, in words."""
+        """Why not all ranks are ready, in words that everybody may read."""
         if self.is_draining:
             return "the service is shutting down"
         waiting = [rank for rank in self.fleet.ranks if not rank.is_ready]
@@ -158,6 +165,6 @@ class Gateway:
 def _detail(rank: Rank) -> str:
     """How far it is, or why it is down; for one that starts again, both."""
     parts = [f"stage {rank.stage}"] if rank.state is RankState.STARTING else []
-    if rank.last_error:
-        parts.append(f"after: {rank.last_error}" if parts else rank.last_error)
+    if rank.error_line:
+        parts.append(f"after: {rank.error_line}" if parts else rank.error_line)
     return f" ({', '.join(parts)})" if parts else ""

@@ -13,7 +13,6 @@ import setproctitle
 import uvicorn
 import uvloop
 
-from app.api.frontdoor import is_loopback
 from app.errors import FatalError
 from app.factory import create_app
 from app.gateway import Gateway
@@ -21,7 +20,8 @@ from app.logs import configure, get_logger
 from app.ranks.devices import Allotment, allot
 from app.ranks.strays import adopt_orphans
 from app.settings import Settings
-from app.settings_checks import check_environment
+from app.settings_checks import check_environment, is_loopback
+from app.settings_loading import CLIENT_VARIABLES
 from engines.spec import EngineKind
 
 logger = get_logger("server")
@@ -36,7 +36,8 @@ def run(settings: Settings) -> int:
     Raises SettingsError, before anything has started, for what this machine cannot fulfil.
     """
     check_environment(settings)
-    environ = dict(os.environ)  # read here, and handed down to whoever starts a process
+    # Read here, and handed down to whoever starts a process. A key is none of the ranks' business, nor of their models.
+    environ = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
     allotment = allot(settings, environ)
     configure(settings.log_format, settings.log_level)
     setproctitle.setproctitle("phalanx-gateway")
@@ -170,14 +171,15 @@ async def _announce(gateway: Gateway, port: int) -> None:
     settings = gateway.settings
     url = _url("127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host, port)  # noqa: S104  compared, not bound
     note = " (simulated: no model runs, the answers are made up)" if settings.engine is EngineKind.SIMULATED else ""
+    key = '    -H "Authorization: Bearer $PHALANX_API_KEY" \\\n' if settings.api_keys_file else ""
     print(  # noqa: T201  for the person at the terminal
         f"\nPhalanx serves {settings.public_name}{note} on {url}\n\n"
-        f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n"
+        f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
         '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
         '"sampling_params": {"max_tokens": 16}}\'\n',
         flush=True,
     )
-    if not is_loopback(settings.host):
+    if settings.api_keys_file is None and not is_loopback(settings.host):
         logger.warning("open_to_the_network", host=settings.host, message="anyone who reaches this address can use it")
 
 

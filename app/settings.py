@@ -126,6 +126,10 @@ class ServerSettings(Section):
     host: Text = setting("127.0.0.1", "Address to listen on; 0.0.0.0 is all of this machine's.")
     port: int = setting(8000, "Port to listen on; 0 is any free one.", ge=0, le=65535)
     allowed_hosts: Names = setting([], "More names, comma-separated, that a Host header may carry.")
+    api_keys_file: Annotated[Path | None, BeforeValidator(home)] = setting(
+        None, "API keys, as `phalanx api-keys` makes them. Without them, everybody who reaches the address is let in."
+    )
+    insecure: bool = setting(False, "Serve without API keys on an address that other machines reach.")
     keepalive_s: Seconds = setting(5.0, "Between the spaces that keep a waiting answer's connection open.")
 
 
@@ -138,7 +142,7 @@ class WorkSettings(Section):
     prefetch: NotNegative | None = setting(
         None, "Sequences that a rank holds beyond max_num_seqs. Default: as many as lately ended at once."
     )
-    fairness_quantum_tokens: Count = setting(4096, "Tokens of one batch before the next one's turn.")
+    fairness_quantum_tokens: Count = setting(4096, "Tokens of one API key, and of one batch, before the next's turn.")
     default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")
     max_batch_items: Count = setting(100_000, "Items in one request.")
     max_body_bytes: Size = setting("256MiB", "Bytes of one request.")

@@ -3,8 +3,10 @@
 import errno
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
+from app.keys.store import KeysFile, KeysFileError
 from app.settings import EngineSettings, ModelSettings, RankSettings, Settings, SettingsError, flag, label, spellings
 from engines.spec import EngineKind
 
@@ -19,6 +21,12 @@ def contradictions(settings: Settings) -> Iterator[str]:
         yield (
             f"{label('node_size')} is {settings.node_size} and {label('node_rank')} is {settings.node_rank}: several "
             "nodes are not supported yet; leave both out and start one gateway on each"
+        )
+    if not (settings.insecure or settings.api_keys_file or is_loopback(settings.host)):
+        yield (
+            f"{label('host')} is {settings.host}, which other machines may reach, and nobody is asked for an API key: "
+            f"name a file of keys with {label('api_keys_file')}, which `phalanx api-keys create` makes, or say "
+            f"{label('insecure')} where a firewall or a proxy keeps others out"
         )
     if settings.require_model and settings.model is None and settings.engine is EngineKind.VLLM:
         yield f"{label('model')} is missing: name a model of the hub or a folder"
@@ -57,11 +65,15 @@ def _settings_by_argument() -> dict[str, str]:
 
 
 def check_environment(settings: Settings) -> None:
-    """Whether this machine has what the settings name: the model's folder, the address, the port.
+    """Whether this machine has what the settings name: the model's folder, the address, the port, the API keys.
 
     Raises SettingsError.
     """
-    problems = [*_model_problems(settings.model), *_address_problems(settings.host, settings.port)]
+    problems = [
+        *_model_problems(settings.model),
+        *_address_problems(settings.host, settings.port),
+        *_keys_problems(settings.api_keys_file),
+    ]
     if problems:
         raise SettingsError("\n".join(problems))
 
@@ -90,6 +102,25 @@ def _address_problems(host: str, port: int) -> Iterator[str]:
             probe.bind(address)
         except OSError as error:
             yield _address_problem(host, port, error)
+
+
+def _keys_problems(path: Path | None) -> Iterator[str]:
+    if path is None:
+        return
+    try:
+        KeysFile(path).read()
+    except KeysFileError as error:
+        yield f"{label('api_keys_file')}: {error}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to it can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _address_problem(host: str, port: int, error: OSError) -> str:

@@ -37,6 +37,7 @@ REMEDIES = {
 SERVICE_LINK = re.compile(r"PHALANX_((.+_)?SERVICE_(HOST|PORT.*)|SERVICE_.*|(.+_)?PORT_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)")
 SERVICE_PORT = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 RANK_PREFIX = PREFIX + "RANK_"  # set by the gateway for its ranks
+CLIENT_VARIABLES = (PREFIX + "API_KEY",)  # read by commands that ask a gateway; often set beside the settings
 
 
 def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
@@ -94,7 +95,7 @@ def variable_values(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """A sentence for every PHALANX_* variable that no setting has: a typing error would change nothing, silently."""
-    known = [variable(name) for name in Settings.model_fields]
+    known = [*(variable(name) for name in Settings.model_fields), *CLIENT_VARIABLES]
     for name, value in sorted(environ.items()):
         if not name.startswith(PREFIX) or name in known or name.startswith(RANK_PREFIX) or is_service_link(name, value):
             continue

@@ -1,4 +1,4 @@
-"""The command line: `phalanx serve`, `phalanx ranks`.
+"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx api-keys`.
 
 What is wrong is said in one sentence on stderr, with exit code 2 where the command must be changed and 1 where the
 world must. Heavy imports wait until a command needs them: `phalanx --help` answers at once.
@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from phalanx import __version__
+from phalanx.api_keys import api_keys
 
 ENGINE_DASHES = "--"
 
@@ -107,13 +108,14 @@ def serve(model_argument: str | None, **given: Any) -> int:  # Any: as typed, or
 
 @cli.command()
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where the gateway listens.")
+@click.option("--api-key", envvar="PHALANX_API_KEY", show_envvar=True, help="Where the gateway asks for one.")
 @click.option("--json", "as_json", is_flag=True, help="The gateway's answer, untouched.")
-def ranks(url: str, as_json: bool) -> int:
+def ranks(url: str, api_key: str | None, as_json: bool) -> int:
     """Show the ranks of a running gateway."""
     from phalanx.ranks_table import NoGatewayError, fetch_ranks, print_ranks
 
     try:
-        answer = fetch_ranks(url)
+        answer = fetch_ranks(url, api_key)
     except NoGatewayError as error:
         raise CommandError(str(error), 1) from None
     if as_json:
@@ -121,6 +123,9 @@ def ranks(url: str, as_json: bool) -> int:
     else:
         print_ranks(answer.ranks)
     return 0
+
+
+cli.add_command(api_keys)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

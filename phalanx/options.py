@@ -68,7 +68,9 @@ def _metavar(name: str, field: FieldInfo) -> str:
     choices = [str(leaf) for leaf in leaves if not isinstance(leaf, type)]
     if choices:
         return "|".join(choices)
-    return "TIME" if name.endswith("_s") else METAVARS[leaves[0]]
+    if name.endswith("_s"):
+        return "TIME"
+    return "FILE" if name.endswith("_file") else METAVARS[leaves[0]]
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:  # Any: types, and the values of literals and enums

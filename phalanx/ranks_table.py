@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from rich.console import Console
 from rich.table import Table
 
+from phalanx.console import make_console
+
 TIMEOUT_S = 10.0
-PIPED_WIDTH = 200  # columns, where no terminal says how many
 COLORS = {"ready": "green", "starting": "yellow", "backoff": "yellow", "failed": "red", "broken": "bold red"}
 
 Rank = dict[str, Any]  # Any: the gateway's JSON; fields of another version may be missing
@@ -26,14 +26,18 @@ class Answer:
     ranks: list[Rank]
 
 
-def fetch_ranks(url: str) -> Answer:
+def fetch_ranks(url: str, api_key: str | None = None) -> Answer:
     """The ranks of the gateway at `url`. Raises NoGatewayError."""
     base = (url if "://" in url else f"http://{url}").rstrip("/")
+    headers = _authorization(api_key)
     try:
-        response = httpx.get(f"{base}/v1/ranks", timeout=TIMEOUT_S, trust_env=False)
+        response = httpx.get(f"{base}/v1/ranks", headers=headers, timeout=TIMEOUT_S, trust_env=False)
         response.raise_for_status()
         return Answer(response.text, list(response.json()["data"]))
     except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            wants = "does not know this API key: give it another" if api_key else "asks for an API key: give it one"
+            raise NoGatewayError(f"the gateway at {base} {wants} with PHALANX_API_KEY or --api-key") from None
         reason = f"it answers {error.response.status_code}"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = str(error) or type(error).__name__
@@ -42,11 +46,18 @@ def fetch_ranks(url: str) -> Answer:
     raise NoGatewayError(f"no gateway at {base} ({reason}): start one with `phalanx serve`, or say where with --url")
 
 
+def _authorization(api_key: str | None) -> dict[str, str]:
+    if api_key is None:
+        return {}
+    api_key = api_key.strip()
+    if not api_key.isascii() or not api_key.isprintable():
+        raise NoGatewayError("the API key has characters that no key has: set PHALANX_API_KEY, or --api-key, anew")
+    return {"Authorization": f"Bearer {api_key}"}
+
+
 def print_ranks(ranks: list[Rank]) -> None:
     """A line for each rank, and below them the last errors."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPED_WIDTH)
+    console = make_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("RANK", "STATE", "STAGE", "GROUP", "LIFE", "PID", "DEVICES"):
         table.add_column(heading)

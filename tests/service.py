@@ -44,9 +44,9 @@ def until(look: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T
 class Pending:
     """A batch that was sent and whose answer nobody has read yet."""
 
-    def __init__(self, port: int, request: Json) -> None:
+    def __init__(self, port: int, request: Json, headers: dict[str, str]) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
-        self._connection.request("POST", BATCH, json.dumps(request), {"Content-Type": "application/json"})
+        self._connection.request("POST", BATCH, json.dumps(request), {"Content-Type": "application/json"} | headers)
 
     def answer(self) -> Json:
         """Waits for it."""
@@ -71,13 +71,26 @@ class Pending:
 
 
 class Service:
-    """A running `phalanx serve`, of simulated ranks unless told otherwise. Flags may come twice: the last counts."""
+    """A running `phalanx serve`, of simulated ranks unless told otherwise. Flags may come twice: the last counts.
 
-    def __init__(self, *flags: str, engine: str = "simulated", dp_size: int = 2, **engine_args: Any) -> None:
+    `api_key` is what its client shows. The environment of whoever runs the tests has no say; `variables` has.
+    """
+
+    def __init__(
+        self,
+        *flags: str,
+        engine: str = "simulated",
+        dp_size: int = 2,
+        api_key: str | None = None,
+        variables: dict[str, str] | None = None,
+        **engine_args: Any,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="px-", dir="/tmp"))  # short: sockets lie below it
         self.errors_expected = False  # whether its log may hold errors
         arguments = ["--engine", engine, "--port", "0", "--dp-size", str(dp_size), "--log-format", "json"]
         self._command = [COMMAND, "serve", *arguments, "--engine-args", json.dumps(engine_args), *flags]
+        self._variables = variables or {}
+        self._headers = bearer(api_key) if api_key else {}
         self._log = self.folder / "gateway.log"
         self.process: subprocess.Popen[bytes]
         self.client = httpx.Client()
@@ -85,7 +98,7 @@ class Service:
     def start(self) -> None:
         """Until it listens."""
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
-        variables |= {"TMPDIR": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")}
+        variables |= {"TMPDIR": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")} | self._variables
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command, cwd=self.folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -93,7 +106,7 @@ class Service:
         listening = until(lambda: self._event("gateway_listening") or self._ended(), "it does not listen")
         self.url = str(listening["address"])
         self.port = int(self.url.rpartition(":")[2])
-        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
+        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, headers=self._headers)
 
     # -- what a client does
 
@@ -112,9 +125,9 @@ class Service:
         assert answer.status_code == 200, answer.text
         return as_object(answer.text)
 
-    def begin(self, prompts: object, **fields: Any) -> Pending:
+    def begin(self, prompts: object, *, api_key: str | None = None, **fields: Any) -> Pending:
         """Sends a batch and does not wait."""
-        return Pending(self.port, {"prompts": prompts, **fields})
+        return Pending(self.port, {"prompts": prompts, **fields}, bearer(api_key) if api_key else self._headers)
 
     def health(self) -> Json:
         """/health, whatever its status."""
@@ -218,16 +231,16 @@ class Service:
 
 
 @contextmanager
-def serving(*flags: str, engine: str = "simulated", dp_size: int = 2, **engine_args: Any) -> Iterator[Service]:
-    """A service that is ready, and is stopped in the end if the test has not done that."""
-    with starting(*flags, engine=engine, dp_size=dp_size, **engine_args) as service:
+def serving(*flags: str, **more: Any) -> Iterator[Service]:
+    """A service that is ready, and is stopped in the end if the test has not done that. Takes what Service takes."""
+    with starting(*flags, **more) as service:
         yield service.wait_ready()
 
 
 @contextmanager
-def starting(*flags: str, engine: str = "simulated", dp_size: int = 2, **engine_args: Any) -> Iterator[Service]:
-    """A service that listens; its ranks are loading."""
-    service = Service(*flags, engine=engine, dp_size=dp_size, **engine_args)
+def starting(*flags: str, **more: Any) -> Iterator[Service]:
+    """A service that listens; its ranks are loading. Takes what Service takes."""
+    service = Service(*flags, **more)
     try:
         service.start()
         yield service
@@ -238,6 +251,11 @@ def starting(*flags: str, engine: str = "simulated", dp_size: int = 2, **engine_
         raise
     finally:
         service.discard()
+
+
+def bearer(api_key: str) -> dict[str, str]:
+    """The header that shows a key."""
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def as_object(text: str) -> Json:

@@ -4,12 +4,14 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.api.auth import caller_of, owner_of
 from app.api.batch_response import BatchResponse
 from app.api.body import read_json
 from app.api.state import gateway_of
-from app.batches.request import MISPLACED, NOT_YET, BatchRequest
+from app.batches.request import DEFAULT_PRIORITY, MISPLACED, NOT_YET, BatchRequest
 from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
+from app.keys.ring import Caller
 from app.ranks.questions import NoAnswer
 from app.validation import DECODE_ERRORS, Complaint, complaint
 from engines.protocol import ItemError
@@ -25,13 +27,15 @@ _decode = msgspec.json.Decoder(BatchRequest).decode
 async def batch_generate(request: Request) -> Response:
     """Runs the batch on the ranks and answers with one result per prompt, in order."""
     gateway = gateway_of(request)
+    caller = caller_of(request)
     _refuse_headers(request)
     gateway.check_open()
     parsed = parse(await read_json(request, gateway.settings.max_body_bytes))
     _check(parsed, gateway)
+    parsed.priority = _priority(parsed, caller)
     resolver = gateway.batches.resolve(parsed)
     await _ask_a_rank(resolver.batch_wide.wire, gateway)
-    batch = await gateway.batches.take_in(parsed, resolver)
+    batch = await gateway.batches.take_in(parsed, resolver, owner_of(caller))
     gateway.check_open()
     gateway.batches.begin(batch, parsed.timeout_s or gateway.settings.default_timeout_s)
     return BatchResponse(batch, gateway.batches, gateway.settings.keepalive_s)
@@ -63,6 +67,20 @@ def _check(parsed: BatchRequest, gateway: Gateway) -> None:
             f"timeout_s is {parsed.timeout_s:g}: at most {settings.max_timeout_s:g} is accepted (--max-timeout-s)",
             param="timeout_s",
         )
+
+
+def _priority(parsed: BatchRequest, caller: Caller) -> int:
+    """The batch's own, or else the nearest to the default that the API key may use."""
+    limits = caller.key.limits if caller.key else None
+    if parsed.priority is msgspec.UNSET:
+        return limits.nearest_priority(DEFAULT_PRIORITY) if limits else DEFAULT_PRIORITY
+    if limits is not None and not limits.allows_priority(parsed.priority):
+        raise InvalidRequest(
+            f"priority is {parsed.priority}: this API key may use {limits.priorities}",
+            param="priority",
+            code="priority_not_allowed",
+        )
+    return parsed.priority
 
 
 def _refuse_headers(request: Request) -> None:

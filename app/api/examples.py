@@ -130,6 +130,19 @@ ERRORS: dict[int, Json] = {
         "max_tokens",
         "invalid_request",
     ),
+    401: refusal(
+        "invalid_request_error",
+        "there is no API key: send the header Authorization: Bearer KEY",
+        "Authorization",
+        "invalid_api_key",
+    ),
+    403: refusal(
+        "invalid_request_error",
+        "POST /v1/ranks/0/restart needs an admin's API key, and key-5f0c2a9e (nightly) is none: use one that was made "
+        "with `phalanx api-keys create NAME --admin`",
+        None,
+        "admin_key_required",
+    ),
     404: refusal("not_found_error", "there is no rank 7: they are 0 to 1", "rank", "rank_not_found"),
     409: refusal(
         "invalid_request_error",

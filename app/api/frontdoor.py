@@ -4,7 +4,6 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
-from ipaddress import ip_address
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +13,7 @@ from app.api.errors import answer, internal_error
 from app.errors import InvalidRequest
 from app.logs import get_logger
 from app.metrics import Metrics
+from app.settings_checks import is_loopback
 
 logger = get_logger("http")
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -46,6 +46,7 @@ class Frontdoor:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
+        structlog.contextvars.clear_contextvars()  # a pipelined request begins in the context of the one before it
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self._serve(headers, scope, receive, send_with_id)
@@ -78,16 +79,6 @@ def allowed_hosts(bind: str, extra: Iterable[str]) -> frozenset[str] | None:
     if not extra and not is_loopback(bind):
         return None
     return frozenset({*LOOPBACK_NAMES, bind.lower(), *extra})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server bound to it can only be reached from this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _hostname(host: str) -> str:

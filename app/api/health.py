@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from msgspec import UNSET, UnsetType
 
+from app.api.auth import caller_of
 from app.api.errors import ErrorBody
 from app.api.state import gateway_of
 from app.gateway import LOADING_RETRY_S, Gateway
@@ -54,8 +55,11 @@ class Alive(msgspec.Struct, kw_only=True):
 @router.get("/health", summary="Whether work can be done")
 @router.get("/health/ready", summary="Whether work can be done")
 async def health(request: Request) -> Response:
-    """200 while any group of ranks is ready, else 503 with the reason and the stage of loading."""
-    view = _view(gateway_of(request))
+    """200 while any group of ranks is ready, else 503 with the reason and the stage of loading.
+
+    Ranks that stay down show the end of their logs here, unless API keys are asked for: probes carry none.
+    """
+    view = _view(gateway_of(request), caller_of(request).is_admin)
     if view.status != "unavailable":
         return Response(_encode(view), media_type="application/json")
     view.error = ErrorBody(
@@ -78,7 +82,7 @@ async def live(request: Request) -> Response:
     )
 
 
-def _view(gateway: Gateway) -> Health:
+def _view(gateway: Gateway, is_admin: bool) -> Health:
     ready = gateway.fleet.ready_ranks
     now = time.monotonic()
     status: Literal["ok", "degraded", "unavailable"] = "ok"
@@ -97,8 +101,8 @@ def _view(gateway: Gateway) -> Health:
                 state=rank.state,
                 stage=rank.stage,
                 stage_age_s=round(now - rank.stage_since, 1),
-                last_error=rank.last_error,
-                log_tail=rank.log_tail(LOG_TAIL_LINES) if rank.state is RankState.BROKEN else [],
+                last_error=rank.error_line,
+                log_tail=rank.log_tail(LOG_TAIL_LINES) if is_admin and rank.state is RankState.BROKEN else [],
             )
             for rank in gateway.fleet.ranks
         ],

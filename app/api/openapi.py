@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.api import limit_headers
+from app.api.auth import OPEN
 from app.api.examples import ANSWER as ANSWER_EXAMPLE
 from app.api.examples import ERRORS, REQUESTS
 from app.api.frontdoor import REQUEST_ID_HEADER, SAFE_REQUEST_ID
@@ -19,16 +21,22 @@ DESCRIPTION = """\
 Takes batches of prompts, spreads them over data-parallel ranks and answers with one result per prompt, in order.
 
 Errors have OpenAI's shape on every path: an unknown path is 404, another method on a known one is 405, and on a
-loopback address a `Host` that is none of the server's names is 400.
+loopback address a `Host` that is none of the server's names is 400. Where the service was started with API keys, an
+unknown path needs one, too.
 """
+SECURITY_SCHEME = "ApiKey"
 EVERYWHERE = (400, 500)
+WITH_A_KEY = (401, 429)
 MEANINGS = {
     400: "The request is invalid or asks for what is not supported; `param` names the place.",
+    401: "The service was started with API keys, and the request carries none that is in force.",
+    403: "The API key is in force, and this needs an admin's.",
     404: "Nothing is there under this name.",
     409: "It does not go with the state that the thing is in.",
     413: "It can never fit, however often it is sent; the message names the limit.",
     415: "The body is not `application/json`, or is compressed.",
-    429: "There is no room now; the time to wait is an estimate from the measured rate.",
+    429: "There is no room now, or the API key has used up its own limit; the time to wait is an estimate from the "
+    "measured rate.",
     500: "The fault is the gateway's; its log says more.",
     503: "No rank is ready, or the service is ending; the message gives the reason and the stage of loading.",
 }
@@ -37,7 +45,10 @@ RETRYABLE = (429, 503)
 
 @dataclass(frozen=True)
 class Answers:
-    """What a route answers: a component on success (None: text), and these errors besides those of every route."""
+    """What a route answers: a component on success (None: text), and these errors besides those of every route.
+
+    A route that only admins may use has 403 among them.
+    """
 
     component: str | None
     errors: tuple[int, ...] = ()
@@ -47,14 +58,14 @@ class Answers:
 
 HEALTH = Answers("Health", (503,), unavailable="Health")
 ROUTES = {
-    "/v1/batch_generate": Answers(ANSWER, (404, 413, 415, 429, 503)),
+    "/v1/batch_generate": Answers(ANSWER, (404, 413, 415, 503)),
     "/health": HEALTH,
     "/health/ready": HEALTH,
     "/health/live": Answers("Alive"),
     "/v1/ranks": Answers("RankList"),
     "/v1/ranks/{rank}": Answers("RankView", (404,)),
-    "/v1/ranks/{rank}/drain": Answers("RankView", (404, 409), success=202),
-    "/v1/ranks/{rank}/restart": Answers("RankView", (404, 409), success=202),
+    "/v1/ranks/{rank}/drain": Answers("RankView", (403, 404, 409), success=202),
+    "/v1/ranks/{rank}/restart": Answers("RankView", (403, 404, 409), success=202),
     "/v1/models": Answers("ModelList"),
     "/metrics": Answers(None),
 }
@@ -75,11 +86,17 @@ def _document(app: FastAPI) -> Schema:
     described = get_openapi(
         title=app.title, version=app.version, summary=app.summary, description=DESCRIPTION, routes=app.routes
     )
-    described["components"] = {"schemas": components(), "headers": _headers(), "parameters": _parameters()}
+    described["components"] = {
+        "schemas": components(),
+        "headers": _headers(),
+        "parameters": _parameters(),
+        "securitySchemes": {SECURITY_SCHEME: _security_scheme()},
+    }
     for path, operations in described["paths"].items():
         for operation in operations.values():
             operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
-            operation["responses"] = _responses(ROUTES[path])
+            operation["responses"] = _responses(path, ROUTES[path])
+            operation["security"] = [] if path in OPEN else [{SECURITY_SCHEME: []}]
     described["paths"]["/v1/batch_generate"]["post"]["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": ref("BatchRequest"), "examples": REQUESTS}},
@@ -87,15 +104,18 @@ def _document(app: FastAPI) -> Schema:
     return described
 
 
-def _responses(answers: Answers) -> dict[str, Schema]:
+def _responses(path: str, answers: Answers) -> dict[str, Schema]:
+    needs_key = path not in OPEN
     found = {str(answers.success): _ok(answers.component)}
-    for status in sorted((*EVERYWHERE, *answers.errors)):
+    for status in sorted((*EVERYWHERE, *answers.errors, *(WITH_A_KEY if needs_key else ()))):
         found[str(status)] = _error(status, answers.unavailable if status == 503 else "ErrorAnswer")
+    for status, answer in found.items():
+        answer["headers"] = _header_refs(int(status), needs_key)
     return found
 
 
 def _ok(component: str | None) -> Schema:
-    answer = {"description": "Success", "headers": _header_refs(200)}
+    answer = {"description": "Success"}
     if component is None:
         return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
     example = {"example": ANSWER_EXAMPLE} if component == ANSWER else {}
@@ -106,13 +126,18 @@ def _error(status: int, component: str) -> Schema:
     example = {"example": ERRORS[status]} if component == "ErrorAnswer" else {}
     return {
         "description": MEANINGS[status],
-        "headers": _header_refs(status),
         "content": {"application/json": {"schema": ref(component), **example}},
     }
 
 
-def _header_refs(status: int) -> Schema:
-    names = (REQUEST_ID_HEADER, "Retry-After") if status in RETRYABLE else (REQUEST_ID_HEADER,)
+def _header_refs(status: int, needs_key: bool) -> Schema:
+    names = [REQUEST_ID_HEADER]
+    if status in RETRYABLE:
+        names.append("Retry-After")
+    if status == 401:
+        names.append("WWW-Authenticate")
+    elif needs_key:
+        names += limit_headers.MEANINGS
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
@@ -128,6 +153,19 @@ def _headers() -> dict[str, Schema]:
             "required": True,
             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER_S},
         },
+        "WWW-Authenticate": {"description": "How to show a key.", "required": True, "schema": {"const": "Bearer"}},
+    } | {
+        name: {"description": meaning, "required": False, "schema": {"type": "string"}}
+        for name, meaning in limit_headers.MEANINGS.items()
+    }
+
+
+def _security_scheme() -> Schema:
+    return {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, as `phalanx api-keys create` has shown it. Only where the service was started with "
+        "API keys; elsewhere the header is not looked at.",
     }
 
 

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.api.auth import caller_of, require_admin
 from app.api.state import gateway_of
 from app.errors import Conflict, NotFound
 from app.gateway import Gateway
@@ -84,23 +85,26 @@ class ModelList(msgspec.Struct, kw_only=True):
 
 @router.get("/v1/ranks", summary="All ranks")
 async def ranks(request: Request) -> Response:
-    """State and figures of every rank."""
+    """State and figures of every rank. What comes from a rank's log needs an admin's API key."""
     gateway = gateway_of(request)
-    views = [_view(gateway, rank, 0 if rank.is_serving else LOG_TAIL_LINES) for rank in gateway.fleet.ranks]
+    is_admin = caller_of(request).is_admin
+    lines = {rank.number: 0 if rank.is_serving else LOG_TAIL_LINES for rank in gateway.fleet.ranks}
+    views = [_view(gateway, rank, lines[rank.number], is_admin) for rank in gateway.fleet.ranks]
     return Response(_encode(RankList(data=views)), media_type="application/json")
 
 
 @router.get("/v1/ranks/{rank}", summary="One rank, with the tail of its log")
 async def one_rank(request: Request, rank: int) -> Response:
-    """As in the list, and always with the last lines of its log."""
+    """As in the list, and, for an admin's API key, always with the last lines of its log."""
     gateway = gateway_of(request)
-    view = _view(gateway, _find(gateway, rank), LOG_TAIL_LINES)
+    view = _view(gateway, _find(gateway, rank), LOG_TAIL_LINES, caller_of(request).is_admin)
     return Response(_encode(view), media_type="application/json")
 
 
 @router.post("/v1/ranks/{rank}/drain", summary="Let a rank finish what it holds", status_code=202)
 async def drain(request: Request, rank: int) -> Response:
     """The rank and its group finish what they hold and take nothing new, until they are restarted."""
+    require_admin(request)
     gateway = gateway_of(request)
     found = _find(gateway, rank)
     group = gateway.fleet.group_of(rank)
@@ -108,7 +112,7 @@ async def drain(request: Request, rank: int) -> Response:
         raise Conflict(
             f"rank {rank} is {found.state}: only one that is ready can be drained", param="rank", code="rank_not_ready"
         )
-    return Response(_encode(_view(gateway, found, 0)), 202, media_type="application/json")
+    return Response(_encode(_view(gateway, found, 0, is_admin=True)), 202, media_type="application/json")
 
 
 @router.post("/v1/ranks/{rank}/restart", summary="Start a rank anew", status_code=202)
@@ -118,13 +122,14 @@ async def restart(request: Request, rank: int) -> Response:
     What it has not finished within --drain-timeout-s runs elsewhere or later; nothing is lost. A broken group is
     started again, and its failures are forgotten.
     """
+    require_admin(request)
     gateway = gateway_of(request)
     found = _find(gateway, rank)
     group = gateway.fleet.group_of(rank)
     if group is None or gateway.is_draining:
         raise Conflict(f"rank {rank} cannot be restarted: {gateway.reason}", param="rank", code="rank_not_restartable")
     group.restart()
-    return Response(_encode(_view(gateway, found, 0)), 202, media_type="application/json")
+    return Response(_encode(_view(gateway, found, 0, is_admin=True)), 202, media_type="application/json")
 
 
 @router.get("/v1/models", summary="The model that is served")
@@ -165,7 +170,7 @@ def _find(gateway: Gateway, number: int) -> Rank:
     return gateway.fleet.ranks[number]
 
 
-def _view(gateway: Gateway, rank: Rank, log_lines: int) -> RankView:
+def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankView:
     plan, facts, status = gateway.fleet.plan, rank.facts, rank.status
     group = gateway.fleet.group_of(rank.number)
     return RankView(
@@ -197,7 +202,7 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int) -> RankView:
         restarts=max(0, rank.incarnation - 1),
         restarts_by_cause={str(kind): count for kind, count in group.restarts.items() if count} if group else {},
         suspects=gateway.dispatcher.suspects(rank.group),
-        last_error=rank.last_error,
+        last_error=rank.last_error if is_admin else rank.error_line,
         log_file=str(rank.log_file) if rank.log_file else None,
-        log_tail=rank.log_tail(log_lines),
+        log_tail=rank.log_tail(log_lines) if is_admin else [],
     )

@@ -118,7 +118,7 @@ NOTES: dict[type, dict[str, str]] = {
         "model": "May be left out; any other name than the served one is 404.",
         "sampling_params": "For all prompts; a prompt's own are merged over them key by key.",
         "timeout_s": "From admission; prompts not finished by then have status timeout. At most --max-timeout-s.",
-        "priority": "Batches of a lower one run first.",
+        "priority": "Batches of a lower one run first. Without one it is 0, or the nearest that the API key may use.",
         "return_token_ids": "Whether outputs have token_ids.",
     },
     PromptObject: {

@@ -2,6 +2,7 @@
 
 from app.batches.rate import RateMeter
 from app.dispatch.backlog import Backlog
+from app.dispatch.item import EVERYBODY, Owner
 from app.errors import TooLarge, TryLater
 from app.settings import Settings
 
@@ -9,14 +10,14 @@ MIN_RETRY_S = 1.0
 
 
 class AdmissionGate:
-    """Bounds the backlog in items and tokens."""
+    """Bounds the backlog in items and tokens, and each owner's part of it in items."""
 
     def __init__(self, settings: Settings, backlog: Backlog, rate: RateMeter) -> None:
         self._settings = settings
         self._backlog = backlog
         self._rate = rate
 
-    def check_size(self, items: int) -> None:
+    def check_size(self, items: int, owner: Owner = EVERYBODY) -> None:
         """Raises TooLarge for a batch that could never be admitted for its number of items."""
         settings = self._settings
         limit = min(settings.max_batch_items, settings.max_waiting_items)
@@ -27,6 +28,30 @@ class AdmissionGate:
                 param="prompts",
                 code="batch_too_large",
             )
+        if owner.max_waiting_items is not None and items > owner.max_waiting_items:
+            raise TooLarge(
+                f"the batch has {items} prompts, and this API key may have {owner.max_waiting_items} waiting (its "
+                "max_waiting_items): split it",
+                param="prompts",
+                code="batch_too_large",
+            )
+
+    def check_share(self, owner: Owner, items: int) -> None:
+        """Raises TryLater when an owner would have more waiting than it may."""
+        waiting = self._backlog.waiting_of(owner)
+        if owner.max_waiting_items is None or waiting.items + items <= owner.max_waiting_items:
+            return
+        excess_items = waiting.items + items - owner.max_waiting_items
+        per_item = waiting.tokens / waiting.items if waiting.items else 0.0
+        # An equal share of the measured rate for each who waits: what they will send is anybody's guess.
+        retry_after_s = max(MIN_RETRY_S, self._rate.seconds_for(excess_items * per_item * self._backlog.owners))
+        raise TryLater(
+            f"this API key has {waiting.items} items waiting, and may have {owner.max_waiting_items} (its "
+            f"max_waiting_items): there is no room for {items} more; try again in about {retry_after_s:.0f} s",
+            status=429,
+            code="key_backlog_full",
+            retry_after_s=retry_after_s,
+        )
 
     def check_room(self, items: int, tokens: int) -> None:
         """Raises TooLarge or TryLater when the batch does not fit into the backlog."""

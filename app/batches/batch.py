@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from app.batches.results import Status, Usage, encode_result
 from app.batches.stats import StatsKeeper
-from app.dispatch.item import Flow, Item
+from app.dispatch.item import EVERYBODY, Flow, Item, Owner
 from engines.protocol import ItemError, Outcome, Result
 
 _STATUS: dict[Outcome, Status] = {Outcome.OK: "ok", Outcome.ERROR: "error", Outcome.ABORTED: "cancelled"}
@@ -16,11 +16,13 @@ _STATUS: dict[Outcome, Status] = {Outcome.OK: "ok", Outcome.ERROR: "error", Outc
 class Batch:
     """Collects exactly one result per item. An ItemSink of the dispatcher."""
 
-    def __init__(self, size: int, model: str, priority: int, on_done: Callable[["Batch"], None]) -> None:
+    def __init__(
+        self, size: int, model: str, priority: int, on_done: Callable[["Batch"], None], owner: Owner = EVERYBODY
+    ) -> None:
         self.id = f"batchgen-{uuid.uuid4().hex}"
         self.model = model
         self.created_at = int(time.time())
-        self.flow = Flow(priority)
+        self.flow = Flow(priority, owner)
         self.items: list[Item] = []  # those that ranks are to run
         self.results: list[bytes | None] = [None] * size
         self.counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "timeout": 0}

@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+from msgspec import UNSET
 
 from app.batches.batch import Batch
-from app.batches.request import BatchRequest, CustomId, PromptObject, bytes_of
+from app.batches.request import DEFAULT_PRIORITY, BatchRequest, CustomId, PromptObject, bytes_of
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
-from app.dispatch.item import Item
+from app.dispatch.item import EVERYBODY, Item, Owner
 from app.settings import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint
 from engines.protocol import ItemError, ItemErrorCode, PromptKind
@@ -50,12 +51,14 @@ class Intake:
         settings: Settings,
         model: str,
         on_done: Callable[[Batch], None],
+        owner: Owner = EVERYBODY,
     ) -> None:
         self._request = request
         self._resolver = resolver
         self._settings = settings
         self._seen: set[str] = set()
-        self._batch = Batch(len(request.prompts), model, request.priority, on_done)
+        priority = DEFAULT_PRIORITY if request.priority is UNSET else request.priority
+        self._batch = Batch(len(request.prompts), model, priority, on_done, owner)
 
     async def build(self) -> Batch:
         """Takes all prompts in, giving the event loop a turn now and then."""

@@ -18,7 +18,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
     sampling_params: Raw | UnsetType = UNSET
     timeout_s: Annotated[float, Meta(gt=0)] | None = None
-    priority: Annotated[int, Meta(ge=-PRIORITY_BOUND, le=PRIORITY_BOUND)] = 0
+    priority: Annotated[int, Meta(ge=-PRIORITY_BOUND, le=PRIORITY_BOUND)] | UnsetType = UNSET
     return_token_ids: bool = False
     stream: bool = False
     background: bool = False
@@ -47,6 +47,7 @@ MISPLACED = {
     "requests": "it is called prompts here",
     "custom_ids": "custom_id belongs in an entry of prompts",
 }
+DEFAULT_PRIORITY = 0
 NOT_YET = ("stream", "background", "dry_run")
 
 

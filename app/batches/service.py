@@ -11,6 +11,7 @@ from app.batches.request import BatchRequest, bytes_of
 from app.batches.results import Status
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.dispatch.dispatcher import Dispatcher
+from app.dispatch.item import EVERYBODY, Owner
 from app.errors import InvalidRequest
 from app.logs import get_logger
 from app.metrics import Metrics
@@ -39,10 +40,11 @@ class BatchService:
 
     # -- from a request
 
-    async def take_in(self, request: BatchRequest, resolver: SamplingResolver) -> Batch:
+    async def take_in(self, request: BatchRequest, resolver: SamplingResolver, owner: Owner = EVERYBODY) -> Batch:
         """A batch, not yet admitted. Raises TooLarge when it has too many prompts."""
-        self.admission.check_size(len(request.prompts))
-        return await Intake(request, resolver, self._settings, self._settings.public_name, self._forget).build()
+        self.admission.check_size(len(request.prompts), owner)
+        model = self._settings.public_name
+        return await Intake(request, resolver, self._settings, model, self._forget, owner).build()
 
     def resolve(self, request: BatchRequest) -> SamplingResolver:
         """The batch-wide sampling parameters. Raises InvalidRequest."""
@@ -54,6 +56,7 @@ class BatchService:
 
     def begin(self, batch: Batch, timeout_s: float | None) -> None:
         """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room."""
+        self.admission.check_share(batch.flow.owner, len(batch.items))
         self.admission.check_room(len(batch.items), batch.tokens)
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, batch) if timeout_s else None
         if batch.done.is_set():  # every item was refused

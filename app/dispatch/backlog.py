@@ -1,15 +1,30 @@
-"""Items that wait, in fair order: strict between priorities, deficit round robin by tokens between flows within one.
+"""Items that wait, in fair order: strict between priorities; within one, fair by tokens between those who sent them,
+and then between the batches of each.
 
-A flow is what shares fairly with others: today a batch. Deficit round robin (Shreedhar and Varghese, 1995) gives
-each flow a quantum of tokens per turn; what an item really used is settled when it is done, so that a flow which
-asked for many tokens and used few is not held back for it.
+Both are deficit round robin (turns.py); what an item really used is settled when it is done, so that who asked for
+many tokens and used few is not held back for it. Somebody with a hundred batches gets no more than one with one.
 """
 
-from collections import deque
+from dataclasses import dataclass
 
-from app.dispatch.item import Flow, Item
+from app.dispatch.item import Flow, Item, Owner, Party
+from app.dispatch.turns import Turns
 
-MOST_SAVED_QUANTA = 16  # of what settling gives back: a flow that saved up more would crowd the others out for long
+
+@dataclass
+class Waiting:
+    """What somebody has in the backlog."""
+
+    items: int = 0
+    tokens: int = 0
+
+
+class Level:
+    """One priority: its owners with something waiting, by their ids and in turn."""
+
+    def __init__(self, quantum_tokens: int) -> None:
+        self.parties: dict[str, Party] = {}
+        self.turns: Turns[Party] = Turns(quantum_tokens)
 
 
 class Backlog:
@@ -17,9 +32,9 @@ class Backlog:
 
     def __init__(self, quantum_tokens: int) -> None:
         self._quantum = quantum_tokens
-        # By priority: the flows with waiting items. The first one's turn has begun, its quantum is on its account.
-        self._levels: dict[int, deque[Flow]] = {}
-        self._order: list[int] = []  # the priorities that are in use, lowest first
+        self._levels: dict[int, Level] = {}  # by priority: those that are in use
+        self._order: list[int] = []  # these priorities, lowest first
+        self._owners: dict[str, Waiting] = {}  # by id: those with something waiting
         self.items = 0
         self.tokens = 0
 
@@ -37,34 +52,28 @@ class Backlog:
         """Items that were popped and have to run again, to the head of their flows, in this order."""
         for item in reversed(items):
             flow = item.flow
-            if flow.waiting:
+            if flow.waiting and flow.party is not None:
+                flow.party.deficit += item.cost
                 flow.deficit += item.cost
             else:
                 self._enter(flow)
             flow.waiting.appendleft(item)
             self.count(item)
 
-    def count(self, item: Item) -> None:
-        """Counts an item as waiting: one that waits elsewhere, too."""
-        self.items += 1
-        self.tokens += item.cost
-
-    def uncount(self, item: Item) -> None:
-        """The opposite."""
-        self.items -= 1
-        self.tokens -= item.cost
-
     def head(self) -> Item | None:
         """The item whose turn it is. It stays until `pop`; the same one is returned until then."""
-        flow = self._current()
-        return flow.waiting[0] if flow else None
+        if not self._order:
+            return None
+        return self._current_party().flows.current().waiting[0]
 
     def pop(self) -> Item:
         """Takes the item that `head` has shown. Raises LookupError when nothing waits."""
-        flow = self._current()
-        if flow is None:
+        if not self._order:
             raise LookupError("the backlog is empty")
+        party = self._current_party()
+        flow = party.flows.current()
         item = flow.waiting.popleft()
+        party.deficit -= item.cost
         flow.deficit -= item.cost
         self.uncount(item)
         if not flow.waiting:
@@ -72,13 +81,13 @@ class Backlog:
         return item
 
     def settle(self, item: Item, used_tokens: int) -> None:
-        """Corrects the account of the item's flow by what the item really used."""
-        flow = item.flow
-        if not flow.waiting:
+        """Corrects the accounts that the item was charged to by what it really used; those that are closed are not."""
+        flow, given_back = item.flow, item.cost - used_tokens
+        if flow.party is None or not flow.party.flows:
             return
-        settled = flow.deficit + item.cost - used_tokens
-        most = max(flow.deficit, MOST_SAVED_QUANTA * self._quantum)  # turns without a large item count no less
-        flow.deficit = min(settled, most)
+        self._levels[flow.priority].turns.settle(flow.party, given_back)
+        if flow.waiting:
+            flow.party.flows.settle(flow, given_back)
 
     def discard(self, flow: Flow) -> list[Item]:
         """Takes everything that a flow has waiting."""
@@ -90,41 +99,66 @@ class Backlog:
             self._leave(flow)
         return items
 
+    # -- for admission
+
+    def waiting_of(self, owner: Owner) -> Waiting:
+        """What an owner has here, in all priorities together."""
+        return self._owners.get(owner.id) or Waiting()
+
+    @property
+    def owners(self) -> int:
+        """How many have something here."""
+        return len(self._owners)
+
+    # -- the order
+
+    def _current_party(self) -> Party:
+        """The owner whose turn it is, of the lowest priority."""
+        return self._levels[self._order[0]].turns.current()
+
     def _enter(self, flow: Flow) -> None:
+        """The flow has something waiting from now on."""
         if flow.priority not in self._levels:
-            self._levels[flow.priority] = deque()
+            self._levels[flow.priority] = Level(self._quantum)
             self._order = sorted(self._levels)
-        turn = self._levels[flow.priority]
-        flow.deficit = 0 if turn else self._quantum
-        turn.append(flow)
+        level = self._levels[flow.priority]
+        party = level.parties.get(flow.owner.id)
+        if party is None:
+            party = level.parties[flow.owner.id] = Party(flow.owner.weight, self._quantum)
+            level.turns.enter(party)
+        flow.party = party
+        party.flows.enter(flow)
 
     def _leave(self, flow: Flow) -> None:
-        """The flow has nothing waiting any more."""
-        turn = self._levels[flow.priority]
-        had_turn = turn[0] is flow
-        turn.remove(flow)
-        if not turn:
+        """The flow has nothing waiting any more. An owner's account closes with its last flow."""
+        level = self._levels[flow.priority]
+        party = level.parties[flow.owner.id]
+        party.flows.leave(flow)
+        if party.flows:
+            return
+        del level.parties[flow.owner.id]
+        level.turns.leave(party)
+        if not level.turns:
             del self._levels[flow.priority]
             self._order.remove(flow.priority)
-        elif had_turn:
-            turn[0].deficit += self._quantum
 
-    def _current(self) -> Flow | None:
-        """The flow whose turn it is, with enough on its account for its first item."""
-        if not self._order:
-            return None
-        turn = self._levels[self._order[0]]
-        passed = 0
-        while turn[0].deficit < turn[0].waiting[0].cost:
-            turn.rotate(-1)  # its turn is over; the next one's begins with a quantum
-            turn[0].deficit += self._quantum
-            passed += 1
-            if passed == len(turn):
-                self._skip_rounds(turn)
-        return turn[0]
+    # -- counting
 
-    def _skip_rounds(self, turn: deque[Flow]) -> None:
-        """Makes at once the rounds in which no flow could afford its first item: there may be millions."""
-        rounds = min((flow.waiting[0].cost - flow.deficit - 1) // self._quantum for flow in turn)
-        for flow in turn:
-            flow.deficit += max(0, rounds) * self._quantum
+    def count(self, item: Item) -> None:
+        """Counts an item as waiting: one that waits elsewhere, too."""
+        waiting = self._owners.setdefault(item.flow.owner.id, Waiting())
+        waiting.items += 1
+        waiting.tokens += item.cost
+        self.items += 1
+        self.tokens += item.cost
+
+    def uncount(self, item: Item) -> None:
+        """The opposite."""
+        owner = item.flow.owner.id
+        waiting = self._owners[owner]
+        waiting.items -= 1
+        waiting.tokens -= item.cost
+        self.items -= 1
+        self.tokens -= item.cost
+        if not waiting.items:
+            del self._owners[owner]

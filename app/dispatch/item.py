@@ -1,9 +1,11 @@
 """An item on its way through the dispatcher: what a rank needs to run it, and what fairness and credit count."""
 
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from app.dispatch.turns import Turns
 from engines.protocol import PromptKind, Result, RunItem
 
 if TYPE_CHECKING:
@@ -31,16 +33,52 @@ class ItemSink(Protocol):
         """The item has its result; `rank` is None when none ran it."""
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Who sent a batch, and shares the ranks fairly with others: an API key, or everybody where there are none."""
+
+    id: str
+    weight: int = 1  # gets so many times the tokens of an owner with 1
+    max_waiting_items: int | None = None  # None: as many as the backlog takes
+
+
+EVERYBODY = Owner("")
+
+
 class Flow:
-    """What shares the ranks fairly with others: the items of one batch. `deficit` is its account, in tokens."""
+    """What shares its owner's part fairly: the items of one batch. `deficit` is its account, in tokens."""
 
-    __slots__ = ("deficit", "priority", "running", "waiting")
+    __slots__ = ("deficit", "owner", "party", "priority", "running", "waiting")
+    weight = 1
 
-    def __init__(self, priority: int) -> None:
+    def __init__(self, priority: int, owner: Owner = EVERYBODY) -> None:
         self.priority = priority  # lower runs first
+        self.owner = owner
+        self.party: Party | None = None  # what its waiting items are charged to, once there were any
         self.waiting: deque[Item] = deque()
         self.running: set[Item] = set()
         self.deficit = 0
+
+    @property
+    def first_cost(self) -> int:
+        """Of the item that leaves it next."""
+        return self.waiting[0].cost
+
+
+class Party:
+    """An owner's flows of one priority, as long as any of them has something waiting. `deficit` is their account."""
+
+    __slots__ = ("deficit", "flows", "weight")
+
+    def __init__(self, weight: int, quantum_tokens: int) -> None:
+        self.weight = weight
+        self.deficit = 0
+        self.flows: Turns[Flow] = Turns(quantum_tokens)
+
+    @property
+    def first_cost(self) -> int:
+        """Of the item whose turn it is."""
+        return self.flows.current().first_cost
 
 
 class Item:

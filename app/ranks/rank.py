@@ -61,6 +61,11 @@ class Rank:
         """Whether its process is there, or about to be."""
         return self.state in (RankState.STARTING, RankState.READY, RankState.DRAINING)
 
+    @property
+    def error_line(self) -> str | None:
+        """The last error without what follows its first line, which is the log's and not for everybody."""
+        return None if self.last_error is None else self.last_error.partition("\n")[0]
+
     def begin(self, incarnation: int, log_file: Path) -> None:
         """A new life."""
         self.state = RankState.STARTING

@@ -8,7 +8,7 @@ from app.batches.admission import AdmissionGate
 from app.batches.batch import Batch
 from app.batches.rate import UNKNOWN_RETRY_S, RateMeter
 from app.dispatch.backlog import Backlog
-from app.dispatch.item import Item
+from app.dispatch.item import EVERYBODY, Item, Owner
 from app.errors import TooLarge, TryLater
 from app.settings import Settings
 from engines.protocol import PromptKind
@@ -35,15 +35,22 @@ def meter_of(tokens_per_s: float) -> RateMeter:
     return meter
 
 
-def gate(waiting: int = 0, cost: int = 10, rate: RateMeter | None = None, **settings: Any) -> AdmissionGate:
-    """A gate before a backlog in which so many items of this cost wait."""
+def gate(
+    waiting: int = 0,
+    cost: int = 10,
+    rate: RateMeter | None = None,
+    owners: tuple[Owner, ...] = (EVERYBODY,),
+    **settings: Any,
+) -> AdmissionGate:
+    """A gate before a backlog in which each of the owners has so many items of this cost."""
     backlog = Backlog(quantum_tokens=4096)
-    batch = Batch(waiting, "a-model", 0, lambda _: None)
-    items = [
-        Item(batch, batch.flow, index, PromptKind.TEXT, b'"x"', b"", prompt_tokens=1, max_tokens=cost - 1)
-        for index in range(waiting)
-    ]
-    backlog.add(batch.flow, items)
+    for owner in owners:
+        batch = Batch(waiting, "a-model", 0, lambda _: None, owner)
+        items = [
+            Item(batch, batch.flow, index, PromptKind.TEXT, b'"x"', b"", prompt_tokens=1, max_tokens=cost - 1)
+            for index in range(waiting)
+        ]
+        backlog.add(batch.flow, items)
     return AdmissionGate(Settings(**settings), backlog, rate or RateMeter())
 
 
@@ -161,3 +168,36 @@ def test_a_long_wait_is_capped_in_the_header_only() -> None:
     with pytest.raises(TryLater) as refused:
         gate(waiting=10, cost=1000, rate=meter_of(1), max_waiting_items=10).check_room(1, 10)
     assert (refused.value.retry_after_s, refused.value.headers) == (1000.0, {"Retry-After": "60"})
+
+
+# ---------------------------------------------------------------- what one key may have waiting
+
+ONE = Owner("key-1", max_waiting_items=10)
+OTHER = Owner("key-2")
+
+
+def test_a_batch_of_more_items_than_a_key_may_have_can_never_fit() -> None:
+    gate().check_size(10, ONE)
+    gate().check_size(11, OTHER)
+    with pytest.raises(TooLarge, match=r"has 11 prompts, and this API key may have 10 waiting") as refused:
+        gate().check_size(11, ONE)
+    assert (refused.value.param, refused.value.code) == ("prompts", "batch_too_large")
+
+
+def test_a_key_may_fill_its_part_and_no_more() -> None:
+    full = gate(waiting=6, owners=(ONE, OTHER))
+    full.check_share(ONE, 4)
+    full.check_share(OTHER, 1000)
+    with pytest.raises(TryLater, match=r"has 6 items waiting, and may have 10 \(its max_waiting_items\)") as refused:
+        full.check_share(ONE, 5)
+    assert (refused.value.status, refused.value.code) == (429, "key_backlog_full")
+
+
+def test_the_time_until_a_key_has_room_comes_from_the_rate_and_from_who_else_waits() -> None:
+    for owners, wait_s in (((ONE,), 8.0), ((ONE, OTHER), 16.0)):
+        with pytest.raises(TryLater) as refused:
+            gate(waiting=10, cost=100, rate=meter_of(50), owners=owners).check_share(ONE, 4)
+        assert refused.value.retry_after_s == wait_s  # four items of 100 tokens at 50 a second, or at half of that
+    with pytest.raises(TryLater) as refused:
+        gate(waiting=10, owners=(ONE,)).check_share(ONE, 4)
+    assert refused.value.retry_after_s == UNKNOWN_RETRY_S

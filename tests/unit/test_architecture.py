@@ -29,6 +29,7 @@ LAYERS = {
         ("app.ranks",),
         ("app.settings_loading", "app.settings_checks"),
         ("app.settings", "app.metrics"),
+        ("app.keys",),
         ("app.errors", "app.logs", "app.validation", "app.settings_types"),
         ("engines.protocol", "engines.spec", "engines.sampling", "phalanx"),
         ("engines.processes", "engines.shared_memory"),  # what a killed guardian leaves is cleared up in the same way
@@ -49,6 +50,8 @@ BESIDE = {  # of one row, and yet the left one may import the right one
 }
 TO_SERVE = ("app.server", "app.settings", "app.settings_loading", "app.settings_checks", "app.errors", "app.logs")
 
+TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store")
+
 # Where each package from outside comes in. What is not listed does not come in at all.
 DOORS = {
     "click": ("phalanx",),
@@ -63,11 +66,11 @@ DOORS = {
     "pydantic_core": ("app.settings_loading",),
     "pydantic_settings": ("app.settings", "app.settings_loading", "app.settings_types"),
     "pynvml": ("app.ranks.devices", "app.ranks.gpu_memory"),
-    "rich": ("phalanx.ranks_table",),
+    "rich": ("phalanx.api_keys_table", "phalanx.console", "phalanx.ranks_table"),
     "safetensors": ("engines.tiny_model",),
     "setproctitle": ("app.server", "engines.guardian", "engines.rank"),
     "starlette": ("app.api", "app.factory"),
-    "structlog": ("app.logs", "app.api.frontdoor"),  # the door binds a request's id
+    "structlog": ("app.logs", "app.api.auth", "app.api.frontdoor"),  # these bind a request's id and its key's
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.vllm_engine",),
     "uvicorn": ("app.server",),
@@ -153,9 +156,9 @@ def test_engines_know_nothing_of_the_gateway() -> None:
     assert not [edge for edge in all_imports("engines") if is_within(edge[1], "app", "phalanx")]
 
 
-def test_the_command_line_imports_the_gateway_only_to_serve() -> None:
+def test_the_command_line_imports_the_gateway_only_to_serve_and_to_manage_keys() -> None:
     edges = [edge for edge in all_imports("phalanx") if is_within(edge[1], "app", "engines")]
-    assert not [edge for edge in edges if edge[1] not in TO_SERVE]
+    assert not [edge for edge in edges if edge[1] not in (*TO_SERVE, *TO_MANAGE_KEYS)]
 
 
 def test_packages_from_outside_come_in_by_their_doors() -> None:

@@ -1,5 +1,6 @@
 """Whatever happens, in whatever order: one result per item, none lost, and no rank over its credit."""
 
+from collections import Counter
 from typing import ClassVar
 
 from dispatch_bench import LARGE, Bench, aborted, make_items, ok
@@ -7,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.dispatch.item import Flow, Item, ItemState
+from app.dispatch.item import Flow, Item, ItemState, Owner
 from app.dispatch.placement import Dispatch
 from app.ranks.events import LossKind
 from engines.protocol import Outcome, Result
@@ -16,6 +17,7 @@ MAX_NUM_SEQS = 4
 KV_CACHE_TOKENS = 200
 MEMBERS = {0: (0, 1), 1: (2,)}  # a lock-step group and a replica, of the ranks 0 to 2
 GROUPS = st.sampled_from(sorted(MEMBERS))
+OWNERS = st.sampled_from([Owner("light"), Owner("heavy", weight=3)])
 
 
 class Life(RuleBasedStateMachine):
@@ -31,9 +33,15 @@ class Life(RuleBasedStateMachine):
         self.items: dict[Flow, list[Item]] = {}  # of batches that nobody has cancelled
         self.cancelled: set[Item] = set()
 
-    @rule(count=st.integers(1, 12), priority=st.integers(-1, 1), n=st.integers(1, 7), max_tokens=st.integers(1, 90))
-    def submit(self, count: int, priority: int, n: int, max_tokens: int) -> None:
-        flow = Flow(priority)
+    @rule(
+        count=st.integers(1, 12),
+        priority=st.integers(-1, 1),
+        n=st.integers(1, 7),
+        max_tokens=st.integers(1, 90),
+        owner=OWNERS,
+    )
+    def submit(self, count: int, priority: int, n: int, max_tokens: int, owner: Owner) -> None:
+        flow = Flow(priority, owner)
         self.items[flow] = make_items(count, flow, owner=self.bench.owner, n=n, max_tokens=max_tokens)
         self.bench.dispatcher.submit(flow, self.items[flow])
 
@@ -118,6 +126,9 @@ class Life(RuleBasedStateMachine):
                 assert (item in waiting) + (item in on_trial) + (item in running) + (item in done) == 1
         assert not self.cancelled & set(done)
         assert self.bench.dispatcher.backlog.items == len(waiting) + len(on_trial)
+        owned = Counter(item.flow.owner for item in (*waiting, *on_trial))
+        assert all(self.bench.dispatcher.backlog.waiting_of(owner).items == owned[owner] for owner in owned)
+        assert self.bench.dispatcher.backlog.owners == len(owned)
 
     @invariant()
     def a_free_group_with_nothing_to_do_means_that_nothing_waits(self) -> None:

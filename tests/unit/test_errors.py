@@ -11,6 +11,7 @@ from starlette.types import Message
 from app.api import errors
 from app.errors import (
     FatalError,
+    Forbidden,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -18,6 +19,7 @@ from app.errors import (
     RequestError,
     TooLarge,
     TryLater,
+    Unauthorized,
     WrongMediaType,
 )
 
@@ -31,6 +33,8 @@ def body_of(error: RequestError) -> dict[str, Any]:
     ("kind", "status", "type_"),
     [
         (InvalidRequest, 400, "invalid_request_error"),
+        (Unauthorized, 401, "invalid_request_error"),
+        (Forbidden, 403, "invalid_request_error"),
         (NotFound, 404, "not_found_error"),
         (MethodNotAllowed, 405, "invalid_request_error"),
         (TooLarge, 413, "invalid_request_error"),
@@ -42,6 +46,7 @@ def test_every_class_has_its_status_and_the_shape_of_all(kind: type[RequestError
     answer = errors.answer(error)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
     assert "retry-after" not in answer.headers
+    assert ("www-authenticate" in answer.headers) == (status == 401)
     assert body_of(error) == {"error": {"message": "it is wrong", "type": type_, "param": "prompts", "code": "a_code"}}
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+import structlog
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.frontdoor import Frontdoor, allowed_hosts, is_loopback
+from app.api.frontdoor import Frontdoor, allowed_hosts
 from app.metrics import Metrics
+from app.settings_checks import is_loopback
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -68,6 +70,19 @@ def test_an_unsafe_request_id_is_replaced(given: str) -> None:
 def test_every_answer_has_an_id_of_its_own() -> None:
     assert ask().headers["x-request-id"] != ask().headers["x-request-id"]
     assert "x-request-id" in ask([(b"host", b"evil")], hosts=frozenset({"localhost"})).headers
+
+
+def test_nothing_of_an_earlier_request_is_logged_with_this_one() -> None:
+    """A pipelined request begins in the context of the one before it, which may have shown a key."""
+    seen: dict[str, Any] = {}
+
+    async def look(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.update(structlog.contextvars.get_contextvars())
+        await PlainTextResponse("fine")(scope, receive, send)
+
+    with structlog.contextvars.bound_contextvars(api_key_id="key-of-another", request_id="r-1"):
+        ask([(b"x-request-id", b"r-2")], app=look)
+    assert seen == {"request_id": "r-2"}
 
 
 # ---------------------------------------------------------------- hosts

@@ -71,6 +71,11 @@ def test_what_goes_with_a_prompt_goes_with_the_item() -> None:
     assert (found.truncate, found.return_token_ids, found.sequences) == (-1, True, 3)
 
 
+def test_a_batch_without_a_priority_has_the_default() -> None:
+    assert take_in('"a"').flow.priority == 0
+    assert take_in('"a"', batch={"priority": -7}).flow.priority == -7
+
+
 def test_the_cost_of_an_item_is_its_prompt_and_all_it_may_generate() -> None:
     assert item('"%s"' % ("x" * 398), batch={"sampling_params": {"max_tokens": 10, "n": 2}}).cost == 101 + 20
     assert item("[5,6,7]", batch={"sampling_params": {"max_tokens": 10}}).cost == 3 + 10

@@ -9,9 +9,11 @@ from fastapi import FastAPI
 from openapi_spec_validator import validate
 
 from app.api import batch_generate, health, ranks
+from app.api.auth import OPEN
 from app.api.batch_generate import parse
 from app.api.batch_response import BatchHead, BatchTail
 from app.api.examples import ANSWER, ERRORS, REQUESTS
+from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
 from app.api.schemas import ANSWER as ANSWER_SCHEMA
 from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
@@ -81,13 +83,17 @@ def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
             answers = operation["responses"]
             assert {"400", "500"} < set(answers), path
             assert len({"200", "202"} & set(answers)) == 1, path
+            assert ({"401", "429"} <= set(answers)) == (operation["security"] == [{"ApiKey": []}]) == (path not in OPEN)
             assert "422" not in answers
             for status, answer in answers.items():
                 assert "X-Request-ID" in answer["headers"]
                 assert ("Retry-After" in answer["headers"]) == (status in ("429", "503"))
+                assert ("WWW-Authenticate" in answer["headers"]) == (status == "401")
+                assert (LIMIT_ITEMS in answer["headers"]) == (path not in OPEN and status != "401")
     batch = document["paths"]["/v1/batch_generate"]["post"]
-    assert set(batch["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503"}
-    assert set(document["paths"]["/v1/ranks/{rank}"]["get"]["responses"]) == {"200", "400", "404", "500"}
+    assert set(batch["responses"]) == {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
+    one_rank = document["paths"]["/v1/ranks/{rank}"]["get"]["responses"]
+    assert set(one_rank) == {"200", "400", "401", "404", "429", "500"}
     assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
     unavailable = document["paths"]["/health"]["get"]["responses"]["503"]["content"]["application/json"]
     assert unavailable["schema"]["$ref"].endswith("/Health")

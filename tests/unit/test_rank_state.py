@@ -67,6 +67,13 @@ def test_stages_have_an_age(clock: Clock) -> None:
     assert (rank.stage, rank.stage_since) == (Stage.LOADING, 1003.0)
 
 
+def test_what_follows_the_first_line_of_an_error_is_the_logs() -> None:
+    rank = begun()
+    assert rank.error_line is None
+    rank.fail("it failed too often:\n  a line of its log\n  and another")
+    assert rank.error_line == "it failed too often:"
+
+
 def test_a_new_life_knows_nothing_of_the_one_before(clock: Clock) -> None:
     rank = begun()
     rank.beat(Status(incarnation=1, completion_tokens=5))

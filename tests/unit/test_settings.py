@@ -122,6 +122,7 @@ def test_kubernetes_service_links_are_no_settings() -> None:
 
 def test_variables_of_ranks_and_of_others_are_none_of_ours() -> None:
     assert load_settings({}, {"PHALANX_RANK_SPEC": "x", "HOME": "/", "phalanx_port": "1"}).port == 8000
+    assert load_settings({}, {"PHALANX_API_KEY": "phx-a-secret-of-a-client"}).api_keys_file is None
 
 
 def test_vllms_own_variable_for_the_cpu_cache_counts_below_ours() -> None:
@@ -164,6 +165,28 @@ def test_what_contradicts_itself_is_refused() -> None:
     assert "--model (PHALANX_MODEL) is missing" in problems({"require_model": "1"})[0]
     assert "it must be at most --max-timeout-s" in problems({"default_timeout_s": "2h", "max_timeout_s": "1h"})[0]
     assert load_settings({"require_model": True, "engine": "simulated"}, {}).model is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "gpu-1.example"])  # noqa: S104  nothing is bound
+def test_an_address_that_others_reach_takes_keys_or_an_explicit_word(host: str) -> None:
+    (problem,) = problems({"host": host})
+    assert problem.startswith(f"--host (PHALANX_HOST) is {host}, which other machines may reach, and nobody is asked")
+    assert "--api-keys-file (PHALANX_API_KEYS_FILE)" in problem and "--insecure (PHALANX_INSECURE)" in problem
+    assert problems({"host": host, "api_keys_file": None, "insecure": "no"}) == [problem]
+    assert load_settings({"host": host}, {"PHALANX_INSECURE": "1"}).host == host
+    assert load_settings({"host": host, "api_keys_file": "keys.json"}, {}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_on_loopback_nobody_has_to_say_anything(host: str) -> None:
+    settings = load_settings({"host": host}, {})
+    assert (settings.api_keys_file, settings.insecure) == (None, False)
+
+
+def test_the_keys_file_may_lie_in_ones_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    settings = load_settings({}, {"PHALANX_API_KEYS_FILE": "~/keys.json"})
+    assert str(settings.api_keys_file) == "/home/somebody/keys.json"
 
 
 def test_every_setting_stands_in_one_section_and_is_described() -> None:

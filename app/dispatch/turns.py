@@ -1,0 +1,74 @@
+"""Deficit round robin (Shreedhar and Varghese, 1995): members take turns, and get equal tokens for equal weights.
+
+Each turn puts a quantum of tokens on a member's account; the turn lasts while the account covers what comes first. A
+member may be made of members of its own: keys share a priority, and the batches of a key share what the key gets.
+"""
+
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+MOST_SAVED_QUANTA = 16  # of what settling gives back: a member that saved up more would crowd the others out for long
+
+
+class Member(Protocol):
+    """Has something waiting. `deficit` is its account, in tokens; `weight` is its share beside the others'."""
+
+    deficit: int
+
+    @property
+    def weight(self) -> int: ...
+    @property
+    def first_cost(self) -> int: ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+class Turns(Generic[M]):
+    """Members with something waiting. The first one's turn has begun, its quantum is on its account."""
+
+    def __init__(self, quantum_tokens: int) -> None:
+        self._quantum = quantum_tokens
+        self._members: deque[M] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._members)
+
+    def enter(self, member: M) -> None:
+        """It has something waiting from now on, and its turn comes after all others'."""
+        member.deficit = 0 if self._members else self._quantum * member.weight
+        self._members.append(member)
+
+    def leave(self, member: M) -> None:
+        """It has nothing waiting any more."""
+        had_turn = self._members[0] is member
+        self._members.remove(member)
+        if had_turn and self._members:
+            self._begin_turn()
+
+    def current(self) -> M:
+        """Whose turn it is, with enough on its account for what it has first. There must be a member."""
+        members = self._members
+        passed = 0
+        while members[0].deficit < members[0].first_cost:
+            members.rotate(-1)
+            self._begin_turn()
+            passed += 1
+            if passed == len(members):
+                self._skip_rounds()
+        return members[0]
+
+    def settle(self, member: M, given_back: int) -> None:
+        """Corrects a member's account by what was charged and not used; negative for what was used beyond."""
+        most = max(member.deficit, MOST_SAVED_QUANTA * self._quantum * member.weight)
+        member.deficit = min(member.deficit + given_back, most)  # turns without a large item count no less
+
+    def _begin_turn(self) -> None:
+        first = self._members[0]
+        first.deficit += self._quantum * first.weight
+
+    def _skip_rounds(self) -> None:
+        """Makes at once the rounds in which no member could afford what it has first: there may be millions."""
+        rounds = min((m.first_cost - m.deficit - 1) // (self._quantum * m.weight) for m in self._members)
+        for member in self._members:
+            member.deficit += max(0, rounds) * self._quantum * member.weight
