@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.chaos.checks import Broken, Footprint, check_answer, settle
 from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round
-from tests.service import Pending, Service, until
+from tests.service import Service, until
 
 ENGINE: dict[str, Any] = {
     "step_ms": 2,
@@ -124,11 +124,10 @@ class Arena:
         fields: dict[str, Any] = {"sampling_params": {"max_tokens": batch.max_tokens}, "priority": batch.priority}
         if batch.timeout_s is not None:
             fields["timeout_s"] = batch.timeout_s
-        request = {"prompts": batch.prompts, **fields}
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
-                with Pending(service.port, request) as pending:
+                with service.begin(batch.prompts, **fields) as pending:
                     if batch.hang_up_s is not None:
                         time.sleep(batch.hang_up_s)
                         self.counts["clients gone"] += 1
