@@ -21,17 +21,20 @@ class EngineLoad(msgspec.Struct):
     kv_cache_usage: float = 0.0
     steps: int = 0
     last_step_at: float | None = None  # time.monotonic()
-    longest_step_s: float = 0.0  # between two steps with work
+    busy_since: float = msgspec.field(default_factory=time.monotonic)  # when there was work after there had been none
+    longest_step_s: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     preemptions: int = 0
 
+    def begin(self) -> None:
+        """There is work again, after there was none."""
+        self.busy_since = time.monotonic()
+
     def step(self) -> None:
-        """A step has been made. Call it before the figures change: the time since the last one is this one's if there
-        was something to run."""
+        """A step has been made. It began with the one before, or when there was work again."""
         now = time.monotonic()
-        if self.running and self.last_step_at is not None:
-            self.longest_step_s = max(self.longest_step_s, now - self.last_step_at)
+        self.longest_step_s = max(self.longest_step_s, now - max(self.busy_since, self.last_step_at or 0.0))
         self.steps += 1
         self.last_step_at = now
 

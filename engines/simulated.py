@@ -62,7 +62,7 @@ class SimulatedEngine(Engine):
         self._args = read_args(self.spec)
         self._needles = self._args.needles()
         report(Stage.LOADING)
-        self._shared_memory = hold_shared_memory(self._args.shared_memory_kib * 1024)
+        self._shared_memory = hold_shared_memory(self.spec, self._args.shared_memory_kib * 1024)
         time.sleep(self._args.block_loop_s)  # noqa: ASYNC251  it is what this argument asks for
         await asyncio.sleep(self._args.start_s)
         if self._args.crash_at_start:
@@ -194,6 +194,7 @@ class SimulatedEngine(Engine):
     def _continue(self) -> None:
         """Starts stepping again after idleness."""
         if self._timer is None and not self._stopped:
+            self.load.begin()
             self._admit()
             self._step_due_at = time.monotonic() + self._step_s()
             self._arm()

@@ -3,6 +3,7 @@
 import os
 from enum import StrEnum
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -11,7 +12,6 @@ from msgspec import Meta
 from engines.base import EngineConfigError
 from engines.spec import RankSpec
 
-SHARED_MEMORY_PREFIX = "phalanx-simulated-"
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Needle = Annotated[str, Meta(min_length=1)] | None
@@ -52,9 +52,13 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [(fault, msgspec.json.encode(text)[1:-1]) for fault, text in texts if text is not None]
 
 
-def hold_shared_memory(size_bytes: int) -> SharedMemory | None:
-    """Shared memory with a name that says whose it is; Python's resource tracker starts with it. None for no bytes."""
-    return SharedMemory(f"{SHARED_MEMORY_PREFIX}{os.getpid()}", create=True, size=size_bytes) if size_bytes else None
+def hold_shared_memory(spec: RankSpec, size_bytes: int) -> SharedMemory | None:
+    """Shared memory named after the gateway's folder and this process, as vLLM's workers hold some. None for no bytes.
+
+    Python's resource tracker starts with it.
+    """
+    name = f"{Path(spec.directory).parent.name}-{os.getpid()}"
+    return SharedMemory(name, create=True, size=size_bytes) if size_bytes else None
 
 
 def read_args(spec: RankSpec) -> SimulatedArgs:

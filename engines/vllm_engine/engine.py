@@ -57,6 +57,8 @@ class VllmEngine(Engine):
         return self._facts(version, config)
 
     def submit(self, run: Run) -> None:
+        if not self._tasks and not self._queue:
+            self.load.begin()
         for item in run.items:
             self._queue.append((item, run.params[item.params]))
         self._queued.set()

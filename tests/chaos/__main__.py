@@ -13,6 +13,7 @@ from tests.chaos.plan import draw
 from tests.chaos.play import Arena
 
 REPORT_EVERY = 25
+SLOW_S = 20.0
 RANKS = 2
 
 
@@ -30,7 +31,10 @@ def main() -> int:
     number = -1
     try:
         for number in numbers:
+            round_began = time.monotonic()
             arenas[number % 2].play(draw(given.seed, number, RANKS))
+            if time.monotonic() - round_began > SLOW_S:
+                print(f"round {number} took {time.monotonic() - round_began:.0f} s", flush=True)
             if number % REPORT_EVERY == REPORT_EVERY - 1:
                 memory = ", ".join(f"{arena.memory_mib:.0f} MiB" for arena in arenas)
                 print(f"{number + 1} rounds, {time.monotonic() - began:.0f} s; gateways {memory}", flush=True)

@@ -1,12 +1,10 @@
 """What must hold after every round: one result for every item, and everything as it was before."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from engines.simulated_args import SHARED_MEMORY_PREFIX
 from tests.chaos.plan import PlannedBatch, Round
 from tests.service import Json, Service, until
 
@@ -35,7 +33,7 @@ class Footprint:
             len(service.processes()),
             psutil.Process(service.process.pid).num_fds(),
             service.metric("phalanx_asyncio_tasks"),
-            sum(not psutil.pid_exists(int(path.name.removeprefix(SHARED_MEMORY_PREFIX))) for path in _held()),
+            _left_in_shared_memory(service),
         )
 
     def exceeds(self, other: "Footprint") -> bool:
@@ -48,8 +46,11 @@ class Footprint:
         )
 
 
-def _held() -> Iterator[Path]:
-    return SHARED_MEMORY.glob(f"{SHARED_MEMORY_PREFIX}*")
+def _left_in_shared_memory(service: Service) -> int:
+    """Files of this service's ranks that are no more. Their names end with their process's number."""
+    folders = [folder.name for folder in service.folder.glob("phalanx-*")]
+    owners = [path.name.rpartition("-")[2] for name in folders for path in SHARED_MEMORY.glob(f"{name}-*")]
+    return sum(not psutil.pid_exists(int(owner)) for owner in owners)
 
 
 def check_answer(planned: PlannedBatch, answer: Json, played: Round) -> int:

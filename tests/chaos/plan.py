@@ -6,6 +6,7 @@ from enum import StrEnum
 
 CRASH, CHOKE, HANG, SLOW = "crashes", "chokes", "hangs", "dawdles"  # words in prompts that bring a fault about
 POISONS = (CRASH, CHOKE, HANG)
+OFTEN = (CRASH, CRASH, CHOKE, CHOKE, HANG)  # a hang takes its time to be found
 
 
 class Blow(StrEnum):
@@ -90,7 +91,7 @@ def _batch(chance: random.Random, number: int, index: int) -> PlannedBatch:
     prompts = [f"round {number} batch {index} item {item}" for item in range(count)]
     if chance.random() < 0.2:
         for item in chance.sample(range(count), min(count, chance.choice((1, 1, 2)))):
-            prompts[item] += f" {chance.choice(POISONS)}"
+            prompts[item] += f" {chance.choice(OFTEN)}"
     if chance.random() < 0.1:
         prompts[chance.randrange(count)] += f" {SLOW}"
     return PlannedBatch(
