@@ -21,4 +21,5 @@ def create_app(gateway: Gateway) -> ASGIApp:
     describe(app)
     settings = gateway.settings
     checked = KeyCheck(app, gateway.keys, gateway.dispatcher.backlog)
-    return Frontdoor(checked, gateway.metrics, allowed_hosts(settings.host, settings.allowed_hosts))
+    hosts = allowed_hosts(settings.host, settings.allowed_hosts)
+    return Frontdoor(checked, gateway.metrics, hosts, gateway.traces)

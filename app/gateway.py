@@ -18,6 +18,7 @@ from app.ranks.devices import Allotment
 from app.ranks.fleet import Fleet
 from app.ranks.rank import Rank, RankState
 from app.settings import Settings
+from app.traces import OFF, Traces
 from engines.protocol import Abort, ItemError, ItemErrorCode, Run
 from phalanx import __version__
 
@@ -36,8 +37,11 @@ class RankView(msgspec.Struct):
 class Gateway:
     """One per process. Made inside the running event loop."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], allotment: Allotment) -> None:
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], allotment: Allotment, traces: Traces = OFF
+    ) -> None:
         self.settings = settings
+        self.traces = traces
         self.started_at = time.time()
         self.is_draining = False
         self.metrics = Metrics(__version__)
@@ -48,7 +52,7 @@ class Gateway:
             settings.fairness_quantum_tokens,
             settings.prefetch,
         )
-        self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope)
+        self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, traces)
         self.accepted_params: set[bytes] = set()  # batch-wide parameters that the engine has said yes to
         self.changed = asyncio.Event()
         self.fleet = Fleet(settings, environ, allotment.device, allotment.shares, self.batches, self.changed.set)

@@ -22,6 +22,8 @@ from app.ranks.strays import adopt_orphans
 from app.settings import Settings
 from app.settings_checks import check_environment, is_loopback
 from app.settings_loading import CLIENT_VARIABLES
+from app.traces import Traces, open_traces
+from engines.logs import loop_failure_logger
 from engines.spec import EngineKind
 
 logger = get_logger("server")
@@ -39,16 +41,21 @@ def run(settings: Settings) -> int:
     # Read here, and handed down to whoever starts a process. A key is none of the ranks' business, nor of their models.
     environ = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
     allotment = allot(settings, environ)
-    configure(settings.log_format, settings.log_level)
+    configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
+    traces = open_traces(settings)
     setproctitle.setproctitle("phalanx-gateway")
     adopt_orphans()  # of guardians that are killed
     for warning in allotment.warnings:
-        logger.warning("device_warning", message=warning)
-    return uvloop.run(_serve(settings, environ, allotment))
+        logger.warning("device_warning", reason=warning)
+    try:
+        return uvloop.run(_serve(settings, environ, allotment, traces))
+    finally:
+        traces.close()
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], allotment: Allotment) -> int:
-    gateway = Gateway(settings, environ, allotment)
+async def _serve(settings: Settings, environ: Mapping[str, str], allotment: Allotment, traces: Traces) -> int:
+    asyncio.get_running_loop().set_exception_handler(loop_failure_logger("server"))
+    gateway = Gateway(settings, environ, allotment, traces)
     server = _make_server(settings, gateway)
     listener = _listen(settings)
     port = listener.getsockname()[1]
@@ -94,7 +101,7 @@ async def _until_second_signal(work: "asyncio._CoroutineLike[None]", signals: "_
     impatient = asyncio.create_task(signals.second.wait(), name="second signal")
     await asyncio.wait({task, impatient}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
-        logger.warning("second_signal", message="not waiting any longer")
+        logger.warning("second_signal")
         task.cancel()
     impatient.cancel()
     await asyncio.gather(task, impatient, return_exceptions=True)
@@ -180,7 +187,7 @@ async def _announce(gateway: Gateway, port: int) -> None:
         flush=True,
     )
     if settings.api_keys_file is None and not is_loopback(settings.host):
-        logger.warning("open_to_the_network", host=settings.host, message="anyone who reaches this address can use it")
+        logger.warning("open_to_the_network", host=settings.host)
 
 
 def _url(host: str, port: int) -> str:

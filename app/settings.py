@@ -19,6 +19,7 @@ from app.settings_types import (
     JsonObject,
     Names,
     NotNegative,
+    OtlpEndpoint,
     Positive,
     Seconds,
     Size,
@@ -182,7 +183,7 @@ class RecoverySettings(Section):
 
 
 class LogSettings(Section):
-    """Logs"""
+    """Logs and traces"""
 
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lower)] = setting(
         "auto", "auto is console on a terminal and json elsewhere."
@@ -193,6 +194,11 @@ class LogSettings(Section):
     log_dir: Annotated[Path | None, BeforeValidator(home)] = setting(
         None, "Folder for the ranks' logs. Default: ~/.local/state/phalanx/logs/PORT."
     )
+    log_prompts: bool = setting(False, "Let prompts, outputs and sampling parameters appear in logs, for debugging.")
+    otlp_traces_endpoint: OtlpEndpoint | None = setting(
+        None, "Send OpenTelemetry spans to this URL, by OTLP over HTTP. Without one there are none."
+    )
+    trace_items: NotNegative = setting(8, "Items of each batch that get spans of their own, spread over the batch.")
 
 
 class Settings(

@@ -46,6 +46,14 @@ def home(value: object) -> object:
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
+def _otlp_endpoint(value: object) -> object:
+    """OTLP's own path is added where there is none."""
+    found = re.fullmatch(r"https?://[^/?#\s]+(/[^\s]*)?", str(value))
+    if found is None:
+        raise ValueError("it must be a collector's URL for OTLP over HTTP, such as http://localhost:4318/v1/traces")
+    return value if (found[1] or "/") != "/" else f"{str(value).rstrip('/')}/v1/traces"
+
+
 def _names(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
@@ -61,6 +69,7 @@ CountOrAuto = Annotated[int, BeforeValidator(_count), Field(ge=-1)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[ByteSize, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
+OtlpEndpoint = Annotated[Text, BeforeValidator(_otlp_endpoint)]
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)]  # Any: the engine checks it
 Names = Annotated[list[str], NoDecode, BeforeValidator(_names)]
 Arguments = Annotated[list[str], NoDecode, BeforeValidator(_arguments)]

@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
 def _rank(arguments: argparse.Namespace) -> int:
     from engines import rank
 
-    return rank.main(arguments.spec)
+    return rank.main(arguments.spec, os.environ)
 
 
 def _guard(arguments: argparse.Namespace) -> int:

@@ -8,10 +8,8 @@ unexpectedly, the rank is lost, and says so.
 import math
 import os
 import shutil
-import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
@@ -19,12 +17,13 @@ from typing import NoReturn
 import msgspec
 import zmq
 
-from engines import processes
+from engines import logs, processes
 from engines.base import EngineDied, EngineLoad
 from engines.protocol import Failed, FailureKind, Message, Status, ToRank, decode_to_rank, encode
 from engines.shared_memory import SharedMemory
 from engines.spec import RankSpec
 
+logger = logs.get_logger(logs.RANK_LOGGER)
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
@@ -88,8 +87,8 @@ class ControlChannel(threading.Thread):
         """The thread: until the process ends. It never ends alone: nobody would hear of the rank any more."""
         try:
             self._serve()
-        except BaseException:  # noqa: BLE001  the edge: whatever it was, the rank is deaf and dumb from here on
-            traceback.print_exc(file=sys.stderr)
+        except BaseException:  # the edge: whatever it was, the rank is deaf and dumb from here on
+            logger.exception("control_failed")
         finally:
             os._exit(EXIT_FAILED)
 

@@ -94,6 +94,7 @@ class RunItem(msgspec.Struct, array_like=True):
     return_token_ids: bool = False
     tools: bytes | None = None  # JSON array, for CHAT
     template_kwargs: bytes | None = None  # JSON object, for CHAT
+    trace: str | None = None  # a W3C traceparent: where the spans of this attempt belong
 
 
 class Run(Message):

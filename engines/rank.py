@@ -6,17 +6,16 @@ The main thread runs the engine and its asyncio loop; the control thread (engine
 import asyncio
 import gc
 import os
-import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 import setproctitle
 import uvloop
 
-from engines import processes
+from engines import logs, processes
 from engines.base import EmitResult, Engine, EngineConfigError
 from engines.control import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, ControlChannel
+from engines.failures import report, summary
 from engines.protocol import (
     PROTOCOL_VERSION,
     Abort,
@@ -38,12 +37,19 @@ from engines.protocol import (
     ToRank,
 )
 from engines.spec import EngineKind, RankSpec, read_spec
+from engines.traces import open_rank_traces
+from engines.vllm_engine import variables
+
+logger = logs.get_logger(logs.RANK_LOGGER)
 
 
-def main(spec_path: str) -> int:
+def main(spec_path: str, environ: MutableMapping[str, str]) -> int:
     """Runs a rank to its end; the exit code tells a wrong configuration (2) from any other failure (1)."""
     spec = read_spec(Path(spec_path))
     setproctitle.setproctitle(spec.title)
+    logs.configure_rank(spec)
+    if spec.engine is EngineKind.VLLM:
+        variables.choose(spec, environ)
     processes.become_subreaper()  # orphans below the rank are found even if the guardian is killed
     return uvloop.run(RankService(spec).run())
 
@@ -58,11 +64,14 @@ class RankService:
         self._pending: list[Result] = []
         self._flush_scheduled = False
         self._stopping: asyncio.Task[None] | None = None
+        self._traces = open_rank_traces(spec)
         self._control = ControlChannel(spec, self._on_message)
 
     async def run(self) -> int:
         """Starts, serves until it is stopped or the engine dies. Ends the process itself."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(logs.loop_failure_logger(logs.RANK_LOGGER))
+        logger.info("rank_started", engine=str(self._spec.engine), pid=os.getpid())
         self._control.start()
         self._control.send(self._hello())
         self._report(Stage.SPAWNED)
@@ -71,8 +80,8 @@ class RankService:
         except EngineConfigError as error:
             self._give_up(FailureKind.CONFIGURATION, str(error), EXIT_CONFIGURATION)
         except Exception as error:  # noqa: BLE001  the edge: whatever an engine raises while starting is a failed start
-            traceback.print_exc(file=sys.stderr)
-            self._give_up(FailureKind.START, f"{type(error).__name__}: {error}", EXIT_FAILED)
+            how = report(error, with_message=True)  # no prompt was there yet
+            self._give_up(FailureKind.START, f"{type(error).__name__}: {error}", EXIT_FAILED, exception=how)
         await asyncio.Event().wait()
         return EXIT_OK
 
@@ -88,6 +97,7 @@ class RankService:
         self._control.untouched = engine.untouched
         self._control.watch(facts.processes)
         self._report(Stage.SERVING)
+        logger.info("rank_serving", engine=facts.engine, processes=facts.processes)
         self._control.send(Ready(incarnation=self._spec.incarnation, facts=facts))
 
     # -- from the gateway, on the control thread
@@ -108,10 +118,11 @@ class RankService:
         """Items that the engine trips over would never get a result: the rank is lost then, and says so."""
         try:
             self._handle(message)
-        except Exception as error:  # noqa: BLE001  the edge: whatever an engine raises
-            traceback.print_exc(file=sys.stderr)
+        except Exception as error:  # the edge: whatever an engine raises
+            logger.exception("message_failed", message=type(message).__name__)
             if isinstance(message, Run | Abort):
-                self._give_up(FailureKind.ENGINE, f"{type(error).__name__}: {error}", EXIT_FAILED)
+                reason = summary(error, with_message=self._spec.log_prompts)
+                self._give_up(FailureKind.ENGINE, reason, EXIT_FAILED)
 
     def _handle(self, message: ToRank) -> None:
         engine = self._engine
@@ -119,6 +130,8 @@ class RankService:
             return
         match message:
             case Run():
+                if self._traces is not None:
+                    self._traces.begin(message.items)
                 engine.submit(message)
             case Abort(attempts=attempts):
                 engine.abort(attempts)
@@ -134,6 +147,8 @@ class RankService:
     def _emit(self, result: Result) -> None:
         """Coalesces: all results of one turn of the loop, which is an engine step, go in one message."""
         self._pending.append(result)
+        if self._traces is not None:
+            self._traces.end(result)
         if not self._flush_scheduled and self._loop is not None:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
@@ -146,8 +161,10 @@ class RankService:
     async def _stop(self, engine: Engine) -> None:
         try:
             await asyncio.wait_for(engine.close(), self._spec.stop_timeout_s)
-        except Exception:  # noqa: BLE001  the edge: a rank that is told to stop stops, whatever its engine thinks
-            traceback.print_exc(file=sys.stderr)
+        except Exception:  # the edge: a rank that is told to stop stops, whatever its engine thinks
+            logger.exception("stop_failed")
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         self._control.send(Stopped(incarnation=self._spec.incarnation))
         self._control.exit(EXIT_OK)
 
@@ -156,9 +173,8 @@ class RankService:
             return  # a peer of its lock-step group has stopped first
         self._give_up(FailureKind.ENGINE, reason, EXIT_FAILED)
 
-    def _give_up(self, kind: FailureKind, reason: str, code: int) -> None:
-        sys.stderr.write(f"phalanx-rank {self._spec.rank}: {kind}: {reason}\n")
-        sys.stderr.flush()
+    def _give_up(self, kind: FailureKind, reason: str, code: int, **details: str) -> None:
+        logger.error("rank_failed", kind=str(kind), reason=reason, **details)
         untouched = self._engine.untouched() if self._engine is not None else []
         self._control.send(Failed(incarnation=self._spec.incarnation, kind=kind, reason=reason, untouched=untouched))
         self._control.exit(code)

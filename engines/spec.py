@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -53,6 +53,14 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     status_interval_s: float = 1.0
     stop_timeout_s: float = 20.0
     kill_grace_s: float = 3.0  # how long resource trackers may take to free shared memory
+    log_format: Literal["json", "console"] = "console"  # of what the rank itself logs, and vLLM in it
+    log_prompts: bool = False  # whether prompts, outputs and sampling parameters may reach the log
+    otlp_traces_endpoint: str | None = None  # where spans go; None: there are none
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """What tells this life of this rank from all others, in logs and traces."""
+        return {"rank": self.rank, "incarnation": self.incarnation}
 
     @property
     def title(self) -> str:

@@ -96,9 +96,9 @@ def serve(model_argument: str | None, **given: Any) -> int:  # Any: as typed, or
     try:
         settings = load_settings(given)
         check_environment(settings)
-        logs.configure(settings.log_format, settings.log_level)
+        logs.configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
         for name in service_links():
-            logs.get_logger(__name__).warning("variable_ignored", variable=name, reason="Kubernetes' service link")
+            logs.get_logger(__name__).warning("variable_ignored", variable=name, reason="service_link")
         from app.server import run
 
         return run(settings)

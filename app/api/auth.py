@@ -11,7 +11,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import answer
+from app.api.errors import refusal
 from app.api.limit_headers import limit_headers
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import EVERYBODY, Owner
@@ -40,8 +40,8 @@ class KeyCheck:
             return
         try:
             caller = self._caller(scope)
-        except Unauthorized as refusal:
-            await answer(refusal)(scope, receive, send)
+        except Unauthorized as error:
+            await refusal(scope, error)(scope, receive, send)
             return
         scope[CALLER] = caller
         if caller.key is None:
@@ -70,7 +70,8 @@ class KeyCheck:
             await send(message)
 
         if caller.bucket is not None and not caller.bucket.take():
-            await answer(_too_many(caller.bucket.per_s, caller.bucket.next_s))(scope, receive, send_with_limits)
+            error = _too_many(caller.bucket.per_s, caller.bucket.next_s)
+            await refusal(scope, error)(scope, receive, send_with_limits)
         else:
             await self._app(scope, receive, send_with_limits)
 

@@ -59,6 +59,7 @@ class BatchResponse(Response):
             for chunk in body(self._batch):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+            self._batch.trace.answered()
         finally:
             self._batches.cancel(self._batch)
             watcher.cancel()

@@ -8,7 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from app.api.refusals import log_refusal
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError
 
 ErrorType = Literal[
@@ -47,6 +49,12 @@ def answer(error: RequestError) -> Response:
     return Response(_encode(ErrorAnswer(body)), error.status, error.headers, "application/json")
 
 
+def refusal(scope: Scope, error: RequestError) -> Response:
+    """The same, and a line in the log."""
+    log_refusal(scope, error)
+    return answer(error)
+
+
 def internal_error() -> Response:
     """The answer when the fault is ours; the log has the traceback."""
     body = ErrorBody(
@@ -61,21 +69,21 @@ def internal_error() -> Response:
 def install(app: FastAPI) -> None:
     """Lets all errors of an application answer in this shape."""
 
-    async def on_request_error(_: Request, error: Exception) -> Response:
-        return answer(error) if isinstance(error, RequestError) else internal_error()
+    async def on_request_error(request: Request, error: Exception) -> Response:
+        return refusal(request.scope, error) if isinstance(error, RequestError) else internal_error()
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             return internal_error()
-        response = answer(_translate(request, error))
+        response = refusal(request.scope, _translate(request, error))
         response.status_code = error.status_code
         response.headers.update(error.headers or {})
         return response
 
-    async def on_validation_error(_: Request, error: Exception) -> Response:
+    async def on_validation_error(request: Request, error: Exception) -> Response:
         first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": ("?",), "msg": str(error)}
         name = str(first["loc"][-1])
-        return answer(InvalidRequest(f"{name}: {first['msg']}", param=name))
+        return refusal(request.scope, InvalidRequest(f"{name}: {first['msg']}", param=name))
 
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_exception)

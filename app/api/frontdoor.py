@@ -9,25 +9,27 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import answer, internal_error
+from app.api.errors import internal_error, refusal
+from app.api.refusals import route_of
 from app.errors import InvalidRequest
 from app.logs import get_logger
 from app.metrics import Metrics
 from app.settings_checks import is_loopback
+from app.traces import OFF, Traces
 
 logger = get_logger("http")
 REQUEST_ID_HEADER = "X-Request-ID"
 SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-UNKNOWN_ROUTE = "other"
 
 
 class Frontdoor:
-    """Gives each request an id, refuses names this server does not go by, and counts."""
+    """Gives each request an id and a span, refuses names this server does not go by, and counts."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: frozenset[str] | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: frozenset[str] | None, traces: Traces = OFF) -> None:
         self._app = app
         self._metrics = metrics
+        self._traces = traces
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,27 +49,29 @@ class Frontdoor:
             await send(message)
 
         structlog.contextvars.clear_contextvars()  # a pipelined request begins in the context of the one before it
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        trace = self._traces.request(scope["path"], headers, request_id)
+        structlog.contextvars.bind_contextvars(request_id=request_id, **trace.ids)
         try:
             await self._serve(headers, scope, receive, send_with_id)
         except Exception:
             if status:
                 raise
-            logger.exception("request_failed", path=scope["path"])
+            logger.exception("request_failed", method=scope["method"], route=route_of(scope))
             await internal_error()(scope, receive, send_with_id)
         finally:
-            self._metrics.request(scope["method"], _route(scope), status or 499, time.monotonic() - began)
+            self._metrics.request(scope["method"], route_of(scope), status or 499, time.monotonic() - began)
+            trace.end(scope["method"], route_of(scope), status or 499)
 
     async def _serve(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and _hostname(host) not in self._hosts:
-            refusal = InvalidRequest(
+            error = InvalidRequest(
                 f"Host {host[:128]!r} is no name of this server: use {sorted(self._hosts)[0]}, or start it with "
                 "--allowed-hosts",
                 param="Host",
                 code="host_not_allowed",
             )
-            await answer(refusal)(scope, receive, send)
+            await refusal(scope, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -93,9 +97,3 @@ def _request_id(given: str | None) -> str:
     if given is not None and SAFE_REQUEST_ID.fullmatch(given):
         return given
     return f"req-{uuid.uuid4().hex}"
-
-
-def _route(scope: Scope) -> str:
-    """The route's own path, so that no id becomes a label."""
-    path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else UNKNOWN_ROUTE

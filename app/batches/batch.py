@@ -8,8 +8,11 @@ from collections.abc import Callable
 from app.batches.results import Status, Usage, encode_result
 from app.batches.stats import StatsKeeper
 from app.dispatch.item import EVERYBODY, Flow, Item, Owner
-from engines.protocol import ItemError, Outcome, Result
+from app.logs import current_ids, get_logger, tells_debug
+from app.traces import BatchTrace
+from engines.protocol import ItemError, ItemErrorCode, Outcome, Result
 
+logger = get_logger("batches")
 _STATUS: dict[Outcome, Status] = {Outcome.OK: "ok", Outcome.ERROR: "error", Outcome.ABORTED: "cancelled"}
 
 
@@ -20,6 +23,7 @@ class Batch:
         self, size: int, model: str, priority: int, on_done: Callable[["Batch"], None], owner: Owner = EVERYBODY
     ) -> None:
         self.id = f"batchgen-{uuid.uuid4().hex}"
+        self.request_ids = current_ids()
         self.model = model
         self.created_at = int(time.time())
         self.flow = Flow(priority, owner)
@@ -28,9 +32,11 @@ class Batch:
         self.counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "timeout": 0}
         self.usage = Usage()
         self.stats = StatsKeeper()
+        self.trace = BatchTrace()
         self.done = asyncio.Event()
         self._remaining = size
         self._on_done = on_done
+        self._tells_items = tells_debug("batches")  # asked once: there may be 100,000 of them
         self._custom_ids: dict[int, str] = {}
         self._metadata: dict[int, bytes] = {}
 
@@ -56,12 +62,18 @@ class Batch:
         self._record(index, "error", Result(0, Outcome.ERROR, error=error), None, 0, place="")
 
     def item_started(self, item: Item, rank: int) -> None:
-        """The dispatcher has sent the item to a rank."""
+        """The dispatcher is about to send the item to a rank."""
         self.stats.started(rank)
+        item.trace = self.trace.started(item.index, item.attempts, rank, item.incarnation)
+        if self._tells_items:
+            logger.debug("item_dispatched", **self._ids_of(item))
 
     def item_lost(self, item: Item, rank: int) -> None:
         """The rank was lost with the item, which will run again."""
         self.stats.released(rank)
+        self.trace.finished(item.index, "lost", None)
+        if self._tells_items:
+            logger.debug("item_lost", **self._ids_of(item))
 
     def item_finished(self, item: Item, result: Result, rank: int | None) -> None:
         """The dispatcher has the item's result."""
@@ -94,9 +106,25 @@ class Batch:
             attempts,
             place,
         )
+        code = _code_of(result)
+        self.trace.finished(index, status, code)
+        if code == ItemErrorCode.POISONED:
+            logger.warning("item_poisoned", batch=self.id, index=index, rank=rank, attempts=attempts)
+        if self._tells_items:
+            ids = {"batch": self.id, "index": index, "rank": rank}
+            logger.debug("item_ended", **ids, status=status, code=code, attempts=attempts)
         self.counts[status] += 1
         self._remaining -= 1
         if self._remaining == 0:
             self.stats.end()
+            self.trace.ended(self.counts.items())
             self.done.set()
             self._on_done(self)
+
+    def _ids_of(self, item: Item) -> dict[str, object]:
+        ids = {"rank": item.rank, "incarnation": item.incarnation, "attempt": item.attempts}
+        return {"batch": self.id, "index": item.index, **ids}
+
+
+def _code_of(result: Result | None) -> str | None:
+    return None if result is None or result.error is None else str(result.error.code)

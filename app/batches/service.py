@@ -17,6 +17,7 @@ from app.logs import get_logger
 from app.metrics import Metrics
 from app.ranks.events import Aftermath, Loss, Member
 from app.settings import Settings
+from app.traces import OFF, Traces
 from engines.protocol import ItemError, ItemErrorCode, Result
 
 logger = get_logger("batches")
@@ -26,11 +27,17 @@ class BatchService:
     """Owns the batches. It hears of the ranks first, and tells the dispatcher."""
 
     def __init__(
-        self, settings: Settings, dispatcher: Dispatcher, metrics: Metrics, has_hope: Callable[[], bool]
+        self,
+        settings: Settings,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        has_hope: Callable[[], bool],
+        traces: Traces = OFF,
     ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._traces = traces
         self._has_hope = has_hope
         self._rate = RateMeter()
         self._idle = asyncio.Event()
@@ -43,8 +50,11 @@ class BatchService:
     async def take_in(self, request: BatchRequest, resolver: SamplingResolver, owner: Owner = EVERYBODY) -> Batch:
         """A batch, not yet admitted. Raises TooLarge when it has too many prompts."""
         self.admission.check_size(len(request.prompts), owner)
+        trace = self._traces.batch(len(request.prompts))
         model = self._settings.public_name
-        return await Intake(request, resolver, self._settings, model, self._forget, owner).build()
+        batch = await Intake(request, resolver, self._settings, model, self._forget, owner).build()
+        batch.trace = trace
+        return batch
 
     def resolve(self, request: BatchRequest) -> SamplingResolver:
         """The batch-wide sampling parameters. Raises InvalidRequest."""
@@ -58,12 +68,14 @@ class BatchService:
         """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room."""
         self.admission.check_share(batch.flow.owner, len(batch.items))
         self.admission.check_room(len(batch.items), batch.tokens)
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, batch) if timeout_s else None
+        figures = {"items": len(batch.items), "tokens": batch.tokens, "priority": batch.flow.priority}
+        batch.trace.admitted(batch=batch.id, **figures)
+        logger.info("batch_admitted", batch=batch.id, **figures, refused=batch.counts["error"], timeout_s=timeout_s)
         if batch.done.is_set():  # every item was refused
-            if timer:
-                timer.cancel()
-            self._metrics.batch_ended(batch.counts.items())
+            batch.trace.ended(batch.counts.items())
+            self._conclude(batch)
             return
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, batch) if timeout_s else None
         self._active[batch] = timer
         self._idle.clear()
         self._rate.busy()
@@ -72,7 +84,7 @@ class BatchService:
     def cancel(self, batch: Batch) -> None:
         """The client is gone: what is left of the batch is given up, in the backlog and on the ranks."""
         if batch in self._active:
-            logger.info("batch_cancelled", batch=batch.id, items=batch.size, ended=sum(batch.counts.values()))
+            logger.info("client_disconnected", batch=batch.id, items=batch.size, ended=sum(batch.counts.values()))
             self._end(batch, "cancelled")
 
     def end_all(self, error: ItemError) -> None:
@@ -149,4 +161,19 @@ class BatchService:
                 self._idle.set()
             if timer is not None:
                 timer.cancel()
-            self._metrics.batch_ended(batch.counts.items())
+            self._conclude(batch)
+
+    def _conclude(self, batch: Batch) -> None:
+        self._metrics.batch_ended(batch.counts.items())
+        stats = batch.stats.summary()
+        logger.info(
+            "batch_ended",
+            **batch.request_ids,
+            batch=batch.id,
+            **batch.counts,
+            prompt_tokens=batch.usage.prompt_tokens,
+            completion_tokens=batch.usage.completion_tokens,
+            wall_s=stats.wall_s,
+            queue_s=stats.queue_s,
+            ranks=[share.rank for share in stats.ranks],
+        )

@@ -196,11 +196,11 @@ class Dispatcher:
         item.state = ItemState.RUNNING
         item.attempts += 1
         item.attempt = next(self._attempts)
-        item.rank = chosen.rank
+        item.rank, item.incarnation = chosen.rank, chosen.incarnation
         item.flow.running.add(item)
         chosen.take(item)
+        item.sink.item_started(item, chosen.rank)  # it may give the item a context to take along
         outbox.add(chosen, item)
-        item.sink.item_started(item, chosen.rank)
 
     def _end(self, credit: RankCredit, result: Result) -> Item | None:
         """The attempt's end. Its item, or None when the rank did not hold it, or it has to run again."""

@@ -89,6 +89,7 @@ class Item:
         "attempts",
         "cost",
         "flow",
+        "incarnation",
         "index",
         "kind",
         "lost",
@@ -103,6 +104,7 @@ class Item:
         "state",
         "template_kwargs",
         "tools",
+        "trace",
         "trial",
         "truncate",
     )
@@ -145,6 +147,8 @@ class Item:
         self.rank = -1  # where it runs
         self.lost = 0  # attempts that its engine gave up without being asked
         self.trial: Trial | None = None  # it ran when its group crashed, and is not cleared yet
+        self.incarnation = 0  # of that rank
+        self.trace: str | None = None  # the attempt's context for the rank: whoever owns the item says it
 
     def message(self, params_index: int) -> RunItem:
         """The item as it goes to a rank."""
@@ -158,6 +162,7 @@ class Item:
             self.return_token_ids,
             self.tools,
             self.template_kwargs,
+            self.trace,
         )
 
     def release(self) -> None:

@@ -88,9 +88,7 @@ class KeyRing:
         if str(error) != self._trouble:
             self._trouble = str(error)
             unforeseen = None if isinstance(error, KeysFileError) else error
-            logger.error(
-                "api_keys_unusable", message=f"{error}; the keys read before stay in force", exc_info=unforeseen
-            )
+            logger.error("api_keys_unusable", reason=str(error), exc_info=unforeseen)  # those read before stay in force
 
     def _put_in_force(self, found: KeysOnDisk) -> None:
         before = {caller.key.id: caller for caller in self._by_digest.values() if caller.key}

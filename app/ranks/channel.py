@@ -10,6 +10,7 @@ import zmq
 import zmq.asyncio
 
 from app.logs import get_logger
+from engines.failures import kind
 from engines.protocol import FromRank, Message, decode_from_rank, encode
 
 logger = get_logger("ranks")
@@ -61,7 +62,7 @@ class RankChannel:
             except Exception as error:
                 # The edge. A receiver that ended without a word would leave the rank's items waiting for ever.
                 logger.exception("message_failed", channel=self._path.name, message=type(message).__name__)
-                self._on_broken(f"the gateway failed on its message: {error!r}")
+                self._on_broken(f"the gateway failed on its message: {kind(error, with_message=False)}")
                 return
 
 

@@ -20,6 +20,7 @@ from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
 from app.ranks.runtime import Runtime
 from app.settings import BUILT_IN_MODEL, Settings
+from engines.failures import kind
 from engines.protocol import (
     PROTOCOL_VERSION,
     Checked,
@@ -171,7 +172,7 @@ class Fleet:
                 rank.beat(message)
             case StageReached():
                 rank.reach(message.stage)
-                logger.info("rank_stage", rank=rank.number, incarnation=rank.incarnation, stage=str(message.stage))
+                logger.info("rank_stage", **rank.ids, stage=str(message.stage))
             case Hello():
                 self._on_hello(rank, message)
             case Ready():
@@ -199,7 +200,7 @@ class Fleet:
             return
         rank.facts = facts
         rank.state = RankState.READY
-        logger.info("rank_ready", rank=rank.number, incarnation=rank.incarnation, engine=facts.engine)
+        logger.info("rank_ready", **rank.ids, engine=facts.engine)
         self.groups[rank.group].rank_ready()
 
     def _on_failed(self, rank: Rank, message: Failed) -> None:
@@ -247,7 +248,7 @@ class Fleet:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("task_failed", task=task.get_name(), exc_info=error)
-            self._give_up(FatalError(f"{task.get_name()}: {error}", 1))
+            self._give_up(FatalError(f"{task.get_name()}: {kind(error, with_message=self._settings.log_prompts)}", 1))
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

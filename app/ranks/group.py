@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -190,15 +191,8 @@ class Group:
         if kind is None:
             kind = LossKind.DIED if self._is_announced else LossKind.CANNOT_START
         self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
-        say = logger.info if kind is LossKind.ENDED else logger.error
-        say(
-            "rank_lost",
-            group=self.number,
-            rank=rank.number,
-            incarnation=rank.incarnation,
-            kind=str(kind),
-            reason=reason,
-        )
+        level = logging.INFO if kind is LossKind.ENDED else logging.ERROR
+        logger.log(level, "rank_lost", **rank.ids, kind=str(kind), reason=reason)
         for member in self.ranks:
             member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
         self.cut()

@@ -61,9 +61,10 @@ class Incarnation:
                 code = await self._process.wait()
             finally:
                 timer.cancel()
+            # At once: when the fleet stops, the rest of this may be cancelled.
+            logger.info("rank_ended", **rank.ids, exit_code=code)
         finally:
             await self._close()
-        logger.info("rank_ended", rank=rank.number, incarnation=rank.incarnation, exit_code=code)
         return code
 
     def send(self, message: Message) -> None:
@@ -89,7 +90,7 @@ class Incarnation:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), deadline_s)
             return
-        logger.warning("rank_killed", rank=self.rank.number, reason=f"it did not stop within {deadline_s:g} s")
+        logger.warning("rank_killed", **self.rank.ids, timeout_s=deadline_s)
         await self._process.end()
 
     async def _close(self) -> None:

@@ -15,6 +15,7 @@ from engines.spec import EngineKind, GroupKind, LockstepAddress, RankSpec
 
 LOOPBACK = "127.0.0.1"
 CPU_PLUGIN = "phalanx_cpu_expert_parallel"  # its name among pyproject.toml's entry points
+WITHHOLDING_PLUGIN = "phalanx_withhold_prompts"  # the same
 LOCKSTEP_PORTS = 10  # vLLM's groups take consecutive ports from the master port on
 PORT_RANGE = (20000, 32000)  # below the kernel's ephemeral ports, which clients use up
 
@@ -108,6 +109,9 @@ def make_spec(
         engine_args=settings.engine_arguments(),
         extra_args=list(settings.extra_args),
         stop_timeout_s=settings.stop_timeout_s,
+        log_format="json" if settings.log_format == "json" else "console",  # a file is no terminal, and people read it
+        log_prompts=settings.log_prompts,
+        otlp_traces_endpoint=settings.otlp_traces_endpoint,
     )
 
 
@@ -133,13 +137,20 @@ def environment(
             variables["VLLM_CPU_OMP_THREADS_BIND"] = share.cores
         if plan.group_kind is GroupKind.LOCKSTEP:
             variables["PHALANX_RANK_CPU_EXPERT_PARALLEL"] = "1"
-            if "VLLM_PLUGINS" in variables:  # an operator's choice of plugins must not leave out the one it takes
-                chosen = filter(None, [variables["VLLM_PLUGINS"], CPU_PLUGIN])
-                variables["VLLM_PLUGINS"] = ",".join(chosen)
+            _take_plugin(variables, CPU_PLUGIN)
+    if settings.engine is EngineKind.VLLM and not settings.log_prompts:
+        variables["PHALANX_RANK_WITHHOLD_PROMPTS"] = "1"
+        _take_plugin(variables, WITHHOLDING_PLUGIN)
     if lockstep is not None:
         variables["VLLM_DP_MASTER_IP"] = lockstep.host
         variables["VLLM_DP_MASTER_PORT"] = str(lockstep.master_port)
     return variables
+
+
+def _take_plugin(variables: dict[str, str], plugin: str) -> None:
+    """An operator's choice of vLLM's plugins must not leave out the one it takes."""
+    if "VLLM_PLUGINS" in variables:
+        variables["VLLM_PLUGINS"] = ",".join(filter(None, [variables["VLLM_PLUGINS"], plugin]))
 
 
 def new_lockstep_address() -> LockstepAddress:

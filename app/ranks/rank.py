@@ -47,6 +47,11 @@ class Rank:
         self._log_start = 0  # where this life's part of the log begins
 
     @property
+    def ids(self) -> dict[str, int]:
+        """For the log: which life of which rank."""
+        return {"rank": self.number, "group": self.group, "incarnation": self.incarnation}
+
+    @property
     def is_ready(self) -> bool:
         """Whether it takes items."""
         return self.state is RankState.READY

@@ -23,6 +23,8 @@ OWN_ARGUMENTS = {
     "data_parallel_backend": "--dp-size",
     "enable_expert_parallel": "--expert-parallel / --no-expert-parallel",
     "disable_log_stats": "/metrics, which needs them",
+    "enable_log_requests": "--log-level debug, which tells of every item",
+    "otlp_traces_endpoint": "--otlp-traces-endpoint before `--`",
 }
 
 # The defaults of vLLM's server suit interactive use; its CUDA graphs reach 512 sequences, and beyond that it runs
@@ -48,6 +50,8 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
     if spec.tp_size > 1:
         # One process per worker: each gets its own GPU, or its own cores.
         arguments.setdefault("distributed_executor_backend", "mp")
+    if spec.otlp_traces_endpoint is not None:
+        arguments["otlp_traces_endpoint"] = spec.otlp_traces_endpoint
     if spec.group_kind is GroupKind.LOCKSTEP and spec.lockstep is not None and spec.dp_size > 1:
         arguments |= {
             "data_parallel_size": spec.dp_size,

@@ -2,16 +2,15 @@
 
 import asyncio
 import os
-import sys
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from engines import processes
+from engines import logs, processes
 from engines.base import EmitResult, Engine, EngineConfigError, ReportStage
 from engines.protocol import ItemError, ItemErrorCode, Outcome, RankFacts, Result, Run, RunItem, Stage
 from engines.spec import RankSpec
+from engines.traces import UNTRACED
 from engines.vllm_engine import compat
 from engines.vllm_engine.arguments import engine_arguments
 from engines.vllm_engine.metrics import exposition
@@ -20,6 +19,7 @@ from engines.vllm_engine.prompts import PromptRefused, PromptRenderer
 from engines.vllm_engine.sampling import SamplingCompiler
 from engines.vllm_engine.steps import step_recorder
 
+logger = logs.get_logger(logs.RANK_LOGGER)
 RENDER_SLICE = 16  # prompts tokenised between two turns of the loop: some milliseconds
 WATCHED_TITLES = ("VLLM::",)  # engine cores, workers and the coordinator set these process titles
 
@@ -120,7 +120,7 @@ class VllmEngine(Engine):
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=2, temperature=0.0)
-        async for _ in self._llm.generate({"prompt_token_ids": [1]}, params, "warm-up"):
+        async for _ in self._llm.generate({"prompt_token_ids": [1]}, params, "warm-up", **self._context(None)):
             pass
 
     def _facts(self, version: str, config: Any) -> RankFacts:
@@ -160,8 +160,8 @@ class VllmEngine(Engine):
             prepared = self._prepare(item, params)
         except PromptRefused as refused:
             prepared = refused.error
-        except Exception as error:  # noqa: BLE001  the door: nobody else would hear of it, the item least of all
-            traceback.print_exc(file=sys.stderr)
+        except Exception as error:  # the door: nobody else would hear of it, the item least of all
+            logger.exception("attempt_failed", attempt=attempt)
             prepared = ItemError(ItemErrorCode.ENGINE_ERROR, f"{type(error).__name__}: {error}")
         if isinstance(prepared, ItemError):
             self.emit(Result(attempt, Outcome.ERROR, error=prepared))
@@ -183,7 +183,7 @@ class VllmEngine(Engine):
         """One generation to its end. None when the engine has died of it."""
         final: Any = None
         try:
-            async for output in self._llm.generate(prompt, sampling, str(item.attempt)):
+            async for output in self._llm.generate(prompt, sampling, str(item.attempt), **self._context(item.trace)):
                 final = output
             return to_result(item.attempt, final, item.return_token_ids)
         except Exception as error:  # noqa: BLE001  the door: vLLM's errors become this item's error here
@@ -191,6 +191,12 @@ class VllmEngine(Engine):
                 self.died(f"vLLM's engine core is dead: {_first_line(error)}")
                 return None
             return Result(item.attempt, Outcome.ERROR, error=compat.sampling_error(error))
+
+    def _context(self, trace: str | None) -> dict[str, Any]:
+        """Where vLLM's own span of a request belongs, if there are traces."""
+        if self.spec.otlp_traces_endpoint is None:
+            return {}
+        return {"trace_headers": {"traceparent": trace or UNTRACED}}
 
     def _end(self, attempt: int, task: "asyncio.Task[Result | None]") -> None:
         """Its one result, whatever happened: a task that is cancelled before its first step runs none of its code."""

@@ -35,7 +35,7 @@ from tests.service import until
 RANK = """
 import os, subprocess, sys, time
 from pathlib import Path
-from engines import processes
+from engines import logs, processes
 from engines.base import EngineDied
 from engines.control import ControlChannel
 from engines.protocol import *
@@ -52,7 +52,9 @@ def on_message(message):
             control.send(Checked(incarnation=1, check=message.check, error=None))
 
 processes.become_subreaper()
-control = ControlChannel(read_spec(Path("runtime/0.1/rank.json")), on_message)
+spec = read_spec(Path("runtime/0.1/rank.json"))
+logs.configure_rank(spec)
+control = ControlChannel(spec, on_message)
 control.start()
 MAIN
 time.sleep(600)
@@ -61,7 +63,7 @@ time.sleep(600)
 
 # The real rank, with an engine that trips.
 TRIPPING = """
-import sys
+import os, sys
 from engines import rank
 from engines.simulated import SimulatedEngine
 
@@ -73,7 +75,7 @@ class Tripping(SimulatedEngine):
         raise RuntimeError("has no metrics today")
 
 rank.make_engine = Tripping
-sys.exit(rank.main("runtime/0.1/rank.json"))
+sys.exit(rank.main("runtime/0.1/rank.json", os.environ))
 """
 
 
@@ -163,7 +165,8 @@ def test_a_fault_in_the_control_thread_ends_the_rank(tmp_path: Path) -> None:
         rank.send(Abort(incarnation=1, attempts=[]))
         code, said = rank.end()
     assert code == 1
-    assert "RuntimeError: no such attempt" in said
+    assert "control_failed" in said
+    assert "RuntimeError (message withheld" in said
 
 
 def test_what_is_no_message_ends_the_rank_with_a_reason(tmp_path: Path) -> None:
@@ -214,7 +217,10 @@ def test_an_engine_that_trips_over_items_is_the_ranks_end(tmp_path: Path) -> Non
         assert rank.receive(Checked) == Checked(incarnation=1, check=1, error=None)
         rank.send(Run(incarnation=1, params=[], items=[]))
         failed = rank.receive(Failed)
-        assert failed == Failed(incarnation=1, kind=FailureKind.ENGINE, reason="RuntimeError: tripped over its feet")
+        assert isinstance(failed, Failed)
+        assert failed.kind is FailureKind.ENGINE
+        assert failed.reason.startswith("RuntimeError (message withheld: --log-prompts shows it) in submit (")
         code, said = rank.end()
         assert code == 1
-        assert "has no metrics today" in said
+        assert said.count("message_failed") == 2  # of Scrape and of Run
+        assert "feet" not in said.replace(TRIPPING, "")

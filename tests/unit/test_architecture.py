@@ -28,10 +28,12 @@ LAYERS = {
         ("app.dispatch",),
         ("app.ranks",),
         ("app.settings_loading", "app.settings_checks"),
+        ("app.traces",),
         ("app.settings", "app.metrics"),
         ("app.keys",),
         ("app.errors", "app.logs", "app.validation", "app.settings_types"),
-        ("engines.protocol", "engines.spec", "engines.sampling", "phalanx"),
+        ("engines.logs", "engines.traces"),
+        ("engines.protocol", "engines.spec", "engines.sampling", "engines.failures", "phalanx"),
         ("engines.processes", "engines.shared_memory"),  # what a killed guardian leaves is cleared up in the same way
     ),
     "engines": (
@@ -39,7 +41,8 @@ LAYERS = {
         ("engines.guardian", "engines.rank", "engines.inspect_model"),
         ("engines.tiny_model", "engines.control", "engines.vllm_engine", "engines.simulated"),
         ("engines.base", "engines.processes", "engines.simulated_answers", "engines.simulated_args"),
-        ("engines.protocol", "engines.spec", "engines.sampling", "engines.shared_memory"),
+        ("engines.logs", "engines.traces"),
+        ("engines.protocol", "engines.spec", "engines.sampling", "engines.shared_memory", "engines.failures"),
     ),
 }
 BESIDE = {  # of one row, and yet the left one may import the right one
@@ -60,6 +63,7 @@ DOORS = {
     "huggingface_hub": ("engines.inspect_model",),
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
     "numpy": ("engines.tiny_model",),
+    "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
     "psutil": ("engines.processes", "app.ranks.strays"),
     "pydantic": ("app.settings", "app.settings_loading", "app.settings_types", "phalanx.options"),
@@ -70,7 +74,8 @@ DOORS = {
     "safetensors": ("engines.tiny_model",),
     "setproctitle": ("app.server", "engines.guardian", "engines.rank"),
     "starlette": ("app.api", "app.factory"),
-    "structlog": ("app.logs", "app.api.auth", "app.api.frontdoor"),  # these bind a request's id and its key's
+    # These bind a request's id and its key's.
+    "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.api.frontdoor"),
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.vllm_engine",),
     "uvicorn": ("app.server",),
@@ -81,11 +86,13 @@ DOORS = {
 ENVIRONMENT = (
     "app.server",  # hands it down
     "app.settings_loading",
+    "engines.__main__",  # hands it down, too
     "engines.tiny_model",  # where the cache is, also for those who build a model by hand
     "engines.vllm_engine.cpu_expert_parallel",  # vLLM loads it in every process of every user of vLLM
+    "engines.vllm_engine.withhold",  # the same
 )
 PRINTING = ("app.server", "phalanx.cli", "phalanx.ranks_table")
-HEAVY = ("vllm", "torch", "transformers", "tokenizers", "numpy", "huggingface_hub")
+HEAVY = ("vllm", "torch", "transformers", "tokenizers", "numpy", "huggingface_hub", "opentelemetry")
 
 
 @cache

@@ -127,8 +127,7 @@ def test_an_unusable_file_changes_nothing_and_is_said_once(
         refresh(ring)
         assert known(ring, new.secret).key == new.key
     (event,) = events(capsys.readouterr().err, "api_keys_unusable")
-    assert event["level"] == "error" and str(file.path) in event["message"]
-    assert "the keys read before stay in force" in event["message"]
+    assert event["level"] == "error" and str(file.path) in event["reason"]
 
     file.path.write_bytes(text)
     file.path.chmod(0o600)

@@ -1,13 +1,17 @@
 """Logs: what an operator, or the machine that collects them, reads on stderr."""
 
+import asyncio
+import gc
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
 from app import logs
+from engines.logs import loop_failure_logger
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +35,58 @@ def test_every_fact_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None
     assert (second["event"], second["level"]) == ("cannot bind", "warning")
 
 
+PROMPT = "a prompt"  # named where it is used: a traceback quotes the source
+
+
+def fail_over(value: str) -> None:
+    raise ValueError(f"cannot read {value}")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_shows_where_and_what_kind_but_not_the_value(
+    log_format: logs.LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for with_prompts in (False, True):
+        logs.configure(log_format, "info", with_prompts=with_prompts)
+        try:
+            fail_over(PROMPT)
+        except ValueError:
+            logs.get_logger("app").exception("failed")
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+        printed = capsys.readouterr().err
+        assert printed.count("in fail_over") == 2
+        assert printed.count(PROMPT) == (2 if with_prompts else 0)
+        assert printed.count("ValueError") == 4  # and the line that raises it
+
+
 def test_an_exception_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("auto", "info")  # stderr is no terminal here
     try:
-        raise ValueError("why")  # noqa: TRY301
-    except ValueError:
+        Path("/none").read_text()
+    except OSError:
         logs.get_logger("app").exception("failed")
-    assert "ValueError: why" in json.loads(capsys.readouterr().err)["exception"]
+    assert "No such file or directory: '/none'" in json.loads(capsys.readouterr().err)["exception"]
+
+
+def test_a_task_that_nobody_awaited_is_logged_without_what_it_failed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    async def forget() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(loop_failure_logger("server"))
+        loop.call_soon(fail_over, PROMPT)
+        failing = asyncio.create_task(asyncio.to_thread(fail_over, PROMPT), name="failing")
+        await asyncio.wait([failing])
+        del failing
+        gc.collect()
+        await asyncio.sleep(0)
+
+    logs.configure("json", "info")
+    asyncio.run(forget())
+    printed = capsys.readouterr().err
+    facts = [json.loads(line) for line in printed.splitlines()]
+    assert [fact["event"] for fact in facts] == ["unhandled_failure"] * 2
+    assert [fact["what"] for fact in facts] == ["Exception in callback", "Task exception was never retrieved"]
+    assert facts[1]["task"] == "failing"
+    assert PROMPT not in printed
 
 
 def test_requests_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Which ranks live and die together, and what each one is told and finds in its environment."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_on_gpus_a_rank_sees_its_own_in_the_order_they_were_counted() -> None:
     told = variables(plan_of(device="cuda"))
     assert (told["CUDA_VISIBLE_DEVICES"], told["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")
     assert (told["HF_TOKEN"], told["VLLM_RPC_BASE_PATH"], told["PYTHONUNBUFFERED"]) == ("secret", "/run/x/1.1", "1")
-    assert not [name for name in told if name.startswith(("VLLM_CPU", "PHALANX", "VLLM_DP"))]
+    assert not [name for name in told if name.startswith(("VLLM_CPU", "PHALANX_RANK_CPU", "VLLM_DP"))]
     assert BASE["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
 
 
@@ -135,6 +136,31 @@ def test_on_a_cpu_a_lockstep_group_gets_the_plugin() -> None:
     assert variables(plan_of(device="cpu"))["PHALANX_RANK_CPU_EXPERT_PARALLEL"] == "1"
     assert "PHALANX_RANK_CPU_EXPERT_PARALLEL" not in variables(plan_of(device="cpu", expert_parallel=False))
     assert "PHALANX_RANK_CPU_EXPERT_PARALLEL" not in variables(plan_of(device="cuda"))
+
+
+def test_prompts_are_withheld_from_vllms_logs_unless_they_are_asked_for() -> None:
+    assert variables(plan_of())["PHALANX_RANK_WITHHOLD_PROMPTS"] == "1"
+    assert "PHALANX_RANK_WITHHOLD_PROMPTS" not in variables(plan_of(), log_prompts=True)
+    assert "PHALANX_RANK_WITHHOLD_PROMPTS" not in variables(plan_of(), engine="simulated")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "taken"),
+    [
+        ("theirs", "theirs,phalanx_cpu_expert_parallel,phalanx_withhold_prompts"),
+        ("", "phalanx_cpu_expert_parallel,phalanx_withhold_prompts"),
+    ],
+)
+def test_an_operators_choice_of_vllms_plugins_keeps_those_a_rank_needs(chosen: str, taken: str) -> None:
+    base = BASE | {"VLLM_PLUGINS": chosen}
+    told = environment(base, Settings(), plan_of(device="cpu"), 0, Path("/run/x/0.1"), None)
+    assert told["VLLM_PLUGINS"] == taken
+    assert "VLLM_PLUGINS" not in variables(plan_of(device="cpu"))
+
+
+def test_plugins_are_called_what_the_package_calls_them() -> None:
+    names = {entry.name for entry in entry_points(group="vllm.general_plugins")}
+    assert {planning.CPU_PLUGIN, planning.WITHHOLDING_PLUGIN} <= names
 
 
 def test_a_rank_that_got_no_cores_binds_none() -> None:
@@ -154,7 +180,15 @@ def test_a_lockstep_group_is_told_where_to_meet() -> None:
 
 def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
     settings = Settings(
-        model="a/model", tp_size=2, max_num_seqs=8, engine_args={"block_size": 32}, extra_args=["--x"], stop_timeout_s=3
+        model="a/model",
+        tp_size=2,
+        max_num_seqs=8,
+        engine_args={"block_size": 32},
+        extra_args=["--x"],
+        stop_timeout_s=3,
+        log_format="json",
+        log_prompts=True,
+        otlp_traces_endpoint="http://collector:4318",
     )
     spec = make_spec(settings, plan_of(), 1, 4, "ipc:///x", tmp_path, tmp_path / "log", ADDRESS)
     write_spec(spec, tmp_path / "rank.json")
@@ -176,6 +210,9 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         engine_args={"max_num_seqs": 8, "block_size": 32},
         extra_args=["--x"],
         stop_timeout_s=3,
+        log_format="json",
+        log_prompts=True,
+        otlp_traces_endpoint="http://collector:4318/v1/traces",
     )
     assert (spec.title, spec.guardian_title) == ("phalanx-rank 1", "phalanx-guardian 1")
 

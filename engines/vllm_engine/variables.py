@@ -1,0 +1,58 @@
+"""Variables by which vLLM's processes are told how to log and where their spans go.
+
+They are set before vLLM is imported, and its processes inherit them. What the operator chose stays.
+"""
+
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engines.spec import RankSpec
+
+CONFIG_NAME = "vllm-logging.json"
+PREFIX, CONFIG, LEVEL = "VLLM_LOGGING_PREFIX", "VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_LEVEL"
+SERVICE, RESOURCE, PROTOCOL = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+
+
+def choose(spec: RankSpec, environ: MutableMapping[str, str]) -> None:
+    """Sets them for this process and those below it."""
+    _choose_lines(spec, environ)
+    if spec.otlp_traces_endpoint is not None:
+        _choose_traces(spec, environ)
+
+
+def _choose_lines(spec: RankSpec, environ: MutableMapping[str, str]) -> None:
+    """For a person, vLLM's own lines with the rank's ids in front; as JSON, the same facts by our renderer."""
+    if spec.log_format == "console":
+        environ.setdefault(PREFIX, "".join(f"{name}={value} " for name, value in spec.ids.items()))
+    elif CONFIG not in environ and environ.get("VLLM_CONFIGURE_LOGGING") != "0":
+        path = Path(spec.directory) / CONFIG_NAME
+        path.write_bytes(msgspec.json.encode(_json_lines(spec, environ.get(LEVEL, "INFO").upper())))
+        environ[CONFIG] = str(path)
+
+
+def _json_lines(spec: RankSpec, level: str) -> dict[str, Any]:  # Any: logging.config's own schema
+    formatter = {
+        "()": "engines.logs.formatter",
+        "log_format": "json",
+        "with_prompts": True,  # what of vLLM's must not be seen has been taken out by withhold.py
+        "with_pid": True,
+        "ids": spec.ids,
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatter},
+        "handlers": {"line": {"class": "engines.logs.LineHandler", "formatter": "line", "level": level}},
+        "loggers": {"vllm": {"handlers": ["line"], "level": level, "propagate": False}},
+    }
+
+
+def _choose_traces(spec: RankSpec, environ: MutableMapping[str, str]) -> None:
+    """vLLM speaks gRPC unless it is told; the endpoint is the gateway's, which speaks HTTP."""
+    environ[PROTOCOL] = "http/protobuf"
+    environ.setdefault(SERVICE, "phalanx-rank")
+    own = ",".join(f"phalanx.{name}={value}" for name, value in spec.ids.items())
+    environ[RESOURCE] = ",".join(filter(None, [environ.get(RESOURCE), own]))
