@@ -166,6 +166,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)
+    listener.listen(BACKLOG)  # from now on a client waits for the server instead of being refused
     listener.setblocking(False)
     return listener
 

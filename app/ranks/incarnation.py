@@ -41,6 +41,7 @@ class Incarnation:
         self._socket = runtime / f"{rank.number}.{rank.incarnation}.sock"
         self._channel: RankChannel | None = None
         self._process: RankProcess | None = None
+        self._is_cut = False
 
     def __str__(self) -> str:
         return f"rank {self.rank.number}.{self.rank.incarnation}"
@@ -56,6 +57,8 @@ class Incarnation:
         self._channel = RankChannel(context, self._socket, on_message=on_message, on_broken=on_lost)
         try:
             self._process = await self._start(self._channel.endpoint)
+            if self._is_cut:  # while it was being spawned
+                self._process.cut()
             timer = asyncio.get_running_loop().call_later(self._settings.start_timeout_s, self._too_slow, on_lost)
             try:
                 code = await self._process.wait()
@@ -73,7 +76,8 @@ class Incarnation:
             self._channel.send(message)
 
     def cut(self) -> None:
-        """Ends the process without asking: its guardian kills everything and cleans up."""
+        """Ends the process without asking: its guardian kills everything and cleans up. At once if it is not there yet."""
+        self._is_cut = True
         if self._process is not None:
             self._process.cut()
 

@@ -33,12 +33,12 @@ async def clear_strays(own: Container[int], shared_memory: SharedMemory) -> None
 
 def _clear(own: Container[int], shared_memory: SharedMemory) -> None:
     deadline = time.monotonic() + GRACE_S
-    dead: set[int] = set()
+    orphans = _Orphans(own)
     pause_s = 0.02
-    while left := _strays(own, dead):
-        family = [process for stray in left for process in (stray, *processes.descendants(stray.pid))]
+    while orphans.look():
+        family = [process for stray in orphans.living for process in (stray, *processes.descendants(stray.pid))]
         shared_memory.look(process.pid for process in family)
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline and family:
             logger.warning("strays_killed", processes=[processes.title(process) for process in family])
             workers = [process for process in family if not processes.is_resource_tracker(process)]
             for process in workers or family:  # trackers last: they free the shared memory
@@ -48,16 +48,26 @@ def _clear(own: Container[int], shared_memory: SharedMemory) -> None:
     shared_memory.remove()
 
 
-def _strays(own: Container[int], dead: set[int]) -> list[psutil.Process]:
-    """Living orphans. Dead ones are collected at the second look: by then every child of our own is in `own`."""
-    found = []
-    for child in psutil.Process().children():
-        if child.pid in own or any(command in processes.title(child) for command in OWN_COMMANDS):
-            continue
-        with contextlib.suppress(psutil.Error, ChildProcessError):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-            elif child.pid in dead:
-                os.waitpid(child.pid, os.WNOHANG)
-            dead.add(child.pid)
-    return found
+class _Orphans:
+    """Children of this process that it did not start."""
+
+    def __init__(self, own: Container[int]) -> None:
+        self._own = own
+        self._dead: set[int] = set()
+        self.living: list[psutil.Process] = []
+
+    def look(self) -> bool:
+        """Whether there is any. Dead ones are collected at the second look: by then each child of our own is known."""
+        self.living, dead = [], set()
+        for child in psutil.Process().children():
+            if child.pid in self._own or any(command in processes.title(child) for command in OWN_COMMANDS):
+                continue
+            with contextlib.suppress(psutil.Error, ChildProcessError):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    self.living.append(child)
+                elif child.pid in self._dead:
+                    os.waitpid(child.pid, os.WNOHANG)
+                else:
+                    dead.add(child.pid)
+        self._dead |= dead
+        return bool(self.living or dead)

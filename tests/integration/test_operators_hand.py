@@ -90,6 +90,15 @@ def test_a_rank_that_loads_can_be_started_anew_and_not_drained() -> None:
         assert service.ranks()[0]["incarnation"] == 3
 
 
+def test_restarts_in_quick_succession_end_well() -> None:
+    """One of them comes while the rank's process is being spawned."""
+    with serving(**PACE) as service:
+        for _ in range(60):
+            act(service, 0, "restart")
+        until(lambda: service.health()["status"] == "ok", "it does not come back", 30)
+        assert service.batch(["a"], sampling_params={"max_tokens": 1})["request_counts"]["ok"] == 1
+
+
 def test_ranks_that_are_not_there_are_404() -> None:
     with serving(**PACE) as service:
         for what in ("drain", "restart"):

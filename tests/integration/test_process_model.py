@@ -115,6 +115,7 @@ def test_a_killed_guardian_takes_its_rank_along(service: Service) -> None:
     until(lambda: not titled(service, "phalanx-rank 1"), "the rank is left", GONE_S)
     until(lambda: runtime(service) == ["0.1", "0.1.sock"], "its folder is left", GONE_S)
     until(lambda: service.ranks()[1]["state"] == "backoff", "it is not over", GONE_S)
+    assert zombies(service) == [], "the rank was orphaned, and nobody collected it"
     assert service.health()["status"] == "degraded"
     answer = service.batch(["a"] * 6, sampling_params={"max_tokens": 1})
     assert answer["request_counts"]["ok"] == 6
