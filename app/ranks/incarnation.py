@@ -76,7 +76,7 @@ class Incarnation:
             self._channel.send(message)
 
     def cut(self) -> None:
-        """Ends the process without asking: its guardian kills everything and cleans up. At once if it is not there yet."""
+        """Ends the process without asking: its guardian kills everything and cleans up. One that is being spawned, too."""
         self._is_cut = True
         if self._process is not None:
             self._process.cut()
