@@ -4,8 +4,11 @@ PhalanxError
 ├── RequestError            the client must change the request; each class is one HTTP status
 │   ├── InvalidRequest      400
 │   ├── NotFound            404
+│   ├── MethodNotAllowed    405
+│   ├── TooSlow             408  the client took too long to send it
 │   ├── TooLarge            413  it can never fit
 │   ├── WrongMediaType      415
+│   ├── HeadTooLarge        431
 │   └── TryLater            429 or 503, with Retry-After
 └── FatalError              the operator must act: the service ends with this message and exit code
 """
@@ -57,6 +60,16 @@ class MethodNotAllowed(RequestError):
     status = 405
 
 
+class TooSlow(RequestError):
+    """The client took too long to send its request. The connection ends with the answer."""
+
+    status = 408
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"Connection": "close"}
+
+
 class TooLarge(RequestError):
     """The request can never fit, however often it is sent."""
 
@@ -67,6 +80,12 @@ class WrongMediaType(RequestError):
     """The body is of a type that is not read."""
 
     status = 415
+
+
+class HeadTooLarge(RequestError):
+    """The request's line and headers are longer than any real ones."""
+
+    status = 431
 
 
 class TryLater(RequestError):

@@ -46,7 +46,7 @@ class Gateway:
             settings.prefetch,
         )
         self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope)
-        self.accepted_params: set[bytes] = set()  # batch-wide parameters that the engine has said yes to
+        self.accepted_params: set[bytes] = set()  # digests of batch-wide parameters that the engine has said yes to
         self.changed = asyncio.Event()
         self.fleet = Fleet(settings, environ, allotment.device, allotment.shares, self.batches, self.changed.set)
         self._watch()
@@ -118,6 +118,7 @@ class Gateway:
                 "phalanx_backlog_tokens": ("Tokens that these may take.", lambda: backlog.tokens),
                 "phalanx_running_items": ("Items on ranks.", lambda: self.dispatcher.running_items),
                 "phalanx_active_batches": ("Batches under way.", lambda: self.batches.active),
+                "phalanx_held_bytes": ("Bodies and results in memory, in bytes.", lambda: self.batches.held.total),
             },
             self._rank_views,
         )

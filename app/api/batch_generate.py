@@ -1,13 +1,18 @@
 """``POST /v1/batch_generate``: read, check, admit, and answer when all items have their results."""
 
+from hashlib import blake2b
+
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api.batch_response import BatchResponse
-from app.api.body import read_json
+from app.api.body import BodyLimits, read_json
 from app.api.state import gateway_of
+from app.batches.batch import Batch
+from app.batches.memory import Holding
 from app.batches.request import MISPLACED, NOT_YET, BatchRequest
+from app.batches.splitting import check_list
 from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
 from app.ranks.questions import NoAnswer
@@ -26,23 +31,36 @@ async def batch_generate(request: Request) -> Response:
     gateway = gateway_of(request)
     _refuse_headers(request)
     gateway.check_open()
-    parsed = parse(await read_json(request, gateway.settings.max_body_bytes))
-    _check(parsed, gateway)
-    resolver = gateway.batches.resolve(parsed)
-    await _ask_a_rank(resolver.batch_wide.wire, gateway)
-    batch = await gateway.batches.take_in(parsed, resolver)
-    gateway.check_open()
-    gateway.batches.begin(batch, parsed.timeout_s or gateway.settings.default_timeout_s)
+    holding = gateway.batches.held.open()
+    try:
+        batch = await _admit(request, gateway, holding)
+    except BaseException:
+        holding.close()
+        raise
     return BatchResponse(batch, gateway.batches, gateway.settings.keepalive_s)
 
 
-def parse(body: bytes) -> BatchRequest:
+async def _admit(request: Request, gateway: Gateway, holding: Holding) -> Batch:
+    """From the body to a batch that runs."""
+    parsed = parse(await read_json(request, BodyLimits.of(gateway.settings), holding))
+    _check(parsed, gateway)
+    resolver = gateway.batches.resolve(parsed)
+    await _ask_a_rank(resolver.batch_wide.wire, gateway)
+    batch = await gateway.batches.take_in(parsed, resolver, holding)
+    gateway.check_open()
+    gateway.batches.begin(batch, parsed.timeout_s or gateway.settings.default_timeout_s)
+    return batch
+
+
+def parse(body: bytes | bytearray) -> BatchRequest:
     """The request, with its prompts still as JSON. Raises InvalidRequest."""
     try:
-        return _decode(body)
+        request = _decode(body)
     except DECODE_ERRORS as error:
         found = _with_hint(complaint(error, "", BatchRequest.__struct_fields__))
         raise InvalidRequest(found.message, param=found.param) from error
+    check_list(memoryview(request.prompts))
+    return request
 
 
 def _check(parsed: BatchRequest, gateway: Gateway) -> None:
@@ -77,7 +95,8 @@ def _refuse_headers(request: Request) -> None:
 
 async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
     """The engine's own word on the batch-wide parameters, before admission; what it accepted is not asked again."""
-    if wire in gateway.accepted_params:
+    digest = blake2b(wire, digest_size=16).digest()  # they may be large, and are kept for long
+    if digest in gateway.accepted_params:
         return
     ready = gateway.fleet.ready_ranks
     if not ready:
@@ -90,7 +109,7 @@ async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
         raise InvalidRequest(refusal.message, param=refusal.param, code=str(refusal.code))
     if len(gateway.accepted_params) >= CHECKED_PARAMS_KEPT:
         gateway.accepted_params.clear()
-    gateway.accepted_params.add(wire)
+    gateway.accepted_params.add(digest)
 
 
 def _with_hint(found: Complaint) -> Complaint:

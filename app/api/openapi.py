@@ -19,12 +19,14 @@ DESCRIPTION = """\
 Takes batches of prompts, spreads them over data-parallel ranks and answers with one result per prompt, in order.
 
 Errors have OpenAI's shape on every path: an unknown path is 404, another method on a known one is 405, and on a
-loopback address a `Host` that is none of the server's names is 400.
+loopback address a `Host` that is none of the server's names is 400. A head that comes too slowly is 408, one that is
+too large is 431, and what is no HTTP is 400; a connection beyond the bound is answered 503.
 """
 EVERYWHERE = (400, 500)
 MEANINGS = {
     400: "The request is invalid or asks for what is not supported; `param` names the place.",
     404: "Nothing is there under this name.",
+    408: "The body came too slowly; the connection ends with the answer.",
     413: "It can never fit, however often it is sent; the message names the limit.",
     415: "The body is not `application/json`, or is compressed.",
     429: "There is no room now; the time to wait is an estimate from the measured rate.",
@@ -45,7 +47,7 @@ class Answers:
 
 HEALTH = Answers("Health", (503,), unavailable="Health")
 ROUTES = {
-    "/v1/batch_generate": Answers(ANSWER, (404, 413, 415, 429, 503)),
+    "/v1/batch_generate": Answers(ANSWER, (404, 408, 413, 415, 429, 503)),
     "/health": HEALTH,
     "/health/ready": HEALTH,
     "/health/live": Answers("Alive"),

@@ -5,11 +5,13 @@ that, strictly.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import msgspec
 
 from app.batches.batch import Batch
+from app.batches.memory import Holding
 from app.batches.request import BatchRequest, CustomId, PromptObject, bytes_of
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
@@ -20,7 +22,7 @@ from engines.protocol import ItemError, ItemErrorCode, PromptKind
 from engines.sampling import SamplingFields
 
 BYTES_PER_TOKEN = 4  # the usual estimate for text: the gateway does not tokenise
-SLICE = 512  # items between two turns of the event loop: a few milliseconds
+TURN_S = 0.005  # of work between two turns of the event loop
 _decode_prompt = msgspec.json.Decoder(PromptObject).decode
 _PROMPT_FIELDS = PromptObject.__struct_fields__
 
@@ -46,24 +48,28 @@ class Intake:
     def __init__(
         self,
         request: BatchRequest,
+        prompts: list[bytes],
         resolver: SamplingResolver,
         settings: Settings,
         model: str,
         on_done: Callable[[Batch], None],
+        holding: Holding | None = None,
     ) -> None:
         self._request = request
+        self._prompts = prompts
         self._resolver = resolver
         self._settings = settings
         self._seen: set[str] = set()
-        self._batch = Batch(len(request.prompts), model, request.priority, on_done)
+        self._batch = Batch(len(prompts), model, request.priority, on_done, holding)
 
     async def build(self) -> Batch:
         """Takes all prompts in, giving the event loop a turn now and then."""
-        prompts = self._request.prompts
-        for start in range(0, len(prompts), SLICE):
-            for index in range(start, min(start + SLICE, len(prompts))):
-                self._take(index, bytes(prompts[index]))
-            await asyncio.sleep(0)
+        turn_ends = time.monotonic() + TURN_S
+        for index, prompt in enumerate(self._prompts):
+            self._take(index, prompt)
+            if time.monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + TURN_S
         return self._batch
 
     def _take(self, index: int, raw: bytes) -> None:

@@ -21,7 +21,7 @@ MAX_IMPORT_CPU_S = 1.5
 LAYERS = {
     "app": (
         ("app.server",),
-        ("app.factory",),
+        ("app.factory", "app.connections", "app.descriptors", "app.lag"),
         ("app.api",),
         ("app.gateway",),
         ("app.batches",),
@@ -52,6 +52,7 @@ TO_SERVE = ("app.server", "app.settings", "app.settings_loading", "app.settings_
 DOORS = {
     "click": ("phalanx",),
     "fastapi": ("app.api", "app.factory"),
+    "httptools": ("app.connections",),
     "httpx": ("phalanx.ranks_table",),
     "huggingface_hub": ("engines.inspect_model",),
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
@@ -69,7 +70,7 @@ DOORS = {
     "structlog": ("app.logs", "app.api.frontdoor"),  # the door binds a request's id
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.vllm_engine",),
-    "uvicorn": ("app.server",),
+    "uvicorn": ("app.connections", "app.server"),
     "uvloop": ("app.server", "engines.rank"),
     "vllm": ("engines.vllm_engine",),
     "zmq": ("app.ranks.channel", "engines.control"),

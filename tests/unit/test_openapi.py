@@ -1,5 +1,6 @@
 """/openapi.json against the structs it is made from, the code that reads requests, and what is really answered."""
 
+import asyncio
 from typing import Any
 
 import jsonschema
@@ -16,6 +17,7 @@ from app.api.openapi import describe
 from app.api.schemas import ANSWER as ANSWER_SCHEMA
 from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
 from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.batches.splitting import split
 from app.errors import InvalidRequest
 from app.settings import Settings
 from engines import simulated_answers
@@ -85,7 +87,7 @@ def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
                 assert "X-Request-ID" in answer["headers"]
                 assert ("Retry-After" in answer["headers"]) == (status in ("429", "503"))
     batch = document["paths"]["/v1/batch_generate"]["post"]
-    assert set(batch["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503"}
+    assert set(batch["responses"]) == {"200", "400", "404", "408", "413", "415", "429", "500", "503"}
     assert set(document["paths"]["/v1/ranks/{rank}"]["get"]["responses"]) == {"200", "400", "404", "500"}
     assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
     unavailable = document["paths"]["/health"]["get"]["responses"]["503"]["content"]["application/json"]
@@ -96,7 +98,8 @@ def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
 def test_examples_of_requests_are_valid_and_accepted(document: Schema, name: str) -> None:
     value = REQUESTS[name]["value"]
     assert complaints(document, "BatchRequest", value) == []
-    assert len(parse(msgspec.json.encode(value)).prompts) == len(value["prompts"])
+    prompts = parse(msgspec.json.encode(value)).prompts
+    assert asyncio.run(split(memoryview(prompts), 100, 1000)) == [msgspec.json.encode(one) for one in value["prompts"]]
 
 
 def test_examples_of_answers_are_valid(document: Schema) -> None:
