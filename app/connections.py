@@ -9,14 +9,16 @@ app/api/body.py's business. Connections beyond the bound are answered 503 before
 import asyncio
 import http
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.api.errors import answer
@@ -29,6 +31,7 @@ FRAMING_PER_BYTE = 16  # more of it is allowed for each byte of data: chunks of 
 FAREWELL_S = 2.0  # for a client that was refused to read why, before the connection is cut
 FAREWELLS = 256  # that are said at once; beyond it connections end without a word
 RETRY_S = 5.0
+BEGUN_AT_ONCE = 16  # requests between two turns of the event loop: some milliseconds
 
 
 class Cut(StrEnum):
@@ -58,6 +61,7 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
         self.limits = limits
         self.open = 0
+        self._arrived: deque[Callable[[], None]] = deque()  # requests that have not begun
         self.count_cut = metrics.watch_connections(lambda: self.open, Cut)
 
     def protocol(
@@ -69,6 +73,18 @@ class Connections:
     ) -> "BoundedProtocol":
         """For uvicorn, which calls it for every connection."""
         return BoundedProtocol(self, config, server_state, app_state, _loop)
+
+    def begin_soon(self, begin: Callable[[], None]) -> None:
+        """Begins a request in its turn: ten thousand that come at once would leave the loop no turn for seconds."""
+        self._arrived.append(begin)
+        if len(self._arrived) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        for _ in range(min(BEGUN_AT_ONCE, len(self._arrived))):
+            self._arrived.popleft()()
+        if self._arrived:
+            asyncio.get_running_loop().call_soon(self._begin_some)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -172,6 +188,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._in_body and not self.transport.is_closing() and not self.pipeline:
             self._arm(self._limits.body_timeout_s, lambda: self._cut(Cut.UNREAD_BODY))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        begin = super()._start_asgi_task
+        self._all.begin_soon(lambda: begin(cycle, app))
 
     # -- deadlines
 
