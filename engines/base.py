@@ -62,7 +62,7 @@ class Engine(ABC):
         """Gives attempts up. Each gets a result with Outcome.ABORTED; unknown ones are ignored."""
 
     @abstractmethod
-    def check(self, params: bytes) -> ItemError | None:
+    async def check(self, params: bytes) -> ItemError | None:
         """Whether this engine would accept these sampling parameters, for any prompt."""
 
     @abstractmethod

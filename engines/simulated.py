@@ -86,7 +86,7 @@ class SimulatedEngine(Engine):
                 self.load.waiting -= job.width
             self.emit(Result(attempt, Outcome.ABORTED))
 
-    def check(self, params: bytes) -> ItemError | None:
+    async def check(self, params: bytes) -> ItemError | None:
         plan = self._planner.plan(params)
         return plan if isinstance(plan, ItemError) else None
 

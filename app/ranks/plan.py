@@ -107,6 +107,7 @@ def make_spec(
         lockstep=lockstep,
         engine_args=settings.engine_arguments(),
         extra_args=list(settings.extra_args),
+        structure_cpu_s=settings.structure_cpu_s,
         stop_timeout_s=settings.stop_timeout_s,
     )
 

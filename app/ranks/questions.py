@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engines.protocol import Check, Checked, ItemError, Message, Scrape, Scraped
 
-CHECK_TIMEOUT_S = 10.0
+CHECK_TIMEOUT_S = 30.0  # a structure may have to be compiled, behind others
 SCRAPE_TIMEOUT_S = 3.0  # Prometheus waits 10 s for the whole of it, a rank that stands still included
 
 

@@ -56,7 +56,7 @@ DOORS = {
     "httpx": ("phalanx.ranks_table",),
     "huggingface_hub": ("engines.inspect_model",),
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
-    "numpy": ("engines.tiny_model",),
+    "numpy": ("engines.tiny_model", "engines.vllm_engine.structure_work"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
     "psutil": ("engines.processes",),
     "pydantic": ("app.settings", "app.settings_loading", "phalanx.options"),
@@ -65,7 +65,7 @@ DOORS = {
     "pynvml": ("app.ranks.devices",),
     "rich": ("phalanx.ranks_table",),
     "safetensors": ("engines.tiny_model",),
-    "setproctitle": ("app.server", "engines.guardian", "engines.rank"),
+    "setproctitle": ("app.server", "engines.guardian", "engines.rank", "engines.vllm_engine.confinement"),
     "starlette": ("app.api", "app.factory"),
     "structlog": ("app.logs", "app.api.frontdoor"),  # the door binds a request's id
     "tokenizers": ("engines.tiny_model",),
