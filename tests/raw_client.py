@@ -38,6 +38,15 @@ class Raw:
         """All of it."""
         self.socket.sendall(data)
 
+    def answer(self) -> bytes:
+        """One answer whose body is a JSON object; the connection goes on."""
+        received = b""
+        while not received.endswith(b"}"):
+            part = self.socket.recv(65536)
+            assert part, f"the connection has ended after {received!r}"
+            received += part
+        return received
+
     def rest(self) -> bytes:
         """What comes until the server ends the connection."""
         received = b""

@@ -54,7 +54,7 @@ def test_a_head_that_comes_byte_by_byte_is_answered_408(service: Service) -> Non
 def test_a_second_head_that_does_not_come_ends_a_kept_connection(service: Service) -> None:
     with Raw(service) as kept:
         kept.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        assert kept.socket.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert kept.answer().startswith(b"HTTP/1.1 200 ")
         time.sleep(HEAD_S * 1.5)  # idle between two requests: that is allowed
         kept.send(b"GET /health/live HTTP/1.1\r\n")
         assert kept.error(408)["code"] == "slow_head"
@@ -94,6 +94,8 @@ def test_a_head_without_end_is_answered_431(service: Service, endless: bytes) ->
         b"GET /\xff\xfe HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         b"GET http://[::1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         b"GET / HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n",
+        b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         HEAD + b"Content-Length: -5\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
         HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n",
@@ -116,7 +118,26 @@ def test_a_broken_chunk_ends_the_connection(service: Service) -> None:
 def test_a_wish_for_another_protocol_is_not_granted(service: Service) -> None:
     with Raw(service) as raw:
         raw.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-        assert raw.socket.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert raw.answer().startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_order(service: Service) -> None:
+    request = b"GET /v1/ranks/%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with Raw(service) as eager:
+        eager.send(b"".join(request % (number % 2) for number in range(500)))
+        eager.send(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        answers = eager.rest().split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200"] * 500 + [b"404"]
+    assert all(b'"rank":%d,' % (number % 2) in answer for number, answer in enumerate(answers[:-1]))
+
+
+def test_a_request_that_is_sent_ahead_of_an_answer_waits_for_it(service: Service) -> None:
+    body = json.dumps({"prompts": ["slow"], "sampling_params": {"max_tokens": 8000}}).encode()
+    with Raw(service) as eager:
+        eager.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        eager.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        answers = eager.rest()
+    assert answers.index(b'"status":"ok"') < answers.index(b'"status":"alive"')
 
 
 # ---------------------------------------------------------------- answers
@@ -155,7 +176,7 @@ def test_the_kernel_asks_every_client_whether_it_is_still_there(service: Service
     """One that has vanished without a word would stay connected for ever otherwise: its packets are dropped."""
     with Raw(service) as client:
         client.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        client.socket.recv(65536)
+        client.answer()
         ends = tuple(f":{port:04X}" for port in (service.port, client.socket.getsockname()[1]))
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         (timer,) = [row[5] for row in rows if row[1].endswith(ends[0]) and row[2].endswith(ends[1])]
@@ -181,7 +202,7 @@ def test_connections_beyond_the_bound_are_answered_503_and_the_others_are_served
         assert "--max-connections" in refused[0]["message"] and refused[0]["retry_after_s"] == 5
         first = connected[0]
         first.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        assert first.socket.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert first.answer().startswith(b"HTTP/1.1 200 ")
     assert cut(service, "too_many") >= 50
 
 

@@ -154,7 +154,13 @@ def test_a_lockstep_group_is_told_where_to_meet() -> None:
 
 def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
     settings = Settings(
-        model="a/model", tp_size=2, max_num_seqs=8, engine_args={"block_size": 32}, extra_args=["--x"], stop_timeout_s=3
+        model="a/model",
+        tp_size=2,
+        max_num_seqs=8,
+        engine_args={"block_size": 32},
+        extra_args=["--x"],
+        stop_timeout_s=3,
+        structure_cpu_s=7,
     )
     spec = make_spec(settings, plan_of(), 1, 4, "ipc:///x", tmp_path, tmp_path / "log", ADDRESS)
     write_spec(spec, tmp_path / "rank.json")
@@ -176,6 +182,7 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         engine_args={"max_num_seqs": 8, "block_size": 32},
         extra_args=["--x"],
         stop_timeout_s=3,
+        structure_cpu_s=7,
     )
     assert (spec.title, spec.guardian_title) == ("phalanx-rank 1", "phalanx-guardian 1")
 
