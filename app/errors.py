@@ -7,9 +7,11 @@ PhalanxError
 │   ├── Forbidden           403  the API key may not do this
 │   ├── NotFound            404
 │   ├── MethodNotAllowed    405
+│   ├── TooSlow             408  the client took too long to send it
 │   ├── Conflict            409  not in the state that it is in
 │   ├── TooLarge            413  it can never fit
 │   ├── WrongMediaType      415
+│   ├── HeadTooLarge        431
 │   └── TryLater            429 or 503, with Retry-After
 └── FatalError              the operator must act: the service ends with this message and exit code
 """
@@ -77,6 +79,16 @@ class MethodNotAllowed(RequestError):
     status = 405
 
 
+class TooSlow(RequestError):
+    """The client took too long to send its request. The connection ends with the answer."""
+
+    status = 408
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"Connection": "close"}
+
+
 class Conflict(RequestError):
     """What is asked for does not go with the state of the thing."""
 
@@ -93,6 +105,12 @@ class WrongMediaType(RequestError):
     """The body is of a type that is not read."""
 
     status = 415
+
+
+class HeadTooLarge(RequestError):
+    """The request's line and headers are longer than any real ones."""
+
+    status = 431
 
 
 class TryLater(RequestError):

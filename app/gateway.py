@@ -53,7 +53,7 @@ class Gateway:
             settings.prefetch,
         )
         self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, traces)
-        self.accepted_params: set[bytes] = set()  # batch-wide parameters that the engine has said yes to
+        self.accepted_params: set[bytes] = set()  # digests of batch-wide parameters that the engine has said yes to
         self.changed = asyncio.Event()
         self.fleet = Fleet(settings, environ, allotment.device, allotment.shares, self.batches, self.changed.set)
         self._watch()
@@ -134,6 +134,7 @@ class Gateway:
                 ),
                 "phalanx_asyncio_tasks": ("Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
                 "phalanx_active_batches": ("Batches under way.", lambda: self.batches.active),
+                "phalanx_held_bytes": ("Bodies and results in memory, in bytes.", lambda: self.batches.memory.total),
             },
             {
                 "phalanx_items_requeued_total": (

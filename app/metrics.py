@@ -13,6 +13,7 @@ from engines.protocol import Result
 
 Watched = tuple[str, Callable[[], float]]  # help, and how to look the value up
 REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATUSES = ("ok", "error", "cancelled", "timeout")
 
 
@@ -71,6 +72,15 @@ class Metrics:
         self._completion_tokens = Counter(
             "phalanx_completion_tokens_total", "Generated tokens of answered items.", ["rank"], registry=self.registry
         )
+        self._cut = Counter(
+            "phalanx_connections_cut_total", "Connections that the gateway ended.", ["reason"], registry=self.registry
+        )
+        self._lag = Histogram(
+            "phalanx_event_loop_lag_seconds",
+            "How late the gateway's event loop was, looked at twenty times a second.",
+            buckets=LAG_SECONDS,
+            registry=self.registry,
+        )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
@@ -93,6 +103,16 @@ class Metrics:
         for status, count in counts:
             if count:
                 self._items[status].inc(count)
+
+    def lag(self, seconds: float) -> None:
+        """The event loop was so late."""
+        self._lag.observe(seconds)
+
+    def watch_connections(self, is_open: Callable[[], int], reasons: Iterable[str]) -> Callable[[str], None]:
+        """How many are open is read at every scrape. Returns what counts one that was ended, with its reason."""
+        Gauge("phalanx_http_connections", "Connections that are open.", registry=self.registry).set_function(is_open)
+        cut = {reason: self._cut.labels(reason) for reason in reasons}
+        return lambda reason: cut[reason].inc()
 
     def watch(
         self,

@@ -13,6 +13,9 @@ import setproctitle
 import uvicorn
 import uvloop
 
+from app import lag
+from app.connections import FAREWELLS, ConnectionLimits, Connections
+from app.descriptors import room_for
 from app.errors import FatalError
 from app.factory import create_app
 from app.gateway import Gateway
@@ -29,6 +32,13 @@ from engines.spec import EngineKind
 logger = get_logger("server")
 BACKLOG = 4096  # connections that the kernel keeps waiting
 KEEP_ALIVE_S = 75
+# A client that has vanished without a word, and never reads, is gone after two minutes.
+KEEP_ALIVE_TCP = {
+    socket.TCP_KEEPIDLE: 60,
+    socket.TCP_KEEPINTVL: 15,
+    socket.TCP_KEEPCNT: 4,
+    socket.TCP_USER_TIMEOUT: 120_000,
+}
 SERVER_STOP_TIMEOUT_S = 10
 
 
@@ -47,16 +57,19 @@ def run(settings: Settings) -> int:
     adopt_orphans()  # of guardians that are killed
     for warning in allotment.warnings:
         logger.warning("device_warning", reason=warning)
+    limits = _connection_limits(settings)
     try:
-        return uvloop.run(_serve(settings, environ, allotment, traces))
+        return uvloop.run(_serve(settings, environ, allotment, traces, limits))
     finally:
         traces.close()
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], allotment: Allotment, traces: Traces) -> int:
+async def _serve(
+    settings: Settings, environ: Mapping[str, str], allotment: Allotment, traces: Traces, limits: ConnectionLimits
+) -> int:
     asyncio.get_running_loop().set_exception_handler(loop_failure_logger("server"))
     gateway = Gateway(settings, environ, allotment, traces)
-    server = _make_server(settings, gateway)
+    server = _make_server(gateway, Connections(limits, gateway.metrics))
     listener = _listen(settings)
     port = listener.getsockname()[1]
     signals = _Signals()
@@ -65,6 +78,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str], allotment: Allo
         gateway.start()
         logger.info("gateway_listening", address=_url(settings.host, port), pid=os.getpid())
         announcing = asyncio.create_task(_announce(gateway, port), name="announce")
+        measuring = asyncio.create_task(lag.measure(gateway.metrics.lag), name="event loop lag")
         code = await _until_end(gateway.fleet.fatal, signals, serving)
         announcing.cancel()
         if code == 0:
@@ -73,6 +87,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str], allotment: Allo
         await asyncio.gather(serving, announcing, return_exceptions=True)
         logger.info("http_closed")
         await _until_second_signal(gateway.stop(), signals)
+        measuring.cancel()
         if signals.count > 1:
             await gateway.fleet.kill()
     logger.info("stopped", exit_code=code)
@@ -142,11 +157,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _make_server(settings: Settings, gateway: Gateway) -> uvicorn.Server:
+def _make_server(gateway: Gateway, connections: Connections) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             create_app(gateway),
-            http="httptools",
+            http=connections.protocol,  # type: ignore[arg-type]  # it calls it, and needs no class
             ws="none",
             lifespan="off",
             log_config=None,
@@ -159,12 +174,27 @@ def _make_server(settings: Settings, gateway: Gateway) -> uvicorn.Server:
     )
 
 
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    """As many connections as asked for, or as this process may have files open."""
+    most = room_for(settings.max_connections + FAREWELLS) - FAREWELLS
+    if most < settings.max_connections:
+        logger.warning(
+            "connections_limited",
+            asked=settings.max_connections,
+            accepted=max(1, most),
+        )
+    return ConnectionLimits(max(1, most), settings.head_timeout_s, settings.body_timeout_s, settings.send_timeout_s)
+
+
 def _listen(settings: Settings) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
         settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEP_ALIVE_TCP.items():  # connections inherit them
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
     listener.bind(address)
     listener.listen(BACKLOG)  # from now on a client waits for the server instead of being refused
     listener.setblocking(False)

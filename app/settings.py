@@ -132,6 +132,11 @@ class ServerSettings(Section):
     )
     insecure: bool = setting(False, "Serve without API keys on an address that other machines reach.")
     keepalive_s: Seconds = setting(5.0, "Between the spaces that keep a waiting answer's connection open.")
+    max_connections: Count = setting(10_000, "Connections at once; beyond it they are answered 503.")
+    head_timeout_s: Seconds = setting(20.0, "For the head of a request to come.")
+    body_timeout_s: Seconds = setting(30.0, "For the next part of a body to come.")
+    min_body_rate: Size = setting("1KiB", "Bytes a second that a body must come with on average.")
+    send_timeout_s: Seconds = setting(60.0, "For a client to take the next part of an answer, at most 256 KiB.")
 
 
 class WorkSettings(Section):
@@ -146,7 +151,8 @@ class WorkSettings(Section):
     fairness_quantum_tokens: Count = setting(4096, "Tokens of one API key, and of one batch, before the next's turn.")
     default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")
     max_batch_items: Count = setting(100_000, "Items in one request.")
-    max_body_bytes: Size = setting("256MiB", "Bytes of one request.")
+    max_body_bytes: Size = setting("128MiB", "Bytes of one request.")
+    max_held_bytes: Size = setting("4GiB", "Bytes of bodies and results held at once; beyond it requests get 503.")
     max_prompt_bytes: Size = setting("4MiB", "Bytes of one prompt.")
     max_waiting_items: Count = setting(500_000, "Items in the backlog; beyond it requests get 429.")
     max_waiting_tokens: Count = setting(2_000_000_000, "Tokens in the backlog; beyond it requests get 429.")
@@ -154,6 +160,7 @@ class WorkSettings(Section):
     max_stop_strings: Count = setting(64, "Stop strings of one item.")
     max_string_length: Count = setting(4096, "Characters of a stop string or bad word.")
     max_structure_length: Count = setting("64K", "Characters of a JSON schema, regex or grammar.")
+    structure_cpu_s: Seconds = setting(5.0, "CPU time that compiling one of these may take.")
     max_list_length: Count = setting(4096, "Entries of stop_token_ids, allowed_token_ids, logit_bias.")
 
 

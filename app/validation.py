@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 
 import msgspec
@@ -12,6 +13,9 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 SOME_KEY = "[...]"  # msgspec does not say which one
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 SHOWN_VALUE_LENGTH = 80
+_repr = reprlib.Repr()
+_repr.maxlist = _repr.maxdict = _repr.maxlevel = 20
+_repr.maxstring = _repr.maxlong = _repr.maxother = SHOWN_VALUE_LENGTH
 
 
 class Complaint(msgspec.Struct, frozen=True):
@@ -45,9 +49,14 @@ def complaint(error: Exception, place: str, known: Iterable[str] = ()) -> Compla
 
 
 def shown(value: object) -> str:
-    """A value as a message may quote it: short, and on one line."""
-    text = repr(value)
+    """A value as a message may quote it: short, and on one line. The value itself may be of any size."""
+    text = _repr.repr(value)
     return text if len(text) <= SHOWN_VALUE_LENGTH else text[: SHOWN_VALUE_LENGTH - 3] + "..."
+
+
+def short(name: str) -> str:
+    """A name that a client gave, as a message may repeat it."""
+    return name if len(name) <= SHOWN_VALUE_LENGTH else name[:SHOWN_VALUE_LENGTH] + "..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -57,7 +66,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _unknown_field(name: str, place: str, known: Iterable[str]) -> Complaint:
-    name = name if len(name) <= SHOWN_VALUE_LENGTH else name[:SHOWN_VALUE_LENGTH] + "..."
+    name = short(name)
     where = f" in {place}" if place else ""
     return Complaint(_join(place, name), f"unknown field {name!r}{where}{did_you_mean(name, known)}")
 

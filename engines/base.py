@@ -80,7 +80,7 @@ class Engine(ABC):
         """Attempts that were submitted and that what may crash has not been given yet. Called from any thread."""
 
     @abstractmethod
-    def check(self, params: bytes) -> ItemError | None:
+    async def check(self, params: bytes) -> ItemError | None:
         """Whether this engine would accept these sampling parameters, for any prompt."""
 
     @abstractmethod

@@ -63,6 +63,7 @@ class RankService:
         self._engine: Engine | None = None
         self._pending: list[Result] = []
         self._flush_scheduled = False
+        self._checking: set[asyncio.Task[None]] = set()
         self._stopping: asyncio.Task[None] | None = None
         self._traces = open_rank_traces(spec)
         self._control = ControlChannel(spec, self._on_message)
@@ -135,14 +136,23 @@ class RankService:
                 engine.submit(message)
             case Abort(attempts=attempts):
                 engine.abort(attempts)
-            case Check(check=number, params=params):
-                self._control.send(
-                    Checked(incarnation=self._spec.incarnation, check=number, error=engine.check(params))
-                )
+            case Check():
+                checking = asyncio.create_task(self._check(engine, message), name="check")
+                self._checking.add(checking)
+                checking.add_done_callback(self._checking.discard)
             case Scrape(scrape=number):
                 self._control.send(Scraped(incarnation=self._spec.incarnation, scrape=number, text=engine.metrics()))
             case Stop():
                 self._stopping = asyncio.create_task(self._stop(engine), name="stop")
+
+    async def _check(self, engine: Engine, question: Check) -> None:
+        """An answer may take its time. Without one, the gateway does not wait for ever."""
+        try:
+            error = await engine.check(question.params)
+        except Exception:  # the edge: whatever an engine raises
+            logger.exception("message_failed", message=type(question).__name__)
+            return
+        self._control.send(Checked(incarnation=self._spec.incarnation, check=question.check, error=error))
 
     def _emit(self, result: Result) -> None:
         """Coalesces: all results of one turn of the loop, which is an engine step, go in one message."""

@@ -37,9 +37,10 @@ class StructuredOutputs(msgspec.Struct, omit_defaults=True, forbid_unknown_field
 class RepetitionDetection(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """vLLM's RepetitionDetectionParams: ends a generation that repeats an N-gram pattern."""
 
-    max_pattern_size: Count | UnsetType = UNSET
-    min_pattern_size: Count | UnsetType = UNSET
-    min_count: Count | UnsetType = UNSET
+    # vLLM compares all patterns of all sizes with every token of every sequence, between two steps.
+    max_pattern_size: Annotated[int, Meta(ge=0, le=64)] | UnsetType = UNSET
+    min_pattern_size: Annotated[int, Meta(ge=0, le=64)] | UnsetType = UNSET
+    min_count: Annotated[int, Meta(ge=0, le=16)] | UnsetType = UNSET
 
 
 class SamplingFields(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

@@ -92,7 +92,7 @@ class SimulatedEngine(Engine):
     def untouched(self) -> list[int]:
         return [job.result.attempt for job in list(self._waiting) if not job.aborted]
 
-    def check(self, params: bytes) -> ItemError | None:
+    async def check(self, params: bytes) -> ItemError | None:
         plan = self._planner.plan(params)
         return plan if isinstance(plan, ItemError) else None
 

@@ -50,6 +50,7 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lockstep: LockstepAddress | None = None
     engine_args: dict[str, Any] = {}  # the engine's own argument names; Any: checked by the engine itself
     extra_args: list[str] = []  # the engine's own command-line flags, checked by the engine itself
+    structure_cpu_s: float = 5.0  # that compiling a structure may take
     status_interval_s: float = 1.0
     stop_timeout_s: float = 20.0
     kill_grace_s: float = 3.0  # how long resource trackers may take to free shared memory

@@ -7,6 +7,7 @@ end was left behind.
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -152,6 +153,14 @@ class Service:
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    @property
+    def longest_lag_s(self) -> float:
+        """The most that the gateway's event loop was ever late, as the bound of a bucket."""
+        text = self.client.get("/metrics").text
+        found = re.findall(r'^phalanx_event_loop_lag_seconds_bucket{le="(.+)"} (.+)$', text, re.MULTILINE)
+        most = max(float(count) for _, count in found)
+        return min(float(bound) for bound, count in found if float(count) == most)
 
     @property
     def backlog(self) -> float:

@@ -1,14 +1,19 @@
 """``POST /v1/batch_generate``: read, check, admit, and answer when all items have their results."""
 
+from hashlib import blake2b
+
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api.auth import caller_of, owner_of
 from app.api.batch_response import BatchResponse
-from app.api.body import read_json
+from app.api.body import BodyLimits, read_json
 from app.api.state import gateway_of
+from app.batches.batch import Batch
+from app.batches.memory import Holding
 from app.batches.request import DEFAULT_PRIORITY, MISPLACED, NOT_YET, BatchRequest
+from app.batches.splitting import check_list
 from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
 from app.keys.ring import Caller
@@ -30,24 +35,37 @@ async def batch_generate(request: Request) -> Response:
     caller = caller_of(request)
     _refuse_headers(request)
     gateway.check_open()
-    parsed = parse(await read_json(request, gateway.settings.max_body_bytes))
+    holding = gateway.batches.memory.open()
+    try:
+        batch = await _admit(request, gateway, caller, holding)
+    except BaseException:
+        holding.close()
+        raise
+    return BatchResponse(batch, gateway.batches, gateway.settings.keepalive_s)
+
+
+async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Holding) -> Batch:
+    """From the body to a batch that runs."""
+    parsed = parse(await read_json(request, BodyLimits.of(gateway.settings), holding))
     _check(parsed, gateway)
     parsed.priority = _priority(parsed, caller)
     resolver = gateway.batches.resolve(parsed)
     await _ask_a_rank(resolver.batch_wide.wire, gateway)
-    batch = await gateway.batches.take_in(parsed, resolver, owner_of(caller))
+    batch = await gateway.batches.take_in(parsed, resolver, holding, owner_of(caller))
     gateway.check_open()
     gateway.batches.begin(batch, parsed.timeout_s or gateway.settings.default_timeout_s)
-    return BatchResponse(batch, gateway.batches, gateway.settings.keepalive_s)
+    return batch
 
 
-def parse(body: bytes) -> BatchRequest:
+def parse(body: bytes | bytearray) -> BatchRequest:
     """The request, with its prompts still as JSON. Raises InvalidRequest."""
     try:
-        return _decode(body)
+        request = _decode(body)
     except DECODE_ERRORS as error:
         found = _with_hint(complaint(error, "", BatchRequest.__struct_fields__))
         raise InvalidRequest(found.message, param=found.param) from error
+    check_list(memoryview(request.prompts))
+    return request
 
 
 def _check(parsed: BatchRequest, gateway: Gateway) -> None:
@@ -96,14 +114,15 @@ def _refuse_headers(request: Request) -> None:
 
 async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
     """The engine's own word on the batch-wide parameters, before admission; what it accepted is not asked again."""
-    if wire in gateway.accepted_params:
+    digest = blake2b(wire, digest_size=16).digest()  # they may be large, and are kept for long
+    if digest in gateway.accepted_params:
         return
     refusal = await _first_answer(wire, gateway)
     if refusal is not None:
         raise InvalidRequest(refusal.message, param=refusal.param, code=str(refusal.code))
     if len(gateway.accepted_params) >= CHECKED_PARAMS_KEPT:
         gateway.accepted_params.clear()
-    gateway.accepted_params.add(wire)
+    gateway.accepted_params.add(digest)
 
 
 async def _first_answer(wire: bytes, gateway: Gateway) -> ItemError | None:

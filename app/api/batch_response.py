@@ -5,7 +5,7 @@ gives its batch up.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 from starlette.responses import Response
@@ -16,7 +16,7 @@ from app.batches.results import Usage
 from app.batches.service import BatchService
 from app.batches.stats import Stats
 
-SLICE = 512  # results sent at a time
+PIECE_BYTES = 64 * 1024  # of an answer that are handed over at a time; a client has --send-timeout-s for each
 _encode = msgspec.json.Encoder().encode
 
 
@@ -48,6 +48,7 @@ class BatchResponse(Response):
         self._batch = batch
         self._batches = batches
         self._keepalive_s = keepalive_s
+        self._client_is_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer. Never leaves the batch running behind a client that is gone."""
@@ -56,12 +57,17 @@ class BatchResponse(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not await self._is_done_soon():
                 await send({"type": "http.response.body", "body": b" ", "more_body": True})
-            for chunk in body(self._batch):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            for piece in pieces(body(self._batch)):
+                if self._client_is_gone:
+                    return
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await asyncio.sleep(0)  # a client that reads as fast as this would leave nobody else a turn
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             self._batch.trace.answered()
         finally:
             self._batches.cancel(self._batch)
+            if self._batch.holding is not None:
+                self._batch.holding.close()
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
 
@@ -77,6 +83,7 @@ class BatchResponse(Response):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
+                self._client_is_gone = True
                 self._batches.cancel(self._batch)
                 return
 
@@ -85,10 +92,19 @@ def body(batch: Batch) -> Iterator[bytes]:
     """The JSON of an answer, in pieces: the results are spliced in as they came from the ranks."""
     head = BatchHead(id=batch.id, model=batch.model, created_at=batch.created_at)
     yield _encode(head)[:-1] + b',"results":['
-    results = [result for result in batch.results if result is not None]
-    for start in range(0, len(results), SLICE):
-        piece = b",".join(results[start : start + SLICE])
-        yield b"," + piece if start else piece
+    for index in range(batch.size):
+        yield b"," + batch.result(index) if index else batch.result(index)
     counts: dict[str, int] = {"total": batch.size} | dict(batch.counts.items())
     tail = BatchTail(request_counts=counts, usage=batch.usage, stats=batch.stats.summary())
     yield b"]," + _encode(tail)[1:]
+
+
+def pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of `PIECE_BYTES`: small parts together, large ones apart."""
+    piece = bytearray()
+    for part in parts:
+        piece += part
+        while len(piece) >= PIECE_BYTES:
+            yield bytes(piece[:PIECE_BYTES])
+            del piece[:PIECE_BYTES]
+    yield bytes(piece)

@@ -1,14 +1,37 @@
-"""A request's body, read with a limit that holds while it is read."""
+"""A request's body, read within limits that hold while it is read: of its size, its pace, and the gateway's memory."""
+
+import asyncio
+import time
+from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 
-from app.errors import InvalidRequest, TooLarge, WrongMediaType
+from app.batches.memory import Holding
+from app.errors import InvalidRequest, TooLarge, TooSlow, WrongMediaType
+from app.settings import Settings
 
 JSON_TYPE = "application/json"
 
 
-async def read_json(request: Request, limit_bytes: int) -> bytes:
-    """The whole body, which must be declared as JSON. Raises WrongMediaType, TooLarge or InvalidRequest."""
+@dataclass(frozen=True)
+class BodyLimits:
+    """Of one body. `timeout_s` is for its next part; on average it has to come with `min_rate` bytes a second."""
+
+    size: int
+    timeout_s: float
+    min_rate: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "BodyLimits":
+        """Those that the settings give."""
+        return cls(settings.max_body_bytes, settings.body_timeout_s, settings.min_body_rate)
+
+
+async def read_json(request: Request, limits: BodyLimits, holding: Holding) -> bytearray:
+    """The whole body, which must be declared as JSON. It counts for `holding` as it comes.
+
+    Raises WrongMediaType, TooLarge, TooSlow, TryLater or InvalidRequest.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != JSON_TYPE:
         raise WrongMediaType(
@@ -21,19 +44,38 @@ async def read_json(request: Request, limit_bytes: int) -> bytes:
             "Content-Encoding is set: send the body uncompressed", param="Content-Encoding", code="unsupported_encoding"
         )
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes)
-    chunks: list[bytes] = []
-    size = 0
+    if declared.isdigit() and int(declared) > limits.size:
+        raise _too_large(limits.size)
+    return await _read(request, limits, holding)
+
+
+async def _read(request: Request, limits: BodyLimits, holding: Holding) -> bytearray:
+    body = bytearray()  # grows in place: parts that are joined in the end would be there twice
+    began = time.monotonic()
+    parts = aiter(request.stream())
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit_bytes:
-                raise _too_large(limit_bytes)
-            chunks.append(chunk)
+        while True:
+            spare_s = limits.timeout_s + len(body) / limits.min_rate - (time.monotonic() - began)
+            async with asyncio.timeout(min(limits.timeout_s, spare_s)):
+                part = await anext(parts, None)
+            if part is None:
+                return body
+            if len(body) + len(part) > limits.size:
+                raise _too_large(limits.size)
+            holding.take(len(part))
+            body += part
+    except TimeoutError:
+        raise _too_slow(limits, len(body), time.monotonic() - began) from None
     except ClientDisconnect:
         raise InvalidRequest("the connection ended within the body", code="incomplete_body") from None
-    return b"".join(chunks)
+
+
+def _too_slow(limits: BodyLimits, received: int, seconds: float) -> TooSlow:
+    return TooSlow(
+        f"{received} bytes of the body came in {seconds:.0f} s: its next part must come within {limits.timeout_s:g} s "
+        f"(--body-timeout-s), and all of it with {limits.min_rate} bytes a second (--min-body-rate)",
+        code="slow_body",
+    )
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

@@ -144,6 +144,13 @@ ERRORS: dict[int, Json] = {
         "admin_key_required",
     ),
     404: refusal("not_found_error", "there is no rank 7: they are 0 to 1", "rank", "rank_not_found"),
+    408: refusal(
+        "invalid_request_error",
+        "65536 bytes of the body came in 30 s: its next part must come within 30 s (--body-timeout-s), and all of it "
+        "with 1024 bytes a second (--min-body-rate)",
+        None,
+        "slow_body",
+    ),
     409: refusal(
         "invalid_request_error",
         "rank 1 is starting: only one that is ready can be drained",
@@ -152,7 +159,7 @@ ERRORS: dict[int, Json] = {
     ),
     413: refusal(
         "invalid_request_error",
-        "the batch has 200000 prompts, at most 100000 are accepted in one (--max-batch-items): split it",
+        "the batch has more than 100000 prompts, the most that are accepted in one (--max-batch-items): split it",
         "prompts",
         "batch_too_large",
     ),

@@ -78,10 +78,10 @@ JSON_OBJECT: Schema = {"type": "object", "additionalProperties": True}
 ANY_JSON: Schema = {"description": "Any JSON of yours, handed back in the result."}
 LOGPROBS = array_of(or_null({"type": "object", "additionalProperties": ref("TokenLogprob")}))
 
-# What parts hold that a struct keeps as JSON; for a list, its entries.
+# What parts hold that a struct keeps as JSON.
 OPAQUE: dict[type, dict[str, Schema]] = {
     BatchRequest: {
-        "prompts": {"oneOf": [TEXT, TOKEN_IDS, ref("PromptObject")]},
+        "prompts": array_of({"oneOf": [TEXT, TOKEN_IDS, ref("PromptObject")]}, minItems=1),
         "sampling_params": or_null(ref("SamplingFields")),
     },
     PromptObject: {
@@ -189,7 +189,7 @@ def components() -> dict[str, Schema]:
     for struct in (*READ, *WRITTEN):
         properties = schemas[struct.__name__]["properties"]
         for name, schema in OPAQUE.get(struct, {}).items():
-            properties[name] = _filled(properties[name], schema)
+            properties[name] = schema
         properties.update(WORDS.get(struct, {}))
         for name, note in NOTES.get(struct, {}).items():
             properties[name] = properties[name] | {"description": note}
@@ -198,10 +198,6 @@ def components() -> dict[str, Schema]:
     _as_read(schemas)
     head, tail = schemas.pop(BatchHead.__name__), schemas.pop(BatchTail.__name__)
     return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail)}
-
-
-def _filled(found: Schema, known: Schema) -> Schema:
-    return found | {"items": known} if found.get("type") == "array" else known
 
 
 def _as_written(struct: type[msgspec.Struct], schema: Schema) -> None:

@@ -17,14 +17,18 @@ class AdmissionGate:
         self._backlog = backlog
         self._rate = rate
 
+    @property
+    def most_items(self) -> int:
+        """Items that a batch may have."""
+        return min(self._settings.max_batch_items, self._settings.max_waiting_items)
+
     def check_size(self, items: int, owner: Owner = EVERYBODY) -> None:
         """Raises TooLarge for a batch that could never be admitted for its number of items."""
-        settings = self._settings
-        limit = min(settings.max_batch_items, settings.max_waiting_items)
+        limit = self.most_items
         if items > limit:
-            flag = "--max-batch-items" if limit == settings.max_batch_items else "--max-waiting-items"
+            flag = "--max-batch-items" if limit == self._settings.max_batch_items else "--max-waiting-items"
             raise TooLarge(
-                f"the batch has {items} prompts, at most {limit} are accepted in one ({flag}): split it",
+                f"the batch has more than {limit} prompts, the most that are accepted in one ({flag}): split it",
                 param="prompts",
                 code="batch_too_large",
             )

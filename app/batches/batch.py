@@ -5,6 +5,9 @@ import time
 import uuid
 from collections.abc import Callable
 
+import msgspec
+
+from app.batches.memory import Holding
 from app.batches.results import Status, Usage, encode_result
 from app.batches.stats import StatsKeeper
 from app.dispatch.item import EVERYBODY, Flow, Item, Owner
@@ -20,7 +23,13 @@ class Batch:
     """Collects exactly one result per item. An ItemSink of the dispatcher."""
 
     def __init__(
-        self, size: int, model: str, priority: int, on_done: Callable[["Batch"], None], owner: Owner = EVERYBODY
+        self,
+        size: int,
+        model: str,
+        priority: int,
+        on_done: Callable[["Batch"], None],
+        owner: Owner = EVERYBODY,
+        holding: Holding | None = None,
     ) -> None:
         self.id = f"batchgen-{uuid.uuid4().hex}"
         self.request_ids = current_ids()
@@ -34,11 +43,13 @@ class Batch:
         self.stats = StatsKeeper()
         self.trace = BatchTrace()
         self.done = asyncio.Event()
+        self.holding = holding  # what its results count for
         self._remaining = size
         self._on_done = on_done
         self._tells_items = tells_debug("batches")  # asked once: there may be 100,000 of them
         self._custom_ids: dict[int, str] = {}
         self._metadata: dict[int, bytes] = {}
+        self._rest: _Rest | None = None
 
     @property
     def size(self) -> int:
@@ -84,28 +95,37 @@ class Batch:
         self._record(item.index, _STATUS[result.outcome], result, rank, item.attempts, place)
 
     def end(self, status: Status, error: ItemError | None = None) -> None:
-        """Every item that has no result gets this one. The dispatcher must have forgotten the items before."""
-        attempts = {item.index: item.attempts for item in self.items}
-        result = None if error is None else Result(0, Outcome.ERROR, error=error)
-        for index, known in enumerate(self.results):
-            if known is None:
-                self._record(index, status, result, None, attempts.get(index, 0), place="")
+        """Every item that has no result gets this one. The dispatcher must have forgotten the items before.
+
+        They are encoded when they are read: there may be many, and a client that has gone reads none.
+        """
+        if self._remaining == 0:
+            return
+        self._rest = _Rest(
+            status,
+            None if error is None else Result(0, Outcome.ERROR, error=error),
+            {item.index: item.attempts for item in self.items if item.attempts},
+        )
+        self._count(status, self._remaining)
+
+    def result(self, index: int) -> bytes:
+        """The JSON of one result. Raises LookupError before there is one."""
+        known = self.results[index]
+        if known is not None:
+            return known
+        if self._rest is None:
+            raise LookupError(f"item {index} of {self.id} has no result yet")
+        rest = self._rest
+        return self._encode(index, rest.status, rest.result, None, rest.attempts.get(index, 0), place="")
 
     def _record(
         self, index: int, status: Status, result: Result | None, rank: int | None, attempts: int, place: str
     ) -> None:
-        if self.results[index] is not None:
+        if self.results[index] is not None or self._rest is not None:
             raise RuntimeError(f"item {index} of {self.id} has a result already")
-        self.results[index] = encode_result(
-            index,
-            self._custom_ids.pop(index, None),
-            self._metadata.pop(index, None),
-            status,
-            result,
-            rank,
-            attempts,
-            place,
-        )
+        encoded = self.results[index] = self._encode(index, status, result, rank, attempts, place)
+        if self.holding is not None:
+            self.holding.add(len(encoded))
         code = _code_of(result)
         self.trace.finished(index, status, code)
         if code == ItemErrorCode.POISONED:
@@ -113,8 +133,17 @@ class Batch:
         if self._tells_items:
             ids = {"batch": self.id, "index": index, "rank": rank}
             logger.debug("item_ended", **ids, status=status, code=code, attempts=attempts)
-        self.counts[status] += 1
-        self._remaining -= 1
+        self._count(status, 1)
+
+    def _encode(
+        self, index: int, status: Status, result: Result | None, rank: int | None, attempts: int, place: str
+    ) -> bytes:
+        custom_id, metadata = self._custom_ids.pop(index, None), self._metadata.pop(index, None)
+        return encode_result(index, custom_id, metadata, status, result, rank, attempts, place)
+
+    def _count(self, status: Status, items: int) -> None:
+        self.counts[status] += items
+        self._remaining -= items
         if self._remaining == 0:
             self.stats.end()
             self.trace.ended(self.counts.items())
@@ -124,6 +153,14 @@ class Batch:
     def _ids_of(self, item: Item) -> dict[str, object]:
         ids = {"rank": item.rank, "incarnation": item.incarnation, "attempt": item.attempts}
         return {"batch": self.id, "index": item.index, **ids}
+
+
+class _Rest(msgspec.Struct, frozen=True):
+    """What all items without a result of their own have."""
+
+    status: Status
+    result: Result | None
+    attempts: dict[int, int]  # by index, of those that have run
 
 
 def _code_of(result: Result | None) -> str | None:

@@ -5,12 +5,14 @@ that, strictly.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET
 
 from app.batches.batch import Batch
+from app.batches.memory import Holding
 from app.batches.request import DEFAULT_PRIORITY, BatchRequest, CustomId, PromptObject, bytes_of
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
@@ -21,7 +23,7 @@ from engines.protocol import ItemError, ItemErrorCode, PromptKind
 from engines.sampling import SamplingFields
 
 BYTES_PER_TOKEN = 4  # the usual estimate for text: the gateway does not tokenise
-SLICE = 512  # items between two turns of the event loop: a few milliseconds
+TURN_S = 0.005  # of work between two turns of the event loop
 _decode_prompt = msgspec.json.Decoder(PromptObject).decode
 _PROMPT_FIELDS = PromptObject.__struct_fields__
 
@@ -47,26 +49,30 @@ class Intake:
     def __init__(
         self,
         request: BatchRequest,
+        prompts: list[bytes],
         resolver: SamplingResolver,
         settings: Settings,
         model: str,
         on_done: Callable[[Batch], None],
         owner: Owner = EVERYBODY,
+        holding: Holding | None = None,
     ) -> None:
         self._request = request
+        self._prompts = prompts
         self._resolver = resolver
         self._settings = settings
         self._seen: set[str] = set()
         priority = DEFAULT_PRIORITY if request.priority is UNSET else request.priority
-        self._batch = Batch(len(request.prompts), model, priority, on_done, owner)
+        self._batch = Batch(len(prompts), model, priority, on_done, owner, holding)
 
     async def build(self) -> Batch:
         """Takes all prompts in, giving the event loop a turn now and then."""
-        prompts = self._request.prompts
-        for start in range(0, len(prompts), SLICE):
-            for index in range(start, min(start + SLICE, len(prompts))):
-                self._take(index, bytes(prompts[index]))
-            await asyncio.sleep(0)
+        turn_ends = time.monotonic() + TURN_S
+        for index, prompt in enumerate(self._prompts):
+            self._take(index, prompt)
+            if time.monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + TURN_S
         return self._batch
 
     def _take(self, index: int, raw: bytes) -> None:

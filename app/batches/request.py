@@ -14,7 +14,7 @@ CustomId = Annotated[str, Meta(min_length=1, max_length=CUSTOM_ID_LENGTH)]
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of ``POST /v1/batch_generate``."""
 
-    prompts: Annotated[list[Raw], Meta(min_length=1)]
+    prompts: Raw  # a list, taken apart by app/batches/splitting.py
     model: str | None = None
     sampling_params: Raw | UnsetType = UNSET
     timeout_s: Annotated[float, Meta(gt=0)] | None = None

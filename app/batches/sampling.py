@@ -9,12 +9,15 @@ from typing import Any
 
 import msgspec
 
+from app.errors import TooLarge
 from app.settings import Settings
-from app.validation import DECODE_ERRORS, Complaint, complaint, did_you_mean, shown
+from app.validation import DECODE_ERRORS, Complaint, complaint, did_you_mean, short, shown
 from engines.sampling import SamplingFields, refusal
 
 FIELD_NAMES = SamplingFields.__struct_fields__
 MAX_SCHEMA_DEPTH = 64
+MAX_BYTES = 1024 * 1024  # of parameters as JSON, beside what a structure may have: they are decoded in one go
+PLACE = "sampling_params"
 _encode = msgspec.msgpack.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode  # Any: checked by the conversion that follows
 
@@ -37,16 +40,19 @@ class ParamsRefused(Exception):
 
 
 class SamplingResolver:
-    """Works out the parameters of one batch's items."""
+    """Works out the parameters of one batch's items. What is the batch's own is checked once, not with every item."""
 
     def __init__(self, settings: Settings, batch_wide: bytes | None) -> None:
         self._settings = settings
-        self._base = _object(batch_wide, "sampling_params") if batch_wide else {}
-        self._own: dict[bytes, Params | Complaint] = {}
-        self.batch_wide = self._resolve(self._base, "sampling_params")
+        self._base, _ = self._checked(batch_wide or b"{}")
+        self._own: dict[bytes, Params | Complaint] = {}  # by an item's own JSON
+        self._merged: dict[bytes, Params] = {}  # by what it sets besides the seed
+        self._wires: dict[bytes, bytes] = {}  # equal ones are kept once
+        self.wire_bytes = 0  # of all parameters that are not equal
+        self.batch_wide = self._params(self._base)
 
     def of_item(self, own: bytes | None, place: str) -> tuple[Params, bool]:
-        """An item's parameters, and whether the seed is its own. Raises ParamsRefused, naming `place`."""
+        """An item's parameters, and whether the seed is its own. Raises ParamsRefused, naming `place`, or TooLarge."""
         if own is None:
             return self.batch_wide, False
         found = self._own.get(own)
@@ -60,28 +66,54 @@ class SamplingResolver:
     def _try(self, own: bytes) -> Params | Complaint:
         """Resolves an item's own parameters over the batch's; its complaint is relative to the item."""
         try:
-            fields = _object(own, "sampling_params")
-            merged = {name: value for name, value in (self._base | fields).items() if value is not None}
-            resolved = self._resolve(merged, "sampling_params")
+            fields, nulls = self._checked(own)
         except ParamsRefused as refused:
             return refused.complaint
-        if fields.get("seed") is None:
-            return msgspec.structs.replace(resolved, seed=None)  # the batch's seed is not the item's own
-        return resolved
+        seed, fields.seed = _or_none(fields.seed), msgspec.UNSET
+        key = _encode((fields, sorted(nulls - {"seed"})))
+        found = self._merged.get(key)
+        if found is None:
+            found = self._merged[key] = self._params(_over(self._base, fields, nulls))
+        return msgspec.structs.replace(found, seed=seed)  # the batch's seed is not the item's own
 
-    def _resolve(self, values: dict[str, Any], place: str) -> Params:
-        _check_names(values, place)
+    def _checked(self, raw: bytes) -> tuple[SamplingFields, set[str]]:
+        """What is set, and what is set to null, which restores a default. Raises ParamsRefused."""
+        most = MAX_BYTES + 4 * self._settings.max_structure_length
+        if len(raw) > most:
+            raise ParamsRefused(Complaint(PLACE, f"{PLACE} has {len(raw)} bytes, at most {most} are accepted"))
+        values = _object(raw, PLACE)
+        nulls = {name for name, value in values.items() if value is None}
+        _check_names(values, PLACE)
         try:
             fields = msgspec.convert(values, SamplingFields, strict=True, str_keys=True)
         except DECODE_ERRORS as error:
-            raise ParamsRefused(_with_value(complaint(error, place, FIELD_NAMES), values)) from error
-        self._check_limits(fields, place)
-        seed = None if fields.seed is msgspec.UNSET else fields.seed
-        fields.seed = msgspec.UNSET
+            raise ParamsRefused(_with_value(complaint(error, PLACE, FIELD_NAMES), values)) from error
+        self._check_limits(fields, PLACE)
+        _wire(fields, PLACE)  # what cannot be encoded is refused here
+        return fields, nulls
+
+    def _params(self, fields: SamplingFields) -> Params:
+        seed = _or_none(fields.seed)
+        fields = _over(fields, SamplingFields(), {"seed"})
         if fields.max_tokens is msgspec.UNSET:
             fields.max_tokens = self._settings.default_max_tokens
         n = 1 if fields.n is msgspec.UNSET else fields.n
-        return Params(_wire(fields, place), n, fields.max_tokens, seed)
+        return Params(self._kept(_wire(fields, PLACE)), n, fields.max_tokens, seed)
+
+    def _kept(self, wire: bytes) -> bytes:
+        """The one copy of it. A few bytes of an item's own may stand for much that is the batch's: that has a bound."""
+        known = self._wires.setdefault(wire, wire)
+        if known is wire:
+            self.wire_bytes += len(wire)
+            limit = self._settings.max_body_bytes
+            if self.wire_bytes > limit:
+                raise TooLarge(
+                    f"the prompts' own sampling parameters, merged over the batch's, have more than {limit} bytes "
+                    "(--max-body-bytes): let more prompts have equal ones, or split the batch",
+                    param=PLACE,
+                    code="batch_too_large",
+                )
+        return known
 
     def _check_limits(self, fields: SamplingFields, place: str) -> None:
         limits = self._settings
@@ -108,6 +140,21 @@ class SamplingResolver:
         _check_finite(fields, place)
 
 
+def _over(base: SamplingFields, own: SamplingFields, nulls: set[str]) -> SamplingFields:
+    """The base with what is set in `own` in its place, and without what is null there."""
+    merged = SamplingFields()
+    for name in FIELD_NAMES:
+        value = getattr(own, name)
+        if value is msgspec.UNSET and name not in nulls:
+            value = getattr(base, name)
+        setattr(merged, name, value)
+    return merged
+
+
+def _or_none(value: int | msgspec.UnsetType) -> int | None:
+    return None if value is msgspec.UNSET else value
+
+
 def _object(raw: bytes, place: str) -> dict[str, Any]:
     """The fields of a JSON object, those that are null left in: they restore a default."""
     try:
@@ -122,8 +169,9 @@ def _check_names(values: dict[str, Any], place: str) -> None:
     for name in values:
         if name in FIELD_NAMES:
             continue
-        param = f"{place}.{name}"
         why = refusal(name)
+        name = short(name)  # noqa: PLW2901  it may be as long as the body
+        param = f"{place}.{name}"
         if why is not None:
             raise ParamsRefused(Complaint(param, f"{param} is not accepted: {why}; leave it out"))
         raise ParamsRefused(Complaint(param, f"{param} is no sampling parameter{did_you_mean(name, FIELD_NAMES)}"))
@@ -156,7 +204,6 @@ def _check_structure(structured: Any, place: str, limits: Settings) -> None:
         value, param = getattr(structured, name), f"{place}.{name}"
         size = 0
         if isinstance(value, dict):
-            _check_depth(value, param)
             size = len(msgspec.json.encode(value))
         elif isinstance(value, str):
             size = len(value)
@@ -164,6 +211,8 @@ def _check_structure(structured: Any, place: str, limits: Settings) -> None:
             _limit(param, "entries", len(value), limits.max_list_length, "--max-list-length")
             size = sum(map(len, value))
         _limit(param, "characters", size, limits.max_structure_length, "--max-structure-length")
+        if isinstance(value, dict):
+            _check_depth(value, param)
 
 
 def _check_depth(schema: Any, place: str) -> None:

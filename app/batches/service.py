@@ -6,10 +6,12 @@ from collections.abc import Callable
 from app.batches.admission import AdmissionGate
 from app.batches.batch import Batch
 from app.batches.intake import Intake
+from app.batches.memory import HeldBytes, Holding
 from app.batches.rate import RateMeter
 from app.batches.request import BatchRequest, bytes_of
 from app.batches.results import Status
 from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.batches.splitting import split
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import EVERYBODY, Owner
 from app.errors import InvalidRequest
@@ -44,16 +46,22 @@ class BatchService:
         self._idle.set()
         self._active: dict[Batch, asyncio.TimerHandle | None] = {}
         self.admission = AdmissionGate(settings, dispatcher.backlog, self._rate)
+        self.memory = HeldBytes(settings.max_held_bytes, lambda: self._rate.seconds_for(dispatcher.outstanding_tokens))
 
     # -- from a request
 
-    async def take_in(self, request: BatchRequest, resolver: SamplingResolver, owner: Owner = EVERYBODY) -> Batch:
+    async def take_in(
+        self, request: BatchRequest, resolver: SamplingResolver, holding: Holding, owner: Owner = EVERYBODY
+    ) -> Batch:
         """A batch, not yet admitted. Raises TooLarge when it has too many prompts."""
-        self.admission.check_size(len(request.prompts), owner)
-        trace = self._traces.batch(len(request.prompts))
-        model = self._settings.public_name
-        batch = await Intake(request, resolver, self._settings, model, self._forget, owner).build()
+        settings = self._settings
+        prompts = await split(memoryview(request.prompts), self.admission.most_items + 1, settings.max_prompt_bytes)
+        self.admission.check_size(len(prompts), owner)
+        trace = self._traces.batch(len(prompts))
+        intake = Intake(request, prompts, resolver, settings, settings.public_name, self._forget, owner, holding)
+        batch = await intake.build()
         batch.trace = trace
+        holding.take(resolver.wire_bytes)
         return batch
 
     def resolve(self, request: BatchRequest) -> SamplingResolver:

@@ -76,7 +76,7 @@ class Incarnation:
             self._channel.send(message)
 
     def cut(self) -> None:
-        """Ends the process without asking: its guardian kills everything and cleans up. One that is being spawned, too."""
+        """Ends the process without asking: its guardian kills everything and cleans up. Also while it is spawned."""
         self._is_cut = True
         if self._process is not None:
             self._process.cut()

@@ -108,6 +108,7 @@ def make_spec(
         lockstep=lockstep,
         engine_args=settings.engine_arguments(),
         extra_args=list(settings.extra_args),
+        structure_cpu_s=settings.structure_cpu_s,
         stop_timeout_s=settings.stop_timeout_s,
         log_format="json" if settings.log_format == "json" else "console",  # a file is no terminal, and people read it
         log_prompts=settings.log_prompts,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engines.protocol import Check, Checked, ItemError, Message, Scrape, Scraped
 
-CHECK_TIMEOUT_S = 10.0
+CHECK_TIMEOUT_S = 30.0  # a structure may have to be compiled, behind others
 SCRAPE_TIMEOUT_S = 3.0  # Prometheus waits 10 s for the whole of it, a rank that stands still included
 
 
@@ -21,6 +21,7 @@ class Questions:
         self._send = send
         self._numbers = itertools.count(1)
         self._open: dict[int, tuple[int, asyncio.Future[Message]]] = {}  # question -> rank, answer
+        self._scrapes: dict[tuple[int, int], asyncio.Task[bytes]] = {}  # under way, by rank and incarnation
 
     async def check(self, rank: int, incarnation: int, params: bytes) -> ItemError | None:
         """What the rank's engine says of sampling parameters. Raises NoAnswer."""
@@ -32,12 +33,27 @@ class Questions:
         return answer.error
 
     async def scrape(self, rank: int, incarnation: int) -> bytes:
-        """The engine's metrics in Prometheus' text format. Raises NoAnswer."""
+        """The engine's metrics in Prometheus' text format. Raises NoAnswer.
+
+        Who asks while an answer is on its way shares it: making one holds the rank's loop.
+        """
+        key = (rank, incarnation)
+        if key not in self._scrapes:
+            self._scrapes[key] = asyncio.create_task(self._scrape(rank, incarnation), name=f"scrape rank {rank}")
+            self._scrapes[key].add_done_callback(lambda task: self._forget_scrape(key, task))
+        return await asyncio.shield(self._scrapes[key])
+
+    async def _scrape(self, rank: int, incarnation: int) -> bytes:
         number = next(self._numbers)
         answer = await self._ask(rank, number, Scrape(incarnation=incarnation, scrape=number), SCRAPE_TIMEOUT_S)
         if not isinstance(answer, Scraped):
             raise NoAnswer(f"rank {rank} answered something else")
         return answer.text
+
+    def _forget_scrape(self, key: tuple[int, int], task: asyncio.Task[bytes]) -> None:
+        del self._scrapes[key]
+        if not task.cancelled():
+            task.exception()  # those who asked may all have gone
 
     def answer(self, message: Checked | Scraped) -> None:
         """An answer has come; one that nobody waits for any more is dropped."""

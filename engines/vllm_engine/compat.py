@@ -6,6 +6,13 @@ from typing import Any
 from engines.protocol import ItemError, ItemErrorCode
 
 OLDEST, NEWEST = (0, 26), (0, 33)
+MAX_ERROR_LENGTH = 400
+STRUCTURE_BACKENDS = {
+    "xgrammar": ("backend_xgrammar", "XgrammarBackend"),
+    "guidance": ("backend_guidance", "GuidanceBackend"),
+    "outlines": ("backend_outlines", "OutlinesBackend"),
+    "lm-format-enforcer": ("backend_lm_format_enforcer", "LMFormatEnforcerBackend"),
+}
 
 
 def version() -> str:
@@ -42,19 +49,54 @@ def is_client_error(error: BaseException) -> bool:
     return any(isinstance(cause, blamed) for cause in _chain(error))
 
 
-def sampling_error(error: BaseException) -> ItemError:
+def sampling_error(error: BaseException, default_param: str = "sampling_params") -> ItemError:
     """vLLM's refusal of sampling parameters as an item's error; anything else as `engine_error`."""
     if not is_client_error(error):
-        return ItemError(ItemErrorCode.ENGINE_ERROR, f"{type(error).__name__}: {error}")
+        return ItemError(ItemErrorCode.ENGINE_ERROR, shortened(error))
     cause = next(cause for cause in _chain(error) if is_client_error(cause))
     parameter = getattr(cause, "parameter", None)
-    param = f"sampling_params.{parameter}" if isinstance(parameter, str) else "sampling_params"
-    return ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, str(cause) or type(cause).__name__, param)
+    param = f"sampling_params.{parameter}" if isinstance(parameter, str) else default_param
+    return ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, shortened(cause, with_type=False), param)
 
 
 def prompt_error(error: BaseException) -> ItemError:
     """vLLM's refusal of a prompt as an item's error. What a chat template raises is the prompt's fault as well."""
-    return ItemError(ItemErrorCode.INVALID_PROMPT, f"the prompt cannot be rendered: {error or type(error).__name__}")
+    why = shortened(error, with_type=False)
+    return ItemError(ItemErrorCode.INVALID_PROMPT, f"the prompt cannot be rendered: {why}")
+
+
+def shortened(error: BaseException, *, with_type: bool = True) -> str:
+    """What an error says. It may repeat what it is about, which may be as long as a request."""
+    kind, text = type(error).__name__, str(error).strip()
+    if not text:
+        return kind
+    text = text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
+    return f"{kind}: {text}" if with_type else text
+
+
+def pin_structure_backend(vllm_config: Any) -> None:  # Any: vllm's VllmConfig
+    """Lets vLLM compile every structure with one library.
+
+    With "auto" it chooses for each request, but its engine core goes on with the choice of the first for ever: what a
+    structure is held to, and what it costs, would depend on what somebody else asked for before.
+    """
+    config = vllm_config.structured_outputs_config
+    if config.backend == "auto":
+        config.backend = "xgrammar"
+
+
+def structure_backend(name: str) -> Any:
+    """The class of vLLM's own that compiles structures with this library."""
+    from importlib import import_module
+
+    module, cls = STRUCTURE_BACKENDS[name]
+    return getattr(import_module(f"vllm.v1.structured_output.{module}"), cls)
+
+
+def grammar_error(grammar: Any) -> str | None:
+    """What guidance says of a grammar it has given up on; the others have no such state."""
+    matcher = getattr(grammar, "ll_matcher", None)
+    return matcher.get_error()[:MAX_ERROR_LENGTH].splitlines()[0] if matcher and matcher.get_error() else None
 
 
 def is_moe(model_config: Any) -> bool:  # Any: vllm's ModelConfig, untyped here

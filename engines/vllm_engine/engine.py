@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from engines import logs, processes
@@ -13,15 +15,17 @@ from engines.spec import RankSpec
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat
 from engines.vllm_engine.arguments import engine_arguments
+from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of, too_many
 from engines.vllm_engine.metrics import exposition
 from engines.vllm_engine.outputs import to_result
 from engines.vllm_engine.prompts import PromptRefused, PromptRenderer
 from engines.vllm_engine.sampling import SamplingCompiler
 from engines.vllm_engine.steps import step_recorder
+from engines.vllm_engine.structures import TITLE, StructureChecker
 
 logger = logs.get_logger(logs.RANK_LOGGER)
-RENDER_SLICE = 16  # prompts tokenised between two turns of the loop: some milliseconds
-WATCHED_TITLES = ("VLLM::",)  # engine cores, workers and the coordinator set these process titles
+TURN_S = 0.01  # of rendering between two turns of the loop
+WATCHED_TITLES = ("VLLM::", TITLE)  # engine cores, workers and the coordinator set these process titles, and we ours
 
 
 class VllmEngine(Engine):
@@ -32,6 +36,10 @@ class VllmEngine(Engine):
         self._llm: Any = None  # Any: vLLM's AsyncLLM
         self._renderer: PromptRenderer
         self._sampling: SamplingCompiler
+        self._structures: StructureChecker | None = None
+        self._logprobs = LogprobsRoom()
+        # What would hold the loop: large prompts, one at a time, for there is one tokenizer; and large results.
+        self._aside = ThreadPoolExecutor(1, "aside")
         self._queue: deque[tuple[RunItem, bytes]] = deque()
         self._queued = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[Result | None]] = {}
@@ -47,10 +55,12 @@ class VllmEngine(Engine):
         report(Stage.CONFIGURING)
         arguments = engine_arguments(self.spec)
         config = self._configure(AsyncEngineArgs, arguments)
+        self._structures = StructureChecker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
         report(Stage.LOADING)
         self._llm = self._build(config)
-        self._renderer = PromptRenderer(self._llm.renderer, config.model_config)
-        self._sampling = SamplingCompiler(config.model_config, self._validate)
+        tokenizer = self._llm.renderer.get_tokenizer()
+        self._renderer = PromptRenderer(self._llm.renderer, tokenizer, config.model_config)
+        self._sampling = SamplingCompiler(config.model_config, tokenizer, self._validate, self._structures)
         report(Stage.WARMING_UP)
         await self._warm_up()
         self._submitter = asyncio.create_task(self._submit_queued(), name="submitter")
@@ -76,8 +86,8 @@ class VllmEngine(Engine):
     def untouched(self) -> list[int]:
         return [item.attempt for item, _ in list(self._queue)]
 
-    def check(self, params: bytes) -> ItemError | None:
-        compiled = self._sampling.template(params)
+    async def check(self, params: bytes) -> ItemError | None:
+        compiled = await self._sampling.checked(params)
         return compiled if isinstance(compiled, ItemError) else None
 
     def metrics(self) -> bytes:
@@ -89,6 +99,9 @@ class VllmEngine(Engine):
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._aside.shutdown(wait=False, cancel_futures=True)
+        if self._structures is not None:
+            self._structures.close()
         if self._llm is not None:
             await asyncio.to_thread(self._llm.shutdown)
 
@@ -99,9 +112,11 @@ class VllmEngine(Engine):
         from vllm.usage.usage_lib import UsageContext
 
         try:
-            return engine_args_class(**arguments).create_engine_config(UsageContext.LLM_CLASS)
+            config = engine_args_class(**arguments).create_engine_config(UsageContext.LLM_CLASS)
         except Exception as error:
             raise EngineConfigError(f"vLLM refuses this configuration: {_first_line(error)}") from error
+        compat.pin_structure_backend(config)
+        return config
 
     def _build(self, config: Any) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -148,44 +163,73 @@ class VllmEngine(Engine):
         while True:
             await self._queued.wait()
             self._queued.clear()
+            turn_ends = time.monotonic() + TURN_S
             while self._queue:
-                for _ in range(min(RENDER_SLICE, len(self._queue))):
-                    self._begin(*self._queue.popleft())
-                await asyncio.sleep(0)
+                self._begin(*self._queue.popleft())
+                if time.monotonic() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = time.monotonic() + TURN_S
 
     def _begin(self, item: RunItem, params: bytes) -> None:
         """Starts one attempt. Whatever is wrong with it is its own error, and keeps no other from running."""
-        attempt = item.attempt
-        try:
-            prepared = self._prepare(item, params)
-        except PromptRefused as refused:
-            prepared = refused.error
-        except Exception as error:  # the door: nobody else would hear of it, the item least of all
-            logger.exception("attempt_failed", attempt=attempt)
-            prepared = ItemError(ItemErrorCode.ENGINE_ERROR, f"{type(error).__name__}: {error}")
-        if isinstance(prepared, ItemError):
-            self.emit(Result(attempt, Outcome.ERROR, error=prepared))
+        template = self._sampling.template(params)
+        if template is None or self._renderer.is_large(item):
+            self._own(item, self._attempt_aside(item, params))
             return
-        task = asyncio.create_task(self._attempt(item, *prepared), name=f"attempt {attempt}")
+        prepared = self._prepared(item, template)
+        if isinstance(prepared, ItemError):
+            self.emit(Result(item.attempt, Outcome.ERROR, error=prepared))
+        else:
+            self._own(item, self._attempt(item, *prepared))
+
+    def _own(self, item: RunItem, work: Coroutine[Any, Any, Result | None]) -> None:
+        attempt = item.attempt
+        task = asyncio.create_task(work, name=f"attempt {attempt}")
         self._tasks[attempt] = task
         task.add_done_callback(lambda task: self._end(attempt, task))
 
-    def _prepare(self, item: RunItem, params: bytes) -> tuple[Any, Any] | ItemError:  # Any: vLLM's own classes
-        """The prompt and its parameters, as vLLM takes them. Raises PromptRefused."""
-        template = self._sampling.template(params)
+    def _prepared(self, item: RunItem, template: Any) -> tuple[Any, Any] | ItemError:  # Any: vLLM's own classes
+        """The prompt and its parameters, as vLLM takes them, or what is wrong with them. Any thread may ask."""
         if isinstance(template, ItemError):
             return template
-        prompt, length = self._renderer.render(item)
-        left = self._llm.model_config.max_model_len - length
-        return prompt, self._sampling.for_item(template, item.seed, left)
+        try:
+            prompt, length = self._renderer.render(item)
+            left = self._llm.model_config.max_model_len - length
+            return prompt, self._sampling.for_item(template, item.seed, left)
+        except PromptRefused as refused:
+            return refused.error
+        except Exception as error:  # the door: nobody else would hear of it, the item least of all
+            logger.exception("attempt_failed", attempt=item.attempt)
+            return ItemError(ItemErrorCode.ENGINE_ERROR, compat.shortened(error))
+
+    async def _attempt_aside(self, item: RunItem, params: bytes) -> Result | None:
+        """One whose structure has to be checked, or whose prompt would hold the loop: others need not wait for it."""
+        template = await self._sampling.checked(params)
+        if self._renderer.is_large(item):
+            loop = asyncio.get_running_loop()
+            prepared = await loop.run_in_executor(self._aside, self._prepared, item, template)
+        else:
+            prepared = self._prepared(item, template)
+        if isinstance(prepared, ItemError):
+            return Result(item.attempt, Outcome.ERROR, error=prepared)
+        return await self._attempt(item, *prepared)
 
     async def _attempt(self, item: RunItem, prompt: Any, sampling: Any) -> Result | None:
         """One generation to its end. None when the engine has died of it."""
+        vocab_size = self._llm.model_config.get_vocab_size()
+        logprobs = logprobs_of(sampling, len(prompt["prompt_token_ids"]), vocab_size)
+        if refusal := too_many(logprobs):
+            return Result(item.attempt, Outcome.ERROR, error=refusal)
         final: Any = None
         try:
-            async for output in self._llm.generate(prompt, sampling, str(item.attempt), **self._context(item.trace)):
-                final = output
-            return to_result(item.attempt, final, item.return_token_ids)
+            async with self._logprobs.taken(logprobs):
+                context = self._context(item.trace)
+                async for output in self._llm.generate(prompt, sampling, str(item.attempt), **context):
+                    final = output
+                if logprobs < LARGE:
+                    return to_result(item.attempt, final, item.return_token_ids)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._aside, to_result, item.attempt, final, item.return_token_ids)
         except Exception as error:  # noqa: BLE001  the door: vLLM's errors become this item's error here
             if compat.is_engine_death(error):
                 self.died(f"vLLM's engine core is dead: {_first_line(error)}")

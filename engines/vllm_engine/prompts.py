@@ -10,6 +10,9 @@ import msgspec
 from engines.protocol import ItemError, ItemErrorCode, PromptKind, RunItem
 from engines.vllm_engine import compat
 
+LARGE_BYTES = 16 * 1024  # of a prompt: it takes more than some milliseconds to render
+MAX_MESSAGES = 4096  # many a chat template takes a time that grows with their square
+BOUNDARY_TOKENS = 64  # beyond those that are kept of a text that is cut before it is tokenised
 TEXT_PART_TYPES = ("text", "input_text")
 # A chat template's arguments that are the service's, not a caller's.
 OWN_TEMPLATE_ARGUMENTS = ("chat_template", "tokenize", "return_dict", "conversation", "tools")
@@ -32,16 +35,21 @@ class PromptRefused(Exception):
 class PromptRenderer:
     """Renders prompts for one engine."""
 
-    def __init__(self, renderer: Any, model_config: Any) -> None:  # Any: vLLM's own classes
+    def __init__(self, renderer: Any, tokenizer: Any, model_config: Any) -> None:  # Any: vLLM's own classes
         from vllm.renderers.params import ChatParams, TokenizeParams
 
         self._renderer = renderer
         self._vocab_size = model_config.get_vocab_size()
         self._max_model_len = model_config.max_model_len
+        self._max_chars_per_token = tokenizer.max_chars_per_token
         self._chat_params = ChatParams
         # Neither limit nor truncation: this module does both, with messages of its own.
         self._completion = TokenizeParams(max_total_tokens=None, add_special_tokens=True)
         self._chat = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+
+    def is_large(self, item: RunItem) -> bool:
+        """Whether rendering it would hold the loop for long: do it in another thread then."""
+        return len(item.prompt) + len(item.tools or b"") + len(item.template_kwargs or b"") > LARGE_BYTES
 
     def render(self, item: RunItem) -> tuple[Any, int]:  # Any: vLLM's EngineInput
         """The engine's input and its length in tokens. Raises PromptRefused."""
@@ -58,17 +66,27 @@ class PromptRenderer:
         if not token_ids:
             raise _invalid("the prompt has no tokens: give it at least one")
         if len(token_ids) >= self._max_model_len:
-            raise PromptRefused(self._too_long(len(token_ids)))
+            raise PromptRefused(self._too_long(f"{len(token_ids)} tokens"))
         return engine_input, len(token_ids)
 
     def _engine_input(self, item: RunItem) -> Any:
         match item.kind:
             case PromptKind.TEXT:
-                return self._rendered({"prompt": _text.decode(item.prompt)})
+                return self._rendered({"prompt": self._fitting(_text.decode(item.prompt), item.truncate)})
             case PromptKind.TOKEN_IDS:
                 return self._rendered({"prompt_token_ids": self._checked(_token_ids.decode(item.prompt))})
             case PromptKind.CHAT:
                 return self._rendered_chat(item)
+
+    def _fitting(self, text: str, truncate: int | None) -> str:
+        """Text that may fit: what cannot is not tokenised, which takes a second per megabyte and holds a processor."""
+        keep = self._max_model_len if truncate in (None, -1) else min(truncate or 0, self._max_model_len)
+        most = (keep + BOUNDARY_TOKENS) * self._max_chars_per_token
+        if len(text) <= most:
+            return text
+        if truncate is None:
+            raise PromptRefused(self._too_long(f"{len(text)} characters, more than {most} that it could be at most,"))
+        return text[-most:]
 
     def _rendered(self, prompt: dict[str, Any]) -> Any:
         try:
@@ -81,6 +99,8 @@ class PromptRenderer:
         messages = _messages.decode(item.prompt)
         if not messages:
             raise _invalid("messages is empty: give it at least one message")
+        if len(messages) > MAX_MESSAGES:
+            raise _invalid(f"messages has {len(messages)} entries, at most {MAX_MESSAGES} are accepted", "messages")
         for index, message in enumerate(messages):
             _check_message(index, message)
         kwargs = _template_kwargs.decode(item.template_kwargs) if item.template_kwargs else {}
@@ -110,10 +130,10 @@ class PromptRenderer:
         keep = self._max_model_len - 1 if truncate == -1 else truncate
         return token_ids[-keep:] if keep else []
 
-    def _too_long(self, length: int) -> ItemError:
+    def _too_long(self, size: str) -> ItemError:
         return ItemError(
             ItemErrorCode.CONTEXT_LENGTH_EXCEEDED,
-            f"the prompt has {length} tokens and the context holds {self._max_model_len}, of which at least one is "
+            f"the prompt has {size} and the context holds {self._max_model_len}, of which at least one is "
             "for the answer: shorten the prompt, or set truncate_prompt_tokens",
         )
 
@@ -131,7 +151,7 @@ def _check_message(index: int, message: dict[str, Any]) -> None:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in TEXT_PART_TYPES or not isinstance(part.get("text"), str):
             raise _invalid(
-                f"{where}.content[{number}] is no text part (its type is {kind!r}): only text is served",
+                f"{where}.content[{number}] is no text part (its type is {str(kind)[:40]!r}): only text is served",
                 f"{where}.content[{number}]",
             )
 

@@ -1,8 +1,8 @@
 """From SamplingFields to vLLM's SamplingParams: built and verified once for equal parameters, copied per item."""
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -10,30 +10,47 @@ import msgspec
 from engines.protocol import ItemError, ItemErrorCode
 from engines.sampling import SamplingFields
 from engines.vllm_engine import compat
+from engines.vllm_engine.bounded_cache import BoundedCache
+from engines.vllm_engine.structure_work import StructureVerdict
+from engines.vllm_engine.structures import StructureChecker
 
-CACHE_SIZE = 1024
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class SamplingCompiler:
     """Builds SamplingParams that the engine will accept. Equal encodings share one template.
 
-    `validate` is vLLM's own check of parameters; it raises whatever vLLM raises.
+    `validate` is vLLM's own check of parameters but for their structure; it raises whatever vLLM raises.
     """
 
-    def __init__(self, model_config: Any, validate: Callable[[Any], None]) -> None:  # Any: vLLM's own classes
+    def __init__(
+        self, model_config: Any, tokenizer: Any, validate: Callable[[Any], None], structures: StructureChecker
+    ) -> None:  # Any: vLLM's own classes
         self._vocab_size = model_config.get_vocab_size()
         self._defaults = model_config.get_diff_sampling_param()
+        self._tokenizer = tokenizer
         self._validate = validate
-        self._templates: OrderedDict[bytes, Any] = OrderedDict()
+        self._structures = structures
+        self._templates: BoundedCache[Any] = BoundedCache()
 
     def template(self, params: bytes) -> Any:  # Any: vLLM's SamplingParams, or our ItemError
-        """The parameters that these msgpack-encoded SamplingFields stand for, verified; an ItemError if refused."""
+        """The parameters that these msgpack-encoded SamplingFields stand for, verified; an ItemError if refused.
+
+        None while nobody has checked their structure: `checked` does, which takes its time.
+        """
         found = self._templates.get(params)
         if found is None:
             found = self._compile(params)
-            self._templates[params] = found
-            if len(self._templates) > CACHE_SIZE:
-                self._templates.popitem(last=False)
+            if found is not None:
+                self._templates.put(params, found)
+        return found
+
+    async def checked(self, params: bytes) -> Any:  # Any: as above
+        """The template, with its structure checked."""
+        found = self.template(params)
+        if found is None:
+            verdict = await self._structures.check(_structure(msgspec.msgpack.decode(params, type=SamplingFields)))
+            found = verdict.error or self.template(params) or self._compile(params, verdict)
         return found
 
     def for_item(self, template: Any, seed: int | None, tokens_left: int) -> Any:  # Any: vLLM's SamplingParams
@@ -46,39 +63,79 @@ class SamplingCompiler:
             params.min_tokens = min(params.min_tokens, tokens_left)
         return params
 
-    def _compile(self, params: bytes) -> Any:
+    def _compile(self, params: bytes, verdict: StructureVerdict | None = None) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         try:
             fields = msgspec.msgpack.decode(params, type=SamplingFields)
-            arguments = self._defaults | _arguments(fields)
-            built = SamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)
-            self._verify_stop_tokens(built)
-            self._validate(built)
+            if fields.structured_outputs is not msgspec.UNSET:
+                verdict = verdict or self._structures.known(_structure(fields))
+                if verdict is None or verdict.error is not None:
+                    return verdict and verdict.error
+            arguments = self._defaults | _arguments(fields) | {"output_kind": RequestOutputKind.FINAL_ONLY}
+            self._validate(self._verified_stop_tokens(SamplingParams(**arguments)))
+            template = _verified_class()(**arguments)
+            template.learn_bad_words(self._tokenizer)
+            if verdict is not None:
+                template.structured_outputs = _rebuilt(verdict.fields)
         except Exception as error:  # noqa: BLE001  the door: whatever vLLM raises here is its answer to these parameters
             return _refusal(error)
-        return built
+        return template
 
-    def _verify_stop_tokens(self, built: Any) -> None:
+    def _verified_stop_tokens(self, built: Any) -> Any:
         """vLLM 0.26 does not check these itself."""
         beyond = [token for token in built.stop_token_ids or [] if token >= self._vocab_size]
         if beyond:
             raise ValueError(f"stop_token_ids has {beyond[0]}, but the vocabulary ends at {self._vocab_size - 1}")
+        return built
+
+
+@cache
+def _verified_class() -> Any:
+    """SamplingParams that were verified, and need not be again with every item that has a copy of them.
+
+    vLLM would compile a structure once more on the rank's loop, and tokenise the bad words.
+    """
+    from vllm.sampling_params import SamplingParams
+
+    class VerifiedSamplingParams(SamplingParams):  # type: ignore[misc]  # vllm is untyped
+        def verify(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def update_from_tokenizer(self, tokenizer: Any) -> None:
+            pass
+
+        def learn_bad_words(self, tokenizer: Any) -> None:
+            """What `update_from_tokenizer` of vLLM does."""
+            super().update_from_tokenizer(tokenizer)
+
+    return VerifiedSamplingParams
+
+
+def _structure(fields: SamplingFields) -> bytes:
+    """What a verdict is about. Any other parameters may go with it."""
+    return _encode(fields.structured_outputs)
+
+
+def _rebuilt(fields: dict[str, Any]) -> Any:
+    """vLLM's StructuredOutputsParams as it was after vLLM had verified it, without doing that again."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    structure = object.__new__(StructuredOutputsParams)
+    vars(structure).update(fields)
+    return structure
 
 
 def _arguments(fields: SamplingFields) -> dict[str, Any]:
-    """Keyword arguments for vLLM's SamplingParams: only the fields that are set."""
-    from vllm.sampling_params import RepetitionDetectionParams, SamplingParams, StructuredOutputsParams
+    """Keyword arguments for vLLM's SamplingParams: only the fields that are set, and not the structure."""
+    from vllm.sampling_params import RepetitionDetectionParams, SamplingParams
 
     arguments = {name: getattr(fields, name) for name in fields.__struct_fields__}
     arguments = {name: value for name, value in arguments.items() if value is not msgspec.UNSET}
     for name in arguments:
         if name not in SamplingParams.__struct_fields__:
             raise ValueError(f"vLLM {compat.version()} has no sampling parameter {name!r}: leave it out")
-    if "structured_outputs" in arguments:
-        arguments["structured_outputs"] = StructuredOutputsParams(
-            **msgspec.to_builtins(arguments["structured_outputs"])
-        )
+    arguments.pop("structured_outputs", None)
     if "repetition_detection" in arguments:
         arguments["repetition_detection"] = RepetitionDetectionParams(
             **msgspec.to_builtins(arguments["repetition_detection"])

@@ -4,10 +4,13 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.service import Service, serving
 
 PROMPT_COUNT = 200
 REFERENCE_DEADLINE_S = 240
@@ -86,3 +89,11 @@ def dense_reference(dense_model: Path, tmp_path_factory: pytest.TempPathFactory)
 def moe_reference(moe_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Its texts for the mixed prompts."""
     return reference_texts(moe_model, mixed_prompts(), tmp_path_factory.mktemp("moe-reference"))
+
+
+@pytest.fixture(scope="session")
+def one_rank(dense_model: Path) -> Iterator[Service]:
+    """A service of one rank, for what concerns a rank alone."""
+    flags = (str(dense_model), "--enforce-eager", "--structure-cpu-s", "2")
+    with serving(*flags, engine="vllm", dp_size=1) as running:
+        yield running

@@ -1,13 +1,11 @@
 """Every sampling parameter on real vLLM, right and wrong; after each wrong one a plain prompt still runs."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.sampling import SamplingFields
-from tests.service import Service, serving
+from tests.service import Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -44,14 +42,18 @@ RIGHT: dict[str, Any] = {
     "watermarking": False,
 }
 NEEDS_SETUP = {"thinking_token_budget"}  # refused by vLLM unless a reasoning parser is set
-WRONG_VALUES: list[Any] = ["x", -(2**80), 2**80, 1e308, True, [], {}, ["x"], {"x": "y"}, [[1]], [2**40]]
+WRONG_VALUES: list[Any] = [
+    *("x", "", "5", "true", -(2**80), 2**80, 10**400, -1, 0, 1.5, -1e308, 1e308, True, False),
+    *([], {}, ["x"], {"x": "y"}, [[1]], [2**40], [None], [True], [1.5], [""], [{}], {"1": None}, {"1": "x"}, {"-1": 1}),
+    *({"1": True}, {"1": [1]}, {"json": 5}, {"regex": None}, {"regex": ["a"]}, {"choice": "a"}, {"choice": [1]}),
+    *({"json_object": "yes"}, {"max_pattern_size": "x"}, {"max_pattern_size": -1}, {"_backend": "outlines"}),
+]
 
 
 @pytest.fixture(scope="module")
-def service(dense_model: Path) -> Iterator[Service]:
+def service(one_rank: Service) -> Service:
     """One rank is enough."""
-    with serving(str(dense_model), "--enforce-eager", engine="vllm", dp_size=1) as running:
-        yield running
+    return one_rank
 
 
 def one(service: Service, params: dict[str, Any]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def test_a_body_without_a_declared_length_is_read(service: Service) -> None:
 def test_a_batch_that_can_never_fit_names_the_limit(service: Service) -> None:
     error = error_of(service.post(["a"] * 51), 413)
     assert (error["param"], error["code"]) == ("prompts", "batch_too_large")
-    assert "has 51 prompts, at most 50 are accepted in one (--max-batch-items)" in error["message"]
+    assert "more than 50 prompts, the most that are accepted in one (--max-batch-items)" in error["message"]
     error = error_of(service.post(["a"] * 11, sampling_params={"max_tokens": 10_000}), 413)
     assert "--max-waiting-tokens" in error["message"]
     assert service.batch(["a"] * 50)["request_counts"]["ok"] == 50

@@ -109,11 +109,11 @@ def test_being_told_of_work_twice_does_not_lose_time() -> None:
 def test_too_many_prompts_name_the_limit() -> None:
     gate(max_batch_items=3).check_size(3)
     with pytest.raises(
-        TooLarge, match=r"has 4 prompts, at most 3 are accepted in one \(--max-batch-items\)"
+        TooLarge, match=r"more than 3 prompts, the most that are accepted in one \(--max-batch-items\)"
     ) as refused:
         gate(max_batch_items=3).check_size(4)
     assert (refused.value.status, refused.value.param, refused.value.code) == (413, "prompts", "batch_too_large")
-    with pytest.raises(TooLarge, match=r"at most 2 .*\(--max-waiting-items\)"):
+    with pytest.raises(TooLarge, match=r"more than 2 prompts.*\(--max-waiting-items\)"):
         gate(max_batch_items=3, max_waiting_items=2).check_size(3)
 
 

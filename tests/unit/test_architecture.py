@@ -21,7 +21,7 @@ MAX_IMPORT_CPU_S = 1.5
 LAYERS = {
     "app": (
         ("app.server",),
-        ("app.factory",),
+        ("app.factory", "app.connections", "app.descriptors", "app.lag"),
         ("app.api",),
         ("app.gateway",),
         ("app.batches",),
@@ -59,10 +59,11 @@ TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store")
 DOORS = {
     "click": ("phalanx",),
     "fastapi": ("app.api", "app.factory"),
+    "httptools": ("app.connections",),
     "httpx": ("phalanx.ranks_table",),
     "huggingface_hub": ("engines.inspect_model",),
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
-    "numpy": ("engines.tiny_model",),
+    "numpy": ("engines.tiny_model", "engines.vllm_engine.structure_work"),
     "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
     "psutil": ("engines.processes", "app.ranks.strays"),
@@ -72,13 +73,13 @@ DOORS = {
     "pynvml": ("app.ranks.devices", "app.ranks.gpu_memory"),
     "rich": ("phalanx.api_keys_table", "phalanx.console", "phalanx.ranks_table"),
     "safetensors": ("engines.tiny_model",),
-    "setproctitle": ("app.server", "engines.guardian", "engines.rank"),
+    "setproctitle": ("app.server", "engines.guardian", "engines.rank", "engines.vllm_engine.confinement"),
     "starlette": ("app.api", "app.factory"),
     # These bind a request's id and its key's.
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.api.frontdoor"),
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.vllm_engine",),
-    "uvicorn": ("app.server",),
+    "uvicorn": ("app.connections", "app.server"),
     "uvloop": ("app.server", "engines.rank"),
     "vllm": ("engines.vllm_engine",),
     "zmq": ("app.ranks.channel", "engines.control"),

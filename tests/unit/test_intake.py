@@ -20,13 +20,13 @@ MESSAGES = '[{"role":"user","content":"Hi"}]'
 
 def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settings: Any) -> Batch:
     """The batch of these prompts, given as JSON."""
-    raw = [msgspec.Raw(prompt.encode() if isinstance(prompt, str) else prompt) for prompt in prompts]
+    raw = [prompt.encode() if isinstance(prompt, str) else prompt for prompt in prompts]
     fields = batch or {}
     params = msgspec.Raw(msgspec.json.encode(fields.pop("sampling_params", None)))
-    request = BatchRequest(prompts=raw, sampling_params=params, **fields)
+    request = BatchRequest(prompts=msgspec.Raw(b"[]"), sampling_params=params, **fields)
     made = Settings(**settings)
     resolver = SamplingResolver(made, bytes_of(request.sampling_params))
-    return asyncio.run(Intake(request, resolver, made, "a-model", lambda _: None).build())
+    return asyncio.run(Intake(request, raw, resolver, made, "a-model", lambda _: None).build())
 
 
 def item(prompt: str, **more: Any) -> Item:
@@ -35,9 +35,7 @@ def item(prompt: str, **more: Any) -> Item:
 
 
 def result(batch: Batch, index: int) -> dict[str, Any]:
-    encoded = batch.results[index]
-    assert encoded is not None, f"prompts[{index}] was accepted"
-    decoded: dict[str, Any] = msgspec.json.decode(encoded)
+    decoded: dict[str, Any] = msgspec.json.decode(batch.result(index))
     return decoded
 
 

@@ -1,5 +1,6 @@
 """/openapi.json against the structs it is made from, the code that reads requests, and what is really answered."""
 
+import asyncio
 from typing import Any
 
 import jsonschema
@@ -18,6 +19,7 @@ from app.api.openapi import describe
 from app.api.schemas import ANSWER as ANSWER_SCHEMA
 from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
 from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.batches.splitting import split
 from app.errors import InvalidRequest
 from app.settings import Settings
 from engines import simulated_answers
@@ -91,7 +93,7 @@ def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
                 assert ("WWW-Authenticate" in answer["headers"]) == (status == "401")
                 assert (LIMIT_ITEMS in answer["headers"]) == (path not in OPEN and status != "401")
     batch = document["paths"]["/v1/batch_generate"]["post"]
-    assert set(batch["responses"]) == {"200", "400", "401", "404", "413", "415", "429", "500", "503"}
+    assert set(batch["responses"]) == {"200", "400", "401", "404", "408", "413", "415", "429", "500", "503"}
     one_rank = document["paths"]["/v1/ranks/{rank}"]["get"]["responses"]
     assert set(one_rank) == {"200", "400", "401", "404", "429", "500"}
     assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
@@ -103,7 +105,8 @@ def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
 def test_examples_of_requests_are_valid_and_accepted(document: Schema, name: str) -> None:
     value = REQUESTS[name]["value"]
     assert complaints(document, "BatchRequest", value) == []
-    assert len(parse(msgspec.json.encode(value)).prompts) == len(value["prompts"])
+    prompts = parse(msgspec.json.encode(value)).prompts
+    assert asyncio.run(split(memoryview(prompts), 100, 1000)) == [msgspec.json.encode(one) for one in value["prompts"]]
 
 
 def test_examples_of_answers_are_valid(document: Schema) -> None:

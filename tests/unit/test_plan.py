@@ -189,6 +189,7 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         log_format="json",
         log_prompts=True,
         otlp_traces_endpoint="http://collector:4318",
+        structure_cpu_s=7,
     )
     spec = make_spec(settings, plan_of(), 1, 4, "ipc:///x", tmp_path, tmp_path / "log", ADDRESS)
     write_spec(spec, tmp_path / "rank.json")
@@ -213,6 +214,7 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         log_format="json",
         log_prompts=True,
         otlp_traces_endpoint="http://collector:4318/v1/traces",
+        structure_cpu_s=7,
     )
     assert (spec.title, spec.guardian_title) == ("phalanx-rank 1", "phalanx-guardian 1")
 

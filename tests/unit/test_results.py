@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.api.batch_response import SLICE, body
+from app.api.batch_response import PIECE_BYTES, body, pieces
 from app.batches.batch import Batch
 from app.batches.results import encode_result
 from app.dispatch.item import Item
@@ -132,11 +132,20 @@ def test_results_stand_in_the_order_of_the_prompts_however_they_came() -> None:
     assert (found["object"], found["model"]) == ("batch_generation", "a-model")
 
 
-@pytest.mark.parametrize("size", [1, SLICE, SLICE + 1, 3 * SLICE])
+@pytest.mark.parametrize("size", [1, 2, 1000])
 def test_answers_of_any_size_are_whole(size: int) -> None:
     batch, _ = make_batch(size)
     batch.end("cancelled")
     assert [result["index"] for result in answer(batch)["results"]] == list(range(size))
+
+
+@pytest.mark.parametrize("sizes", [[1], [PIECE_BYTES], [PIECE_BYTES - 1, 2], [3 * PIECE_BYTES + 5], [1] * 9, []])
+def test_pieces_are_all_there_is_and_never_large(sizes: list[int]) -> None:
+    parts = [bytes([index % 256]) * size for index, size in enumerate(sizes)]
+    cut = list(pieces(parts))
+    assert b"".join(cut) == b"".join(parts)
+    assert all(len(piece) <= PIECE_BYTES for piece in cut)
+    assert len(cut) == sum(sizes) // PIECE_BYTES + 1
 
 
 def test_an_end_gives_every_open_item_its_result_and_keeps_the_others() -> None:

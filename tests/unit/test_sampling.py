@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from app.batches.sampling import Params, ParamsRefused, SamplingResolver
+from app.errors import TooLarge
 from app.settings import Settings
 from app.validation import Complaint
 from engines.sampling import REFUSED_FIELDS, SamplingFields
@@ -233,3 +234,26 @@ def test_a_seed_travels_beside_the_parameters() -> None:
     assert own.wire == found.batch_wide.wire  # so that items with seeds of their own share their parameters
     assert found.of_item(b'{"n":2}', "prompts[1]")[1] is False
     assert found.of_item(None, "prompts[2]") == (found.batch_wide, False)
+
+
+def test_seeds_of_their_own_cost_no_parameters_of_their_own() -> None:
+    found = resolver({"stop": ["x"] * 50, "seed": 1})
+    wires = {id(found.of_item(b'{"seed":%d}' % seed, "prompts[0]")[0].wire) for seed in range(100)}
+    assert len(wires) == 1
+    assert found.wire_bytes == len(found.batch_wide.wire)
+
+
+def test_what_differs_has_a_bound_over_the_whole_batch() -> None:
+    found = resolver({"stop": ["x" * 1000]}, max_body_bytes=10_000)
+    with pytest.raises(TooLarge, match=r"more than 10000 bytes \(--max-body-bytes\)") as refused:
+        for tokens in range(1, 20):
+            found.of_item(b'{"max_tokens":%d}' % tokens, "prompts[0]")
+    assert (refused.value.status, refused.value.param) == (413, "sampling_params")
+
+
+def test_names_and_values_of_any_length_are_shown_shortened() -> None:
+    for raw in (b'{"%s":1}' % (b"x" * 500_000), b'{"n":"%s"}' % (b"x" * 500_000), b'{"n":[%s1]}' % (b"1," * 100_000)):
+        found = refusal(raw)
+        assert len(found.message) < 500
+        assert len(found.param or "") < 200
+    assert "bytes, at most" in refusal(b'{"n":"%s"}' % (b"x" * 2_000_000)).message

@@ -20,7 +20,7 @@ def problems(given: dict[str, Any] | None = None, **environ: str) -> list[str]:
 def test_everything_has_a_default() -> None:
     settings = load_settings({}, {})
     assert (settings.host, settings.port, settings.engine) == ("127.0.0.1", 8000, EngineKind.VLLM)
-    assert settings.max_body_bytes == 256 * MIB
+    assert settings.max_body_bytes == 128 * MIB
     assert settings.max_timeout_s == 86400
     assert settings.public_name == "phalanx-tiny-random"
 

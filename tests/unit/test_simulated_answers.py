@@ -183,10 +183,10 @@ def test_a_prompt_that_fills_the_context_is_refused_and_an_answer_is_cut_to_fit(
 def test_parameters_that_it_cannot_honour_are_refused(params: dict[str, Any], param: str | None) -> None:
     async def scenario(bench: Bench) -> None:
         expected = "sampling_params" if param is None else f"sampling_params.{param}"
-        checked = bench.engine.check(msgspec.msgpack.encode(params))
+        checked = await bench.engine.check(msgspec.msgpack.encode(params))
         assert checked is not None
         assert (checked.code, checked.param) == (ItemErrorCode.INVALID_SAMPLING_PARAMS, expected)
         assert (await bench.ask(text(1), **params)).error == checked
-        assert bench.engine.check(msgspec.msgpack.encode({"temperature": 0.8, "top_p": 0.95, "top_k": 5})) is None
+        assert await bench.engine.check(msgspec.msgpack.encode({"temperature": 0.8, "top_p": 0.95, "top_k": 5})) is None
 
     drive(scenario)

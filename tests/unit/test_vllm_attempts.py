@@ -1,15 +1,17 @@
 """One result for every attempt, whenever it is given up. vLLM is played; rendering and parameters are, too."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 from simulated_bench import text
 
-from engines.protocol import ItemErrorCode, Outcome, Result, Run, RunItem
+from engines.protocol import ItemError, ItemErrorCode, Outcome, Result, Run, RunItem
 from engines.spec import EngineKind, GroupKind, RankSpec
 from engines.vllm_engine.engine import VllmEngine
+from engines.vllm_engine.logprobs import MOST
 
 SPEC = RankSpec(
     rank=0,
@@ -27,13 +29,20 @@ SPEC = RankSpec(
 )
 
 
+UNCHECKED = b"\x81"  # parameters with a structure that nobody has checked
+
+
 class Played:
     """An AsyncLLM that generates until it is cancelled, and renders all prompts but one."""
 
-    model_config = SimpleNamespace(max_model_len=100)
+    model_config = SimpleNamespace(max_model_len=100, get_vocab_size=lambda: 1000)
 
     def __init__(self) -> None:
         self.generating: set[str] = set()
+        self.verdict = asyncio.Event()  # on the parameters that are not checked
+        self.refusal: ItemError | None = None
+        self.rendered_in: list[str] = []  # threads
+        self.sampling = SimpleNamespace(n=1, max_tokens=10, logprobs=None, logprob_token_ids=None, prompt_logprobs=None)
 
     async def generate(self, _: object, __: object, attempt: str) -> AsyncIterator[Any]:
         self.generating.add(attempt)
@@ -44,15 +53,24 @@ class Played:
         yield None
 
     def render(self, item: RunItem) -> tuple[object, int]:
+        self.rendered_in.append(threading.current_thread().name)
         if b"stumble" in item.prompt:
             raise KeyError("stumbled")
-        return object(), 3
+        return {"prompt_token_ids": [1, 2, 3]}, 3
 
-    def template(self, _: bytes) -> object:
-        return object()
+    def is_large(self, item: RunItem) -> bool:
+        return b"large" in item.prompt
+
+    def template(self, params: bytes) -> object:
+        return None if params == UNCHECKED and not self.verdict.is_set() else object()
+
+    async def checked(self, params: bytes) -> object:
+        if params == UNCHECKED:
+            await self.verdict.wait()
+        return self.refusal or object()
 
     def for_item(self, *_: object) -> object:
-        return object()
+        return self.sampling
 
 
 class Bench:
@@ -67,8 +85,8 @@ class Bench:
         assert result.attempt not in self.results, "an attempt got two results"
         self.results[result.attempt] = result
 
-    def submit(self, *items: RunItem) -> None:
-        self.engine.submit(Run(incarnation=1, params=[b"\x80"], items=list(items)))
+    def submit(self, *items: RunItem, params: bytes = b"\x80") -> None:
+        self.engine.submit(Run(incarnation=1, params=[params], items=list(items)))
 
     async def turns(self, count: int) -> None:
         for _ in range(count):
@@ -113,5 +131,81 @@ def test_an_item_that_cannot_be_prepared_does_not_keep_the_next_from_running() -
         bench.engine.abort([2])
         await bench.turns(6)
         assert bench.results[2].outcome is Outcome.ABORTED
+
+    play(scenario)
+
+
+def test_who_waits_for_a_verdict_keeps_nobody_else_waiting() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.submit(text(1), text(2), params=UNCHECKED)
+        bench.submit(text(3))
+        await bench.turns(6)
+        assert bench.llm.generating == {"3"}
+        bench.engine.abort([2])
+        await bench.turns(6)
+        assert bench.results[2].outcome is Outcome.ABORTED
+        bench.llm.verdict.set()
+        await bench.turns(6)
+        assert bench.llm.generating == {"1", "3"}
+
+    play(scenario)
+
+
+def test_a_verdict_against_it_is_the_items_error() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.llm.refusal = ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, "it explodes")
+        bench.submit(text(1), params=UNCHECKED)
+        await bench.turns(3)
+        assert not bench.results
+        bench.llm.verdict.set()
+        await bench.turns(6)
+        assert bench.results[1].error == bench.llm.refusal
+        assert not bench.llm.generating
+
+    play(scenario)
+
+
+def test_a_large_prompt_is_rendered_beside_the_loop() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.submit(text(1, "large"), text(2), text(3, "large stumble"))
+        async with asyncio.timeout(10):
+            while not (3 in bench.results and {"1", "2"} <= bench.llm.generating):  # noqa: ASYNC110  two threads
+                await asyncio.sleep(0.001)
+        error = bench.results[3].error
+        assert error is not None
+        assert error.message == "KeyError: 'stumbled'"
+        assert sorted(name.partition("_")[0] for name in bench.llm.rendered_in) == ["MainThread", "aside", "aside"]
+
+    play(scenario)
+
+
+def test_items_beyond_the_room_for_their_logprobs_wait_and_run_when_others_have_ended() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.llm.sampling.logprobs = 20
+        bench.llm.sampling.max_tokens = MOST // 20 // 2
+        bench.submit(*(text(number) for number in range(1, 6)))
+        await bench.turns(8)
+        assert bench.llm.generating == {"1", "2"}
+        bench.engine.abort([4, 1])  # one that waits, and one that runs
+        await bench.turns(12)
+        assert bench.results[4].outcome is bench.results[1].outcome is Outcome.ABORTED
+        assert bench.llm.generating == {"2", "3"}
+        bench.engine.abort([2, 3])
+        await bench.turns(12)
+        assert bench.llm.generating == {"5"}
+
+    play(scenario)
+
+
+def test_an_item_with_more_logprobs_than_there_is_room_for_is_refused() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.llm.sampling.prompt_logprobs = -1
+        bench.llm.sampling.n, bench.llm.sampling.max_tokens, bench.llm.sampling.logprobs = 128, 2000, 20
+        bench.submit(text(1))
+        await bench.turns(8)
+        error = bench.results[1].error
+        assert error is not None
+        assert (error.code, error.param) == (ItemErrorCode.INVALID_SAMPLING_PARAMS, "sampling_params.logprobs")
+        assert f"may come to have {128 * 2000 * 20 + 3 * 1000} logprobs" in error.message
 
     play(scenario)

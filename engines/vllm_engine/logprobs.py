@@ -1,0 +1,81 @@
+"""How many logprobs the items on a rank may have at once: vLLM keeps each one as Python objects until an item ends.
+
+Twenty for each of some thousand tokens of a hundred sequences are gigabytes, and seconds to encode. An item beyond
+what is free waits until others have ended; one beyond all there is is refused.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from engines.protocol import ItemError, ItemErrorCode
+
+MOST = 4_000_000  # about a gigabyte
+LARGE = 2_000  # to encode so many takes more than some milliseconds
+
+
+def logprobs_of(sampling: Any, prompt_tokens: int, vocab_size: int) -> int:  # Any: vLLM's SamplingParams
+    """Logprobs that an item may come to have."""
+    per_token = sampling.logprobs if sampling.logprobs is not None else len(sampling.logprob_token_ids or ())
+    per_prompt_token = sampling.prompt_logprobs or 0
+    per_token, per_prompt_token = (vocab_size if count == -1 else count for count in (per_token, per_prompt_token))
+    found: int = sampling.n * sampling.max_tokens * per_token + prompt_tokens * per_prompt_token
+    return found
+
+
+def too_many(logprobs: int) -> ItemError | None:
+    """Why an item with so many cannot run at all."""
+    if logprobs <= MOST:
+        return None
+    return ItemError(
+        ItemErrorCode.INVALID_SAMPLING_PARAMS,
+        f"the item may come to have {logprobs} logprobs, at most {MOST} are served: lower logprobs, prompt_logprobs, "
+        "n or max_tokens",
+        "sampling_params.logprobs",
+    )
+
+
+class LogprobsRoom:
+    """Shared by the items of a rank, in the order in which they came."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._free = most
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def taken(self, logprobs: int) -> AsyncIterator[None]:
+        """Waits for room, and has it inside the block. Without logprobs there is nothing to wait for."""
+        if logprobs == 0:
+            yield
+            return
+        await self._take(logprobs)
+        try:
+            yield
+        finally:
+            self._give(logprobs)
+
+    async def _take(self, logprobs: int) -> None:
+        if not self._waiting and logprobs <= self._free:
+            self._free -= logprobs
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (logprobs, turn)
+        self._waiting.append(entry)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give(logprobs)  # it had its turn, and will not use it
+            else:
+                self._waiting.remove(entry)
+                self._give(0)
+            raise
+
+    def _give(self, logprobs: int) -> None:
+        self._free += logprobs
+        while self._waiting and self._waiting[0][0] <= self._free:
+            size, turn = self._waiting.popleft()
+            self._free -= size
+            turn.set_result(None)

@@ -1,0 +1,111 @@
+"""Bodies that stall, trickle or never end: each is given up by its deadline, and nobody else notices."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.raw_client import BODY_S, FLAGS, HEAD, Raw, check_unharmed, cut
+from tests.service import Service, serving
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with serving(*FLAGS) as service:
+        yield service
+
+
+@pytest.fixture(autouse=True)
+def unharmed(service: Service) -> Iterator[None]:
+    """After each attack."""
+    yield
+    check_unharmed(service)
+
+
+# ---------------------------------------------------------------- bodies
+
+
+def test_a_body_that_stalls_is_answered_408(service: Service) -> None:
+    with Raw(service) as slow:
+        slow.send(HEAD + b'Content-Length: 5000\r\n\r\n{"prompts":["')
+        error = slow.error(408)
+        assert BODY_S * 0.9 < slow.seconds < BODY_S + 5
+    assert error["code"] == "slow_body"
+    assert "--body-timeout-s" in error["message"] and "--min-body-rate" in error["message"]
+
+
+def test_a_body_that_trickles_is_answered_408(service: Service) -> None:
+    with Raw(service) as slow:
+        slow.send(HEAD + b"Content-Length: 500000\r\n\r\n")
+        with pytest.raises(OSError):
+            for _ in range(400):
+                slow.send(b" ")
+                time.sleep(0.05)
+        assert slow.seconds < BODY_S + 8
+
+
+def test_a_body_that_is_slow_and_fast_enough_is_read(service: Service) -> None:
+    body = json.dumps({"prompts": ["x" * 30_000]}).encode()
+    with Raw(service) as raw:
+        raw.send(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for start in range(0, len(body), 6000):
+            raw.send(body[start : start + 6000])
+            time.sleep(BODY_S * 0.25)
+        assert raw.rest().startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("chunk", [b"10000\r\n" + b" " * 65536 + b"\r\n", b"1;" + b"x" * 60_000 + b"\r\n \r\n"])
+def test_a_body_that_never_ends_is_given_up(service: Service, chunk: bytes) -> None:
+    """Spaces up to the limit of a body; or hardly any data between what only frames it."""
+    with Raw(service) as endless:
+        endless.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        try:
+            for _ in range(20_000):
+                endless.send(chunk)
+        except OSError:
+            pass  # it was cut while it sent
+        else:
+            assert endless.rest()[9:12] in (b"408", b"503")
+        assert endless.seconds < 30
+
+
+def test_trailers_without_end_are_given_up(service: Service) -> None:
+    with Raw(service) as endless:
+        endless.send(HEAD + b'Transfer-Encoding: chunked\r\n\r\n10\r\n{"prompts":["a"]}\r\n0\r\n')
+        with pytest.raises(OSError):
+            for _ in range(20_000):
+                endless.send(b"X-Trailer: value\r\n" * 100)
+    assert cut(service, "invalid") >= 1
+
+
+def test_the_rest_of_a_body_that_was_refused_has_to_end(service: Service) -> None:
+    before = cut(service, "unread_body")
+    with Raw(service) as raw:
+        raw.send(HEAD.replace(b"json", b"xml") + b"Content-Length: 1000000\r\n\r\n" + b" " * 1000)
+        assert b" 415 " in raw.rest()
+        assert BODY_S * 0.9 < raw.seconds < BODY_S + 5
+    assert cut(service, "unread_body") == before + 1
+
+
+def test_bodies_beyond_the_memory_for_them_are_answered_503(service: Service) -> None:
+    """Four of 8 MiB at once, and room for 24 MiB."""
+    size = 8 * 1024 * 1024
+    with ExitStack() as stack:
+        senders = [stack.enter_context(Raw(service)) for _ in range(4)]
+        for sender in senders:
+            sender.send(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size)
+        statuses = []
+        for sender in senders:
+            try:
+                sender.send(b" " * (size - 1))
+            except OSError:
+                statuses.append(503)
+        refused = [sender.rest() for sender in senders]
+    full = [answer for answer in refused if b" 503 " in answer[:20]]
+    assert full, [answer[:40] for answer in refused]
+    error = json.loads(full[0].partition(b"\r\n\r\n")[2])["error"]
+    assert (error["code"], error["type"]) == ("memory_full", "service_unavailable_error")
+    assert "--max-held-bytes" in error["message"] and error["retry_after_s"] >= 1
+    assert b"retry-after: " in full[0].lower()

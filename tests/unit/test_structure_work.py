@@ -1,0 +1,95 @@
+"""A compiled structure is tried out before the engine gets it. The compiled grammar is played."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+
+from engines.protocol import ItemErrorCode
+from engines.vllm_engine import structure_work
+from engines.vllm_engine.structure_work import TRIAL_STEPS, StructureVerdict
+
+
+class Mask:
+    """A bitmask of one row, as torch has it."""
+
+    def __init__(self) -> None:
+        self.row = numpy.zeros(4, dtype=numpy.int32)
+
+    def __getitem__(self, _: int) -> "Mask":
+        return self
+
+    def numpy(self) -> Any:
+        return self.row
+
+
+class Grammar:
+    """Allows some tokens, until it ends."""
+
+    def __init__(self, allowed: list[int], steps: int = 1000, on_fill: Callable[[int], None] = lambda _: None) -> None:
+        self.allowed = allowed
+        self.accepted: list[int] = []
+        self.fills = 0
+        self._steps = steps
+        self._on_fill = on_fill
+
+    def allocate_token_bitmask(self, rows: int) -> Mask:
+        assert rows == 1
+        return Mask()
+
+    def fill_bitmask(self, mask: Mask, _: int) -> None:
+        self.fills += 1
+        self._on_fill(self.fills)
+        mask.row[:] = 0
+        for token in self.allowed:
+            mask.row.view(numpy.uint32)[token // 32] |= numpy.uint32(1 << token % 32)
+
+    def accept_tokens(self, _: str, tokens: list[int]) -> bool:
+        self.accepted += tokens
+        return True
+
+    def is_terminated(self) -> bool:
+        return len(self.accepted) >= self._steps
+
+
+def tried(grammar: Grammar) -> StructureVerdict | None:
+    return structure_work._Compiler(None, None)._tried(grammar, grammar)
+
+
+def burn(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@pytest.mark.parametrize("allowed", [[0], [31, 32, 127], list(range(128))])
+def test_only_tokens_that_it_allows_are_tried(allowed: list[int]) -> None:
+    grammar = Grammar(allowed)
+    assert tried(grammar) is None
+    assert len(grammar.accepted) == TRIAL_STEPS
+    assert set(grammar.accepted) <= set(allowed)
+
+
+def test_a_grammar_that_ends_is_not_tried_beyond_its_end() -> None:
+    grammar = Grammar([1], steps=3)
+    assert tried(grammar) is None
+    assert grammar.fills == 3
+
+
+def test_one_that_nothing_matches_is_refused() -> None:
+    verdict = tried(Grammar([]))
+    assert verdict is not None and verdict.error is not None
+    assert verdict.error.code is ItemErrorCode.INVALID_SAMPLING_PARAMS
+    assert "no text matches it" in verdict.error.message
+
+
+def test_one_that_is_slow_at_every_token_is_refused() -> None:
+    verdict = tried(Grammar([1], on_fill=lambda _: burn(0.02)))
+    assert verdict is not None and verdict.error is not None
+    assert "for each token, which all sequences would wait for" in verdict.error.message
+
+
+def test_one_that_is_slow_once_is_accepted() -> None:
+    assert tried(Grammar([1], on_fill=lambda fill: burn(0.02 if fill == 5 else 0))) is None
