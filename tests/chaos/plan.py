@@ -92,8 +92,9 @@ def _batch(chance: random.Random, number: int, index: int) -> PlannedBatch:
     if chance.random() < 0.2:
         for item in chance.sample(range(count), min(count, chance.choice((1, 1, 2)))):
             prompts[item] += f" {chance.choice(OFTEN)}"
-    if chance.random() < 0.1:
-        prompts[chance.randrange(count)] += f" {SLOW}"
+    well = [item for item, prompt in enumerate(prompts) if not any(word in prompt for word in POISONS)]
+    if well and chance.random() < 0.1:
+        prompts[chance.choice(well)] += f" {SLOW}"
     return PlannedBatch(
         prompts,
         max_tokens=chance.choice((1, 4, 16, 60)),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from app.keys.store import KeysFile
 from tests.service import serving
 
 DEADLINE_S = 280
@@ -33,9 +34,13 @@ enabled = false
 
 
 def test_no_request_makes_the_gateway_fail_or_answer_what_its_document_does_not_say(tmp_path: Path) -> None:
+    keys = KeysFile(tmp_path / "keys.json")
+    secret = keys.create(
+        "fuzzing", admin=True
+    ).secret  # so that requests without a key are refused, as the document says
     configuration = tmp_path / "schemathesis.toml"
-    configuration.write_text(CONFIGURATION)
-    with serving("--default-timeout-s", "20") as service:
+    configuration.write_text(f'headers = {{ Authorization = "Bearer {secret}" }}\n{CONFIGURATION}')
+    with serving("--default-timeout-s", "20", "--api-keys-file", str(keys.path), api_key=secret) as service:
         done = subprocess.run(
             [COMMAND, "--config-file", str(configuration), "run", f"{service.url}/openapi.json", "--no-color"],
             cwd=tmp_path,
