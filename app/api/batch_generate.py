@@ -105,6 +105,8 @@ async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
         refusal = await gateway.fleet.questions.check(ready[0].number, ready[0].incarnation, wire)
     except NoAnswer as error:
         raise gateway.unavailable(str(error), "no_rank_ready") from error
+    if refusal is not None and refusal.code.retryable:
+        raise gateway.unavailable(refusal.message, str(refusal.code))
     if refusal is not None:
         raise InvalidRequest(refusal.message, param=refusal.param, code=str(refusal.code))
     if len(gateway.accepted_params) >= CHECKED_PARAMS_KEPT:

@@ -22,7 +22,7 @@ from engines.vllm_engine.outputs import to_result
 from engines.vllm_engine.prompts import PromptRefused, PromptRenderer
 from engines.vllm_engine.sampling import SamplingCompiler
 from engines.vllm_engine.steps import step_recorder
-from engines.vllm_engine.structures import TITLE, StructureChecker
+from engines.vllm_engine.structures import TITLE, StructureChecker, start_checker
 
 TURN_S = 0.01  # of rendering between two turns of the loop
 WATCHED_TITLES = ("VLLM::", TITLE)  # engine cores, workers and the coordinator set these process titles, and we ours
@@ -55,7 +55,7 @@ class VllmEngine(Engine):
         report(Stage.CONFIGURING)
         arguments = engine_arguments(self.spec)
         config = self._configure(AsyncEngineArgs, arguments)
-        self._structures = StructureChecker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        self._structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
         report(Stage.LOADING)
         self._llm = self._build(config)
         tokenizer = self._llm.renderer.get_tokenizer()
