@@ -16,7 +16,7 @@ from engines.protocol import ItemError, ItemErrorCode, Outcome, RankFacts, Resul
 from engines.spec import RankSpec
 from engines.vllm_engine import compat
 from engines.vllm_engine.arguments import engine_arguments
-from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of, too_many
+from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of
 from engines.vllm_engine.metrics import exposition
 from engines.vllm_engine.outputs import to_result
 from engines.vllm_engine.prompts import PromptRefused, PromptRenderer
@@ -37,7 +37,7 @@ class VllmEngine(Engine):
         self._renderer: PromptRenderer
         self._sampling: SamplingCompiler
         self._structures: StructureChecker | None = None
-        self._logprobs = LogprobsRoom()
+        self._logprobs = LogprobsRoom(spec.dp_size)
         # What would hold the loop: large prompts, one at a time, for there is one tokenizer; and large results.
         self._aside = ThreadPoolExecutor(1, "aside")
         self._queue: deque[tuple[RunItem, bytes]] = deque()
@@ -213,7 +213,7 @@ class VllmEngine(Engine):
         """One generation to its end. None when the engine has died of it."""
         vocab_size = self._llm.model_config.get_vocab_size()
         logprobs = logprobs_of(sampling, len(prompt["prompt_token_ids"]), vocab_size)
-        if refusal := too_many(logprobs):
+        if refusal := self._logprobs.refusal(logprobs):
             return Result(item.attempt, Outcome.ERROR, error=refusal)
         final: Any = None
         try:
