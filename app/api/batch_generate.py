@@ -118,6 +118,8 @@ async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
     if digest in gateway.accepted_params:
         return
     refusal = await _first_answer(wire, gateway)
+    if refusal is not None and refusal.code.retryable:
+        raise gateway.unavailable(refusal.message, str(refusal.code))
     if refusal is not None:
         raise InvalidRequest(refusal.message, param=refusal.param, code=str(refusal.code))
     if len(gateway.accepted_params) >= CHECKED_PARAMS_KEPT:

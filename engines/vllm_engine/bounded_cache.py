@@ -25,6 +25,11 @@ class BoundedCache(Generic[Value]):
             self._entries.move_to_end(key)
         return value
 
+    def drop(self, key: bytes) -> None:
+        """Keeps it no longer."""
+        if self._entries.pop(key, None) is not None:
+            self._key_bytes -= len(key)
+
     def put(self, key: bytes, value: Value) -> None:
         """Keeps it, and lets older ones go."""
         if self._entries.pop(key, None) is None:

@@ -64,26 +64,28 @@ class Lane:
         self._title = title
         self._channel = ours
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()  # one asks at a time
         self.pid = os.fork()
         if self.pid == 0:
             _be_lane(title, theirs, prepare, memory_bytes)
         theirs.close()
 
     async def ask(self, data: bytes, cpu_s: float) -> Answer:
-        """Has the work done within so much CPU time. Raises LaneDied. Must not be cancelled while it waits."""
-        async with self._turn:
-            if self._streams is None:
-                self._streams = await asyncio.open_unix_connection(sock=self._channel)
-            reader, writer = self._streams
-            request = msgspec.msgpack.encode(_Request(cpu_s, data))
-            try:
-                writer.write(_LENGTH.pack(len(request)) + request)
-                await writer.drain()
-                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-                return msgspec.msgpack.decode(await reader.readexactly(length), type=Answer)
-            except (asyncio.IncompleteReadError, OSError) as error:
-                raise LaneDied(f"{self._title} (pid {self.pid}) ended unexpectedly") from error
+        """Has the work done within so much CPU time. Take your `turn` first, and do not be cancelled while you wait.
+
+        Raises LaneDied.
+        """
+        if self._streams is None:
+            self._streams = await asyncio.open_unix_connection(sock=self._channel)
+        reader, writer = self._streams
+        request = msgspec.msgpack.encode(_Request(cpu_s, data))
+        try:
+            writer.write(_LENGTH.pack(len(request)) + request)
+            await writer.drain()
+            (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+            return msgspec.msgpack.decode(await reader.readexactly(length), type=Answer)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise LaneDied(f"{self._title} (pid {self.pid}) ended unexpectedly") from error
 
     def close(self) -> None:
         """Ends the lane."""

@@ -15,13 +15,13 @@ from engines.spec import RankSpec
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat
 from engines.vllm_engine.arguments import engine_arguments
-from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of, too_many
+from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of
 from engines.vllm_engine.metrics import exposition
 from engines.vllm_engine.outputs import to_result
 from engines.vllm_engine.prompts import PromptRefused, PromptRenderer
 from engines.vllm_engine.sampling import SamplingCompiler
 from engines.vllm_engine.steps import step_recorder
-from engines.vllm_engine.structures import TITLE, StructureChecker
+from engines.vllm_engine.structures import TITLE, StructureChecker, start_checker
 
 logger = logs.get_logger(logs.RANK_LOGGER)
 TURN_S = 0.01  # of rendering between two turns of the loop
@@ -37,7 +37,7 @@ class VllmEngine(Engine):
         self._renderer: PromptRenderer
         self._sampling: SamplingCompiler
         self._structures: StructureChecker | None = None
-        self._logprobs = LogprobsRoom()
+        self._logprobs = LogprobsRoom(spec.dp_size)
         # What would hold the loop: large prompts, one at a time, for there is one tokenizer; and large results.
         self._aside = ThreadPoolExecutor(1, "aside")
         self._queue: deque[tuple[RunItem, bytes]] = deque()
@@ -55,7 +55,7 @@ class VllmEngine(Engine):
         report(Stage.CONFIGURING)
         arguments = engine_arguments(self.spec)
         config = self._configure(AsyncEngineArgs, arguments)
-        self._structures = StructureChecker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        self._structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
         report(Stage.LOADING)
         self._llm = self._build(config)
         tokenizer = self._llm.renderer.get_tokenizer()
@@ -218,7 +218,7 @@ class VllmEngine(Engine):
         """One generation to its end. None when the engine has died of it."""
         vocab_size = self._llm.model_config.get_vocab_size()
         logprobs = logprobs_of(sampling, len(prompt["prompt_token_ids"]), vocab_size)
-        if refusal := too_many(logprobs):
+        if refusal := self._logprobs.refusal(logprobs):
             return Result(item.attempt, Outcome.ERROR, error=refusal)
         final: Any = None
         try:

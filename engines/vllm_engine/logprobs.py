@@ -5,6 +5,7 @@ what is free waits until others have ended; one beyond all there is is refused.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,9 @@ from typing import Any
 
 from engines.protocol import ItemError, ItemErrorCode
 
-MOST = 4_000_000  # about a gigabyte
+FEWEST = 4_000_000  # that there is room for, whatever the memory: about a GiB
+BYTES = 256  # that one takes, about
+SHARE = 1 / 8  # of this machine's memory, for all its ranks
 LARGE = 2_000  # to encode so many takes more than some milliseconds
 
 
@@ -25,24 +28,25 @@ def logprobs_of(sampling: Any, prompt_tokens: int, vocab_size: int) -> int:  # A
     return found
 
 
-def too_many(logprobs: int) -> ItemError | None:
-    """Why an item with so many cannot run at all."""
-    if logprobs <= MOST:
-        return None
-    return ItemError(
-        ItemErrorCode.INVALID_SAMPLING_PARAMS,
-        f"the item may come to have {logprobs} logprobs, at most {MOST} are served: lower logprobs, prompt_logprobs, "
-        "n or max_tokens",
-        "sampling_params.logprobs",
-    )
-
-
 class LogprobsRoom:
     """Shared by the items of a rank, in the order in which they came."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._free = most
+    def __init__(self, ranks: int) -> None:
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.most = max(FEWEST, int(memory_bytes * SHARE / ranks / BYTES))
+        self._free = self.most
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def refusal(self, logprobs: int) -> ItemError | None:
+        """Why an item with so many cannot run at all."""
+        if logprobs <= self.most:
+            return None
+        return ItemError(
+            ItemErrorCode.INVALID_SAMPLING_PARAMS,
+            f"the item may come to have {logprobs} logprobs, at most {self.most} are served: lower logprobs, "
+            "prompt_logprobs, n or max_tokens",
+            "sampling_params.logprobs",
+        )
 
     @asynccontextmanager
     async def taken(self, logprobs: int) -> AsyncIterator[None]:

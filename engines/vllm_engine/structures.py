@@ -3,10 +3,12 @@
 Compiling one may take minutes and gigabytes, or crash the library that does it. vLLM compiles partly on the rank's
 loop and partly in the engine core, where all of that would be everybody's. So a structure is compiled in a lane
 (confinement.py) first, once, with limits; the engine gets only what came through. Most compile in milliseconds: those
-that do not go on in a second lane, so that the others need not wait for them.
+that do not go on in a second lane, so that the others need not wait for them. Where too many wait, more are refused:
+an item that waits holds a place on the rank that another could run in.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,24 +20,26 @@ from engines.vllm_engine.bounded_cache import BoundedCache
 from engines.vllm_engine.confinement import Answer, Lane, LaneDied, Outcome
 from engines.vllm_engine.structure_work import PARAM, StructureVerdict
 
-QUICK_CPU_S = 0.25
+QUICK_CPU_S = 0.2
+LONGEST_WAIT_S = 5.0  # behind others in the quick lane
+MOST_SLOW = 4  # at once in the slow lane
 MEMORY_BYTES = 1024 * 1024 * 1024  # beyond what the rank had imported
 TITLE = "phalanx-structures"  # of the lanes' processes
+BUSY = StructureVerdict(
+    ItemError(ItemErrorCode.ENGINE_ERROR, "too many structures wait to be compiled: send the item again later", PARAM)
+)
 
 
 class StructureChecker:
-    """Asks the lanes, and remembers what they said. Make it before the rank has threads of an engine."""
+    """Asks the lanes, and remembers what they said."""
 
-    def __init__(self, rank: int, config: Any, cpu_s: float, died: Callable[[str], None]) -> None:  # Any: VllmConfig
+    def __init__(self, quick: Lane, slow: Lane, cpu_s: float, died: Callable[[str], None]) -> None:
+        self._quick = quick
+        self._slow = slow
         self._cpu_s = cpu_s
         self._died = died
         self._verdicts: BoundedCache[asyncio.Task[StructureVerdict]] = BoundedCache()
-
-        def prepare() -> Callable[[bytes], bytes]:
-            return structure_work.prepare(config)
-
-        self._quick = Lane(f"{TITLE} {rank} quick", prepare, MEMORY_BYTES)
-        self._slow = Lane(f"{TITLE} {rank} slow", prepare, MEMORY_BYTES)
+        self._slow_ones = 0  # that wait for the slow lane, or are in it
 
     def known(self, structure: bytes) -> StructureVerdict | None:
         """What was said of a structure, msgpack-encoded as it came, if it has been asked about."""
@@ -57,13 +61,35 @@ class StructureChecker:
 
     async def _check(self, structure: bytes) -> StructureVerdict:
         try:
-            answer = await self._quick.ask(structure, min(QUICK_CPU_S, self._cpu_s))
-            if answer.outcome is not Outcome.DONE:
-                answer = await self._slow.ask(structure, self._cpu_s)
+            answer = await self._ask_quick(structure)
+            if answer is not None and answer.outcome is not Outcome.DONE:
+                answer = await self._ask_slow(structure)
         except LaneDied as error:
             self._died(str(error))
             return StructureVerdict(ItemError(ItemErrorCode.ENGINE_ERROR, str(error)))
+        if answer is None:
+            self._verdicts.drop(structure)
+            return BUSY
         return self._verdict(answer)
+
+    async def _ask_quick(self, structure: bytes) -> Answer | None:
+        """None when it was too long until its turn."""
+        began = time.monotonic()
+        async with self._quick.turn:
+            if time.monotonic() - began > LONGEST_WAIT_S:
+                return None
+            return await self._quick.ask(structure, min(QUICK_CPU_S, self._cpu_s))
+
+    async def _ask_slow(self, structure: bytes) -> Answer | None:
+        """None when too many wait already."""
+        if self._slow_ones == MOST_SLOW:
+            return None
+        self._slow_ones += 1
+        try:
+            async with self._slow.turn:
+                return await self._slow.ask(structure, self._cpu_s)
+        finally:
+            self._slow_ones -= 1
 
     def _verdict(self, answer: Answer) -> StructureVerdict:
         code = ItemErrorCode.INVALID_SAMPLING_PARAMS
@@ -77,3 +103,13 @@ class StructureChecker:
             case Outcome.MEMORY | Outcome.CRASHED:
                 why = f"it cannot be compiled within {MEMORY_BYTES // 2**20} MiB of memory, or breaks its compiler"
         return StructureVerdict(ItemError(code, f"structured_outputs: {why}; use a simpler one", PARAM))
+
+
+def start_checker(rank: int, config: Any, cpu_s: float, died: Callable[[str], None]) -> StructureChecker:
+    """A checker with lanes of its own: forked here, before the rank has threads of an engine. Any: vLLM's VllmConfig"""
+
+    def prepare() -> Callable[[bytes], bytes]:
+        return structure_work.prepare(config)
+
+    quick, slow = (Lane(f"{TITLE} {rank} {name}", prepare, MEMORY_BYTES) for name in ("quick", "slow"))
+    return StructureChecker(quick, slow, cpu_s, died)

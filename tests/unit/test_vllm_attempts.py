@@ -11,7 +11,7 @@ from simulated_bench import text
 from engines.protocol import ItemError, ItemErrorCode, Outcome, Result, Run, RunItem
 from engines.spec import EngineKind, GroupKind, RankSpec
 from engines.vllm_engine.engine import VllmEngine
-from engines.vllm_engine.logprobs import MOST
+from engines.vllm_engine.logprobs import FEWEST, LogprobsRoom
 
 SPEC = RankSpec(
     rank=0,
@@ -182,7 +182,7 @@ def test_a_large_prompt_is_rendered_beside_the_loop() -> None:
 def test_items_beyond_the_room_for_their_logprobs_wait_and_run_when_others_have_ended() -> None:
     async def scenario(bench: Bench) -> None:
         bench.llm.sampling.logprobs = 20
-        bench.llm.sampling.max_tokens = MOST // 20 // 2
+        bench.llm.sampling.max_tokens = bench.engine._logprobs.most // 20 // 2
         bench.submit(*(text(number) for number in range(1, 6)))
         await bench.turns(8)
         assert bench.llm.generating == {"1", "2"}
@@ -197,15 +197,21 @@ def test_items_beyond_the_room_for_their_logprobs_wait_and_run_when_others_have_
     play(scenario)
 
 
+def test_there_is_room_for_some_logprobs_on_any_machine() -> None:
+    assert LogprobsRoom(ranks=10**9).most == FEWEST
+    assert LogprobsRoom(ranks=1).most >= LogprobsRoom(ranks=2).most
+
+
 def test_an_item_with_more_logprobs_than_there_is_room_for_is_refused() -> None:
     async def scenario(bench: Bench) -> None:
         bench.llm.sampling.prompt_logprobs = -1
-        bench.llm.sampling.n, bench.llm.sampling.max_tokens, bench.llm.sampling.logprobs = 128, 2000, 20
+        tokens = bench.engine._logprobs.most // 20
+        bench.llm.sampling.n, bench.llm.sampling.max_tokens, bench.llm.sampling.logprobs = 2, tokens, 20
         bench.submit(text(1))
         await bench.turns(8)
         error = bench.results[1].error
         assert error is not None
         assert (error.code, error.param) == (ItemErrorCode.INVALID_SAMPLING_PARAMS, "sampling_params.logprobs")
-        assert f"may come to have {128 * 2000 * 20 + 3 * 1000} logprobs" in error.message
+        assert f"may come to have {2 * tokens * 20 + 3 * 1000} logprobs" in error.message
 
     play(scenario)
