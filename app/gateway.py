@@ -51,6 +51,7 @@ class Gateway:
             placement(Dispatch(settings.dispatch)),
             settings.fairness_quantum_tokens,
             settings.prefetch,
+            asyncio.get_running_loop().call_soon,
         )
         self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, traces)
         self.accepted_params: set[bytes] = set()  # digests of batch-wide parameters that the engine has said yes to

@@ -6,11 +6,13 @@ standard library's loggers, vLLM's among them, can go through the same renderer.
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
 
@@ -43,7 +45,7 @@ def set_up() -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
 
 
@@ -73,12 +75,20 @@ def formatter(
     else:
         rendering = [
             structlog.processors.ExceptionRenderer(render_exception),
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            structlog.processors.JSONRenderer(_as_json),
         ]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared_processors(),
         processors=[add_ids, structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
     )
+
+
+def _as_json(fact: EventDict, **_: object) -> str:
+    """What JSON does not know is shown as it prints itself."""
+    try:
+        return msgspec.json.encode(fact, enc_hook=repr).decode()
+    except (UnicodeEncodeError, OverflowError, TypeError):  # half a character, a number of over 64 bits, a strange key
+        return json.dumps(fact, default=repr)
 
 
 class LineHandler(logging.Handler):

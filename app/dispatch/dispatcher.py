@@ -19,17 +19,27 @@ from app.ranks.events import Aftermath, Loss, Member
 from engines.protocol import Abort, ItemError, ItemErrorCode, Outcome, Result, Run
 
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
+Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
 MOST_LOST_ATTEMPTS = 3  # that an engine gave up and survived: what it will not do, it need not be asked for ever
 
 
 class Dispatcher:
     """The backlog, the credit of each ready rank, and what runs where."""
 
-    def __init__(self, send: Send, placement: Placement, quantum_tokens: int, prefetch: int | None) -> None:
+    def __init__(
+        self,
+        send: Send,
+        placement: Placement,
+        quantum_tokens: int,
+        prefetch: int | None,
+        soon: Soon = lambda act: act(),
+    ) -> None:
         self.backlog = Backlog(quantum_tokens)
         self._send = send
         self._placement = placement
         self._prefetch = prefetch
+        self._soon = soon
+        self._is_pump_due = False
         self._fill = Fill()
         self._groups: dict[int, DispatchGroup] = {}  # those that are ready, by number
         self._ranks: dict[int, RankCredit] = {}  # theirs, by number
@@ -44,7 +54,9 @@ class Dispatcher:
     def submit(self, flow: Flow, items: list[Item]) -> None:
         """Accepts items. Their sink hears of each one exactly once."""
         self.backlog.add(flow, items)
-        self.pump()
+        if not self._is_pump_due:  # many small batches of one turn go in one message
+            self._is_pump_due = True
+            self._soon(self.pump)
 
     def cancel(self, flow: Flow) -> None:
         """Forgets what a flow has waiting, and tells the ranks to give up what runs. Its sink hears nothing more."""
@@ -167,6 +179,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Sends as much as there is credit for: one message per rank."""
+        self._is_pump_due = False
         outbox = Outbox()
         free = [group for group in self._groups.values() if not self._run_trial(group, outbox) and not group.is_held]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)

@@ -82,8 +82,8 @@ def test_a_client_that_goes_away_is_told_and_so_is_the_end_of_its_batch(service:
 
 def test_a_ranks_own_facts_are_in_its_log_and_can_be_asked_for(service: Service) -> None:
     tail = service.client.get("/v1/ranks/1").json()["log_tail"]
-    assert '"event": "rank_serving"' in " ".join(tail)
-    assert all('"rank": 1, "incarnation": 1' in line for line in tail)
+    assert '"event":"rank_serving"' in " ".join(tail)
+    assert all('"rank":1,"incarnation":1' in line for line in tail)
 
 
 def test_for_people_the_ranks_write_plain_lines() -> None:

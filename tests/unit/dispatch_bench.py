@@ -94,13 +94,19 @@ class Bench:
     """
 
     def __init__(
-        self, ranks: int = 0, *, prefetch: int = 0, dispatch: Dispatch = Dispatch.ROUND_ROBIN, quantum: int = 100
+        self,
+        ranks: int = 0,
+        *,
+        prefetch: int = 0,
+        dispatch: Dispatch = Dispatch.ROUND_ROBIN,
+        quantum: int = 100,
+        soon: Callable[[Callable[[], None]], object] = lambda act: act(),
     ) -> None:
         self.sent: list[tuple[int, Run | Abort]] = []
         self.held: dict[int, dict[int, int]] = {}  # rank -> attempt -> the incarnation it was sent to
         self.lives: dict[int, int] = {}
         self.owner = Owner()
-        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch)
+        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch, soon)
         for rank in range(ranks):
             self.ready(rank)
 

@@ -2,6 +2,7 @@
 
 import gc
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from dispatch_bench import Bench, aborted, assert_idle, make_items, ok
@@ -49,6 +50,18 @@ def test_each_rank_gets_one_message_however_many_items() -> None:
     bench.sent.clear()
     bench.answer(1)
     assert [rank for rank, _ in bench.sent] == [1]
+
+
+def test_batches_of_one_turn_go_in_one_message() -> None:
+    due: list[Callable[[], None]] = []
+    bench = Bench(ranks=1, prefetch=100, soon=due.append)
+    for _ in range(3):
+        bench.submit(2)
+    assert (len(due), bench.sent) == (1, [])
+    due.pop()()
+    assert [len(run.items) for run in bench.runs(0)] == [6]
+    bench.submit(1)
+    assert len(due) == 1
 
 
 def test_equal_parameters_travel_once() -> None:

@@ -142,3 +142,11 @@ def test_vllms_spans_go_where_ours_go_and_say_whose_they_are(tmp_path: Path) -> 
     choose(spec, environ)
     assert environ["OTEL_SERVICE_NAME"] == "mine"
     assert environ["OTEL_RESOURCE_ATTRIBUTES"] == "a=b,phalanx.rank=2,phalanx.incarnation=5"
+
+
+@pytest.mark.parametrize("value", ["half a character: \ud800", 2**80, {1: "a number as a key"}, object()])
+def test_a_line_of_json_takes_whatever_a_field_holds(value: object) -> None:
+    record = logging.makeLogRecord({"name": "rank", "msg": {"event": "strange", "value": value}, "_logger": None})
+    record.__dict__["_name"] = "info"
+    line = logs.formatter("json", with_prompts=False).format(record)
+    assert json.loads(line)["event"] == "strange"
