@@ -220,6 +220,12 @@ def test_files_are_short() -> None:
     assert not {path: lines for path, lines in lengths.items() if lines > MAX_FILE_LINES}
 
 
+def test_no_two_test_files_have_the_same_name() -> None:
+    """pytest takes two of one name for the same module, and stops."""
+    names = [path.name for path in sources("tests") if path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_functions_are_short() -> None:
     long = {
         f"{path}:{node.lineno} {node.name}": lines
