@@ -81,6 +81,11 @@ class Gateway:
                 ItemError(ItemErrorCode.SHUTTING_DOWN, "the service is shutting down: send the item again")
             )
 
+    def give_up(self) -> None:
+        """The service cannot go on: what is admitted gets its error at once."""
+        self.is_draining = True
+        self.batches.end_all(ItemError(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again"))
+
     async def stop(self) -> None:
         """Stops the ranks. May be called twice."""
         await self.fleet.stop()

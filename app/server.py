@@ -83,6 +83,8 @@ async def _serve(
         announcing.cancel()
         if code == 0:
             await _until_second_signal(gateway.drain(), signals)
+        else:
+            gateway.give_up()
         server.should_exit = True
         await asyncio.gather(serving, announcing, return_exceptions=True)
         logger.info("http_closed")

@@ -16,7 +16,12 @@ from app.traces import BatchTrace
 from engines.protocol import ItemError, ItemErrorCode, Outcome, Result
 
 logger = get_logger("batches")
-_STATUS: dict[Outcome, Status] = {Outcome.OK: "ok", Outcome.ERROR: "error", Outcome.ABORTED: "cancelled"}
+_STATUS: dict[Outcome, Status] = {
+    Outcome.OK: "ok",
+    Outcome.ERROR: "error",
+    Outcome.ABORTED: "error",
+    Outcome.LOST: "error",
+}
 
 
 class Batch:

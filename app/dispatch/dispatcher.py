@@ -105,14 +105,7 @@ class Dispatcher:
         attempts = lost.give_back_all()
         for item in attempts:
             item.flow.running.discard(item)
-            if item.state is not ItemState.RUNNING:  # nobody wants it any more
-                self._close(item)
-        again = [item for item in attempts if item.state is ItemState.RUNNING]
-        for item in again:
-            item.state = ItemState.WAITING
-            item.sink.item_lost(item, item.rank)
-        self.requeued_items += len(again)
-        was_trial = self._judge(group, loss, again)
+        was_trial = self._judge(group, loss, attempts)
         self.pump()
         return Aftermath(was_trial, self._trials.convicted[group])
 
@@ -221,7 +214,8 @@ class Dispatcher:
         if item is None:
             return None
         item.flow.running.discard(item)
-        if result.outcome is Outcome.LOST and item.state is ItemState.RUNNING:
+        unasked = (Outcome.LOST, Outcome.ABORTED)  # of an item that somebody wants
+        if result.outcome in unasked and item.state is ItemState.RUNNING:
             item.lost += 1
             if item.lost < MOST_LOST_ATTEMPTS:
                 self._run_again(item, credit.rank)
@@ -255,33 +249,42 @@ class Dispatcher:
 
     # -- judging
 
-    def _judge(self, group: int, loss: Loss, again: list[Item]) -> bool:
-        """Sends lost items back to the backlog or to trial. Returns whether a trial's round has crashed."""
+    def _judge(self, group: int, loss: Loss, attempts: list[Item]) -> bool:
+        """Sends lost items back to the backlog or to trial. Returns whether a trial's round has crashed.
+
+        What nobody wants any more is judged like the rest, for it may have been the cause, and forgotten then.
+        """
         trial = self._trials.current(group)
-        on_trial = {item for item in again if item.trial is not None}
-        others = [item for item in again if item not in on_trial]
-        touched = [item for item in others if loss.is_crash and item.attempt not in loss.untouched]
-        self.backlog.put_back([item for item in others if item not in set(touched)])
-        for item in (*touched, *on_trial):
-            self.backlog.count(item)
-        if touched:
-            self._trials.open(group, touched)
-        if trial is None or not on_trial:
-            return False
-        if not loss.is_crash:
-            trial.interrupt()
-            return False
-        culprit = trial.crash([item for item in on_trial if item.attempt not in loss.untouched])
-        if culprit is not None:
+        on_trial = [item for item in attempts if item.trial is not None]
+        touched = [item for item in attempts if loss.is_crash and item.attempt not in loss.untouched]
+        culprit = None
+        if trial is not None and on_trial:
+            culprit = trial.crash([item for item in touched if item.trial is trial]) if loss.is_crash else None
+            if not loss.is_crash:
+                trial.interrupt()
+        if culprit is not None and culprit.state is ItemState.RUNNING:
             self._convict(culprit, group, loss)
-        return True
+        cohort = [item for item in touched if item.trial is None and item.state is ItemState.RUNNING]
+        again = [item for item in attempts if item.state is ItemState.RUNNING]
+        for item in again:
+            item.state = ItemState.WAITING
+            item.sink.item_lost(item, item.rank)
+        self.requeued_items += len(again)
+        self.backlog.put_back([item for item in again if item.trial is None and item not in set(cohort)])
+        for item in (*cohort, *(item for item in again if item.trial is not None)):
+            self.backlog.count(item)
+        if cohort:
+            self._trials.open(group, cohort)
+        for item in attempts:
+            if item.state is ItemState.DONE:
+                self._close(item)
+        return loss.is_crash and bool(on_trial)
 
     def _convict(self, culprit: Item, group: int, loss: Loss) -> None:
         self._trials.convicted[group] += 1
-        self.backlog.uncount(culprit)
         culprit.trial = None  # the trial knows already
         error = ItemError(
             ItemErrorCode.POISONED,
             f"its engine crashed with this item, at last when nothing else ran ({loss.reason}): do not send it again",
         )
-        self._finish(culprit, Result(culprit.attempt, Outcome.ERROR, error=error), loss.rank)
+        self._finish(culprit, Result(culprit.attempt, Outcome.ERROR, error=error), culprit.rank)

@@ -9,7 +9,7 @@ the first one counted in.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from app.dispatch.item import Flow, Item
 
@@ -42,7 +42,10 @@ class Trial:
 
     def clear(self, item: Item) -> None:
         """The item has its result, or nobody wants one any more."""
-        self.running.discard(item)
+        if item in self.running:
+            self.running.discard(item)
+        else:
+            self._remove(lambda other: other is item)
         if self.is_over:
             self._next_round()
 
@@ -75,12 +78,15 @@ class Trial:
         """Takes out what a flow has here and does not run."""
         dropped = [item for item in (*self.waiting, *self._blamed, *self._unknown) if item.flow is flow]
         if dropped:
-            self.waiting = deque(item for item in self.waiting if item.flow is not flow)
-            self._blamed = [item for item in self._blamed if item.flow is not flow]
-            self._unknown = [item for item in self._unknown if item.flow is not flow]
+            self._remove(lambda item: item.flow is flow)
             if self.is_over:
                 self._next_round()
         return dropped
+
+    def _remove(self, unwanted: Callable[[Item], bool]) -> None:
+        self.waiting = deque(item for item in self.waiting if not unwanted(item))
+        self._blamed = [item for item in self._blamed if not unwanted(item)]
+        self._unknown = [item for item in self._unknown if not unwanted(item)]
 
     def _next_round(self) -> None:
         """The first half of those that are blamed; with nobody to blame, all that are unknown."""

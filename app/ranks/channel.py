@@ -30,7 +30,11 @@ class RankChannel:
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.set_hwm(0)  # credit bounds what is on the way; a full buffer must not drop or block
-        self._socket.bind(self.endpoint)
+        try:
+            self._socket.bind(self.endpoint)
+        except zmq.ZMQError as error:  # no file descriptor is left, or the folder is gone
+            self._socket.close()
+            raise OSError(error.errno, f"{self.endpoint}: {error}") from error
         self._receiver = asyncio.create_task(self._receive(), name=f"receive {path.name}")
 
     def send(self, message: Message) -> None:

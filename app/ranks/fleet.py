@@ -205,7 +205,7 @@ class Fleet:
 
     def _on_failed(self, rank: Rank, message: Failed) -> None:
         group = self.groups[rank.group]
-        if message.kind is FailureKind.CONFIGURATION and not group.was_ever_ready:
+        if message.kind is FailureKind.CONFIGURATION and not any(g.was_ever_ready for g in self.groups.values()):
             self._give_up(FatalError(message.reason, 2))
         group.lose(rank, message.reason, untouched=message.untouched)
 

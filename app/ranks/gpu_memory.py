@@ -22,14 +22,15 @@ class GpuMemory:
 
     async def take_baseline(self) -> None:
         """What is in use before anything was started."""
-        if self._gpus:
-            self._baseline = await asyncio.to_thread(_used_bytes, self._gpus)
+        self._baseline = await self._look()
 
     async def wait_free(self) -> None:
         """Returns once no more is in use than before, or after a while with a warning."""
         deadline = time.monotonic() + TIMEOUT_S
-        while self._gpus:
-            used = await asyncio.to_thread(_used_bytes, self._gpus)
+        while self._baseline:
+            used = await self._look()
+            if not used:
+                return
             excess = [now - before for now, before in zip(used, self._baseline, strict=True)]
             if max(excess) <= TOLERANCE_BYTES:
                 return
@@ -39,16 +40,29 @@ class GpuMemory:
                 return
             await asyncio.sleep(POLL_S)
 
+    async def _look(self) -> list[int]:
+        """Memory in use on each GPU; nothing where there is none, or NVML does not say: the engine has to see then."""
+        if not self._gpus:
+            return []
+        try:
+            return await asyncio.to_thread(_used_bytes, self._gpus)
+        except OSError as error:
+            logger.warning("gpu_memory_unreadable", reason=str(error))
+            return []
+
 
 def _used_bytes(gpus: Sequence[str]) -> list[int]:
-    """Memory in use on each GPU, named as CUDA_VISIBLE_DEVICES names them."""
+    """Memory in use on each GPU, named as CUDA_VISIBLE_DEVICES names them. Raises OSError when NVML does not say."""
     import pynvml  # only where there are GPUs
 
-    pynvml.nvmlInit()
     try:
-        return [int(pynvml.nvmlDeviceGetMemoryInfo(_handle(pynvml, gpu)).used) for gpu in gpus]
-    finally:
-        pynvml.nvmlShutdown()
+        pynvml.nvmlInit()
+        try:
+            return [int(pynvml.nvmlDeviceGetMemoryInfo(_handle(pynvml, gpu)).used) for gpu in gpus]
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise OSError(str(error)) from error
 
 
 def _handle(nvml: Any, gpu: str) -> Any:  # Any: the module pynvml, which is untyped

@@ -28,6 +28,7 @@ from engines.spec import GroupKind
 
 logger = get_logger("ranks")
 PORT_IS_TAKEN = ("address already in use", "eaddrinuse")  # as Python, torch and ZeroMQ say it
+MOST_LATE_S = 5 * HEARTBEAT_S
 DRAIN_POLL_S = 0.05
 CLASH_TAIL_LINES = 200  # of a rank's log, in which that may stand
 
@@ -72,6 +73,7 @@ class Group:
         self._lives: dict[int, Incarnation] = {}
         self._is_announced = False  # whether the listener knows it as ready
         self._is_stopping = False
+        self._is_drained = False  # an operator wants it to take nothing new
         self._wake = asyncio.Event()  # ends a pause between two lives
         self._ending: asyncio.Task[None] | None = None  # an operator's restart under way
 
@@ -109,6 +111,7 @@ class Group:
         around = self._around
         lockstep = planning.new_lockstep_address() if around.plan.group_kind is GroupKind.LOCKSTEP else None
         self.loss, self._is_announced = None, False
+        self._wake.clear()  # whoever asked for a restart has it
         shared_memory = SharedMemory()
         for rank in self.ranks:
             rank.begin(rank.incarnation + 1, around.log_dir / f"rank-{rank.number}.log")
@@ -167,7 +170,6 @@ class Group:
             self._on_change(self)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), decision.delay_s)
-        self._wake.clear()
         await self._memory.wait_free()
 
     # -- what its ranks say
@@ -182,6 +184,8 @@ class Group:
         self._policy.started()
         logger.info("group_ready", group=self.number, ranks=[rank.number for rank in self.ranks])
         self._listener.group_ready(self.number, members)
+        if self._is_drained:  # it crashed before an operator restarted it
+            self._hold()
         self._on_change(self)
 
     def lose(self, rank: Rank, reason: str, kind: LossKind | None = None, untouched: Iterable[int] = ()) -> None:
@@ -190,13 +194,15 @@ class Group:
             return
         if kind is None:
             kind = LossKind.DIED if self._is_announced else LossKind.CANNOT_START
-        self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
-        level = logging.INFO if kind is LossKind.ENDED else logging.ERROR
-        logger.log(level, "rank_lost", **rank.ids, kind=str(kind), reason=reason)
-        for member in self.ranks:
-            member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
-        self.cut()
-        self._on_change(self)
+        try:
+            self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
+        finally:  # whatever its listener makes of it, nothing of the group goes on
+            level = logging.INFO if kind is LossKind.ENDED else logging.ERROR
+            logger.log(level, "rank_lost", **rank.ids, kind=str(kind), reason=reason)
+            for member in self.ranks:
+                member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
+            self.cut()
+            self._on_change(self)
 
     def _end_life(self, loss: Loss) -> None:
         self.loss = loss
@@ -206,7 +212,13 @@ class Group:
         """Looks for a stall, while the group serves."""
         takers = [PulseTaker(rank) for rank in self.ranks]
         while True:
+            looked_at = time.monotonic()
             await asyncio.sleep(HEARTBEAT_S)
+            if time.monotonic() - looked_at > MOST_LATE_S:  # this process stood still: what the ranks said is unread
+                takers = [PulseTaker(rank) for rank in self.ranks]
+                for rank in self.ranks:
+                    rank.heard()
+                continue
             if not self._is_announced or self.loss is not None:
                 continue
             pulses = [taker.take(self._listener.held(taker.rank.number)) for taker in takers]
@@ -234,12 +246,16 @@ class Group:
         """Finishes what it holds and takes nothing new. False when it does not serve."""
         if not self.is_serving:
             return False
-        if self.ranks[0].state is not RankState.DRAINING:
-            self._set_state(RankState.DRAINING)
+        if not self._is_drained:
+            self._is_drained = True
             logger.info("group_draining", group=self.number)
-            self._listener.group_held(self.number)
+            self._hold()
             self._on_change(self)
         return True
+
+    def _hold(self) -> None:
+        self._set_state(RankState.DRAINING)
+        self._listener.group_held(self.number)
 
     def restart(self) -> None:
         """A new life: at once, or for a group that serves when it has finished what it holds, or the deadline comes."""
@@ -248,17 +264,23 @@ class Group:
         if self.drain():
             if self._ending is None or self._ending.done():
                 self._ending = asyncio.create_task(self._end_gently(), name=f"restart group {self.number}")
-        elif self.loss is not None:
+            return
+        self._is_drained = False
+        if self.loss is not None:
+            self._set_state(RankState.BACKOFF)  # it is not broken any more
             self._wake.set()
         else:
             self.lose(self.ranks[0], "an operator restarts it", LossKind.ENDED)
 
     async def _end_gently(self) -> None:
         deadline = time.monotonic() + self._around.settings.drain_timeout_s
+        life = self.ranks[0].incarnation
         while self.is_serving and time.monotonic() < deadline and self._holds_work():  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(DRAIN_POLL_S)
-        if self.loss is None:
+        self._is_drained = False
+        if self.loss is None and self.ranks[0].incarnation == life:  # else it has a new life already
             self._end_life(Loss(LossKind.ENDED, "an operator restarts it", self.ranks[0].number))
+            self._on_change(self)
             await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
 
     def _holds_work(self) -> bool:

@@ -84,6 +84,7 @@ class Incarnation:
     async def stop(self) -> None:
         """Asks a rank that serves to stop; ends one that loads, or that does not stop in time."""
         if self._process is None:
+            self._is_cut = True  # it may be about to be spawned
             return
         if not self.rank.is_serving:
             await self._process.end()

@@ -26,6 +26,7 @@ class RankProcess:
     def __init__(self, guardian: asyncio.subprocess.Process, lifeline: int) -> None:
         self._guardian = guardian
         self._lifeline: int | None = lifeline
+        self._killer: asyncio.TimerHandle | None = None
         self.guardians.add(guardian.pid)
 
     @classmethod
@@ -65,26 +66,32 @@ class RankProcess:
         """
         code = await self._guardian.wait()
         self.guardians.discard(self._guardian.pid)
+        if self._killer is not None:
+            self._killer.cancel()
         self.cut()
         return code
 
     def cut(self) -> None:
-        """Lets go of the lifeline: the guardian kills the rank and cleans up. May be called twice."""
+        """Lets go of the lifeline: the guardian kills the rank and cleans up. May be called twice.
+
+        One that has not ended after a while is killed: it may be stopped, or wait for a disk. Its rank follows it.
+        """
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             with contextlib.suppress(BrokenPipeError):  # it has ended already
                 os.write(lifeline, FAREWELL)
             os.close(lifeline)
+            if self._guardian.returncode is None:
+                self._killer = asyncio.get_running_loop().call_later(GUARDIAN_GRACE_S, self._kill)
 
     async def end(self) -> None:
-        """Cuts the lifeline and waits; a guardian that does not end is killed, and its rank follows it."""
+        """Cuts the lifeline and waits."""
         self.cut()
-        try:
-            await asyncio.wait_for(self.wait(), GUARDIAN_GRACE_S)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._guardian.send_signal(signal.SIGKILL)
-            await self.wait()
+        await self.wait()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._guardian.send_signal(signal.SIGKILL)
 
 
 def describe_exit(code: int) -> str:

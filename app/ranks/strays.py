@@ -17,6 +17,7 @@ from engines.shared_memory import SharedMemory
 
 logger = get_logger("ranks")
 GRACE_S = 5.0  # for a rank whose guardian was killed, to end what is below it
+MOST_PATIENCE_S = 30.0  # for those that were killed to be gone
 LONGEST_PAUSE_S = 0.25
 OWN_COMMANDS = ("engines guard", "engines inspect", "phalanx-guardian", "phalanx-gateway", "phalanx serve")
 
@@ -33,9 +34,10 @@ async def clear_strays(own: Container[int], shared_memory: SharedMemory) -> None
 
 def _clear(own: Container[int], shared_memory: SharedMemory) -> None:
     deadline = time.monotonic() + GRACE_S
+    last = deadline + MOST_PATIENCE_S
     orphans = _Orphans(own)
     pause_s = 0.02
-    while orphans.look():
+    while orphans.look() and time.monotonic() < last:
         family = [process for stray in orphans.living for process in (stray, *processes.descendants(stray.pid))]
         shared_memory.look(process.pid for process in family)
         if time.monotonic() > deadline and family:
@@ -45,6 +47,8 @@ def _clear(own: Container[int], shared_memory: SharedMemory) -> None:
                 processes.kill(process)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    if orphans.living:  # the kernel holds on to them, a hung GPU's for one: the group has to try without
+        logger.warning("strays_left", processes=[processes.title(process) for process in orphans.living])
     shared_memory.remove()
 
 

@@ -245,7 +245,14 @@ class VllmEngine(Engine):
     def _end(self, attempt: int, task: "asyncio.Task[Result | None]") -> None:
         """Its one result, whatever happened: a task that is cancelled before its first step runs none of its code."""
         del self._tasks[attempt]
-        result = Result(attempt, Outcome.ABORTED) if task.cancelled() else task.result()
+        if task.cancelled():
+            result: Result | None = Result(attempt, Outcome.ABORTED)
+        elif (error := task.exception()) is not None:
+            logger.error("attempt_failed", attempt=attempt, exc_info=error)
+            failure = ItemError(ItemErrorCode.ENGINE_ERROR, compat.shortened(error))
+            result = Result(attempt, Outcome.ERROR, error=failure)
+        else:
+            result = task.result()
         if result is not None:
             self.emit(result)
 

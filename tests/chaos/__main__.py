@@ -21,11 +21,12 @@ def main() -> int:
     """0 when every promise was kept in every round."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--first", type=int, default=0, metavar="ROUND", help="begin with this one (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="ROUND", help="this round alone")
     parser.add_argument("--keep-log", type=Path, default=Path("chaos.log"), help="the service's log, if a round fails")
     given = parser.parse_args()
-    numbers = [given.only] if given.only is not None else range(given.rounds)
+    numbers = [given.only] if given.only is not None else range(given.first, given.first + given.rounds)
     arenas = [Arena(is_moe=False), Arena(is_moe=True)]
     began = time.monotonic()
     number = -1

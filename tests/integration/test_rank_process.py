@@ -61,6 +61,18 @@ def test_a_guardian_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch)
     play(scenario())
 
 
+def test_a_guardian_that_was_only_let_go_of_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that was lost waits for its end, and would wait for ever for one that is stopped."""
+    monkeypatch.setattr(processes, "GUARDIAN_GRACE_S", 0.2)
+
+    async def scenario() -> None:
+        process = await started(DEAF)
+        process.cut()
+        assert await process.wait() == -9
+
+    play(scenario())
+
+
 def test_letting_go_of_a_guardian_that_has_ended_is_no_error() -> None:
     async def scenario() -> None:
         process = await started("")

@@ -214,3 +214,32 @@ def test_late_results_of_a_trial_are_dropped() -> None:
     assert not played.outcomes()
     played.run()
     assert len(played.outcomes()) == 4
+
+
+def test_a_suspect_that_nobody_wants_any_more_may_have_been_the_cause() -> None:
+    """Its batch timed out, and then the group was lost: who else was in the round is not convicted for that."""
+    played = Played(())
+    wanted = played.bench.submit(1)
+    unwanted = played.bench.submit(1)
+    played.crash(0)
+    played.bench.dispatcher.cancel(unwanted)
+    aftermath = played.bench.lose(0, 0, 1, kind=LossKind.STALLED)
+    assert aftermath.was_trial and aftermath.convicted == 0
+    played.start(0)
+    assert {played.item(attempt).flow for held in played.bench.held.values() for attempt in held} == {wanted}
+    played.run()
+    assert played.outcomes() == {0: None}
+    assert played.bench.dispatcher.backlog.items == 0
+
+
+def test_a_round_whose_suspects_are_all_unwanted_is_a_trial_all_the_same() -> None:
+    played = Played(())
+    flow = played.bench.submit(4)
+    played.crash(0)
+    played.bench.dispatcher.cancel(flow)
+    assert played.bench.lose(0, 0, 1).was_trial
+    assert played.bench.dispatcher.suspects(0) == 0
+    played.start(0)
+    played.bench.submit(2)
+    played.run()
+    assert set(played.outcomes().values()) == {None}
