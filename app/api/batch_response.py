@@ -57,19 +57,27 @@ class BatchResponse(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not await self._is_done_soon():
                 await send({"type": "http.response.body", "body": b" ", "more_body": True})
-            for piece in pieces(body(self._batch)):
-                if self._client_is_gone:
-                    return
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await asyncio.sleep(0)  # a client that reads as fast as this would leave nobody else a turn
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-            self._batch.trace.answered()
+            if await self._send_body(send):
+                self._batch.trace.answered()
         finally:
             self._batches.cancel(self._batch)
             if self._batch.holding is not None:
                 self._batch.holding.close()
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _send_body(self, send: Send) -> bool:
+        """Whether all of it was sent; the end goes with the last piece, for small answers are many."""
+        parts = pieces(body(self._batch))
+        piece = next(parts)
+        for following in parts:
+            if self._client_is_gone:
+                return False
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)  # a client that reads as fast as this would leave nobody else a turn
+            piece = following
+        await send({"type": "http.response.body", "body": piece, "more_body": False})
+        return True
 
     async def _is_done_soon(self) -> bool:
         try:
