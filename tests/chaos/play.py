@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from typing import Any
 
+import httpx
+
 from tests.chaos.checks import Broken, Footprint, check_answer, settle
 from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round
 from tests.service import Service, until
@@ -158,7 +160,7 @@ class Arena:
                 case Blow.KILL_GATEWAY:
                     service.signal(signal.SIGKILL)
                 case Blow.RESTART:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(httpx.HTTPError):  # the gateway may be gone
                         service.act(blow.rank, "restart")
                 case Blow.STOP_GUARDIAN:
                     self._stop_for_a_while(service, blow.rank)
