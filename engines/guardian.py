@@ -85,6 +85,7 @@ class Guardian:
         self._log = RankLog(Path(spec.log_file))
         self._shared_memory = SharedMemory()
         self._lock = _hold(Path(spec.directory))
+        self._gateway = os.getppid()
         self._farewell: bytes | None = None  # what came from the gateway in the end; nothing when it died
 
     def run(self) -> int:
@@ -156,7 +157,8 @@ class Guardian:
         directory = Path(self._spec.directory)
         shutil.rmtree(directory, ignore_errors=True)
         self._shared_memory.remove()
-        if self._farewell == b"" and self._spec.endpoint.startswith(IPC):
+        is_alone = self._farewell == b"" or os.getppid() != self._gateway  # it may have died since it said farewell
+        if is_alone and self._spec.endpoint.startswith(IPC):
             Path(self._spec.endpoint.removeprefix(IPC)).unlink(missing_ok=True)
             _clear(directory.parent)
 

@@ -23,7 +23,7 @@ class Runtime:
 
     def __init__(self) -> None:
         parent = _temporary_folder()
-        _sweep(parent)
+        sweep(parent)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         self._lock = _lock(self.path)
 
@@ -40,7 +40,7 @@ def _temporary_folder() -> Path:
     return Path(folder if len(folder) <= LONGEST_TEMPORARY_FOLDER else "/tmp")  # noqa: S108  a private folder is made in it
 
 
-def _sweep(parent: Path) -> None:
+def sweep(parent: Path) -> None:
     """Removes what gateways of this user have left that are no more."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from app.ranks.runtime import sweep
 from tests.chaos.checks import Broken, Footprint, check_answer, settle
 from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round
 from tests.service import Service, until
@@ -108,6 +109,8 @@ class Arena:
         if code != 0 and not was_killed:
             raise Broken(f"the gateway ended with exit code {code}")
         until(lambda: not service.processes(), "processes are left", 15)
+        if was_killed:  # in the instant between two lives of its only group there is no guardian that could clear up
+            sweep(service.folder)
         until(lambda: not list(service.folder.glob("phalanx-*/*")), "sockets or folders are left", 15)
         if not was_killed:
             service.check_nothing_left()
