@@ -1,8 +1,8 @@
 """The first thing a request meets: its id, and the check of its Host header. Plain ASGI, so that it costs little."""
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Iterable
 
 import structlog
@@ -96,4 +96,4 @@ def _hostname(host: str) -> str:
 def _request_id(given: str | None) -> str:
     if given is not None and SAFE_REQUEST_ID.fullmatch(given):
         return given
-    return f"req-{uuid.uuid4().hex}"
+    return f"req-{secrets.token_hex(16)}"

@@ -1,8 +1,8 @@
 """One accepted request: its items, their results in order, and what is left to do."""
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import Callable
 
 import msgspec
@@ -36,7 +36,7 @@ class Batch:
         owner: Owner = EVERYBODY,
         holding: Holding | None = None,
     ) -> None:
-        self.id = f"batchgen-{uuid.uuid4().hex}"
+        self.id = f"batchgen-{secrets.token_hex(16)}"
         self.request_ids = current_ids()
         self.model = model
         self.created_at = int(time.time())
