@@ -19,7 +19,7 @@ logger = get_logger("batches")
 _STATUS: dict[Outcome, Status] = {
     Outcome.OK: "ok",
     Outcome.ERROR: "error",
-    Outcome.ABORTED: "error",
+    Outcome.ABORTED: "cancelled",
     Outcome.LOST: "error",
 }
 
