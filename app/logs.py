@@ -9,6 +9,7 @@ import sys
 from typing import Any, Literal
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from engines import logs
 
@@ -20,26 +21,29 @@ QUIET = {"uvicorn.access": logging.CRITICAL, "uvicorn.error": logging.WARNING, "
 
 def configure(log_format: LogFormat, level: str, *, with_prompts: bool = False) -> None:
     """Sends all logs of this process to stderr. May be called again."""
-    logs.set_up()
     on_terminal = sys.stderr.isatty()
     is_console = log_format == "console" or (log_format == "auto" and on_terminal)
+    rendering = logs.Rendering("console" if is_console else "json", with_prompts, colors=on_terminal)
+    logs.set_up(rendering, logging.getLevelNamesMapping()[level.upper()], _write)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logs.formatter("console" if is_console else "json", with_prompts=with_prompts, colors=on_terminal)
-    )
+    handler.setFormatter(logs.foreign_formatter(rendering))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(quiet)
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+def _write(text: str) -> None:
+    sys.stderr.write(text)  # whatever it is now: loggers are kept
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
     """A module's logger: ``log.info("rank_lost", rank=1, reason=...)``."""
     return logs.get_logger(name)
 
 
 def tells_debug(name: str) -> bool:
     """Whether facts of level debug are seen, for those who have very many of them."""
-    return logging.getLogger(name).isEnabledFor(logging.DEBUG)
+    return get_logger(name).is_enabled_for(logging.DEBUG)
 
 
 def current_ids() -> dict[str, Any]:  # Any: ids are numbers or words

@@ -169,6 +169,7 @@ def _make_server(gateway: Gateway, connections: Connections) -> uvicorn.Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here depends on who the client says it is
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SERVER_STOP_TIMEOUT_S,

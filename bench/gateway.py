@@ -19,7 +19,7 @@ from bench.processes import Cost, MeasurementFailed, cost_of, wait_until
 
 SETTLE_S = 5.0  # for the gateway to notice that clients are gone
 WARM_UP_ROUND = 0
-LOOP_GAUGES = re.compile(r"^phalanx_(\S*(?:tasks|loop_lag)\S*) (\S+)$", re.MULTILINE)
+LOOP_GAUGES = re.compile(r"^phalanx_(\S*(?:tasks|loop_lag_seconds_(?:sum|count))) (\S+)$", re.MULTILINE)
 
 
 class Shot(msgspec.Struct, kw_only=True):

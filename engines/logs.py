@@ -10,11 +10,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import EventDict, ExcInfo, Processor
+from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
 from engines.failures import kind, report
 from engines.spec import RankSpec
@@ -23,64 +24,92 @@ RANK_LOGGER = "rank"
 STDERR = 2
 
 
-def shared_processors() -> list[Processor]:
-    """What is added to every line, whoever logs it."""
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+@dataclass(frozen=True)
+class Rendering:
+    """How lines look. `ids` are fields of every line."""
+
+    log_format: Literal["json", "console"]
+    with_prompts: bool  # whether an exception's message may be shown that may quote one
+    colors: bool = False
+    ids: Mapping[str, Any] | None = None  # Any: an id is a number or a word
+
+    @property
+    def processors(self) -> list[Processor]:
+        """From a fact to its line."""
+        ids = self.ids or {}
+
+        def add_ids(_: object, __: str, fact: EventDict) -> EventDict:
+            return {**ids, **fact}
+
+        def render_exception(exc_info: ExcInfo) -> str:
+            return report(exc_info[1], with_message=self.with_prompts)
+
+        def print_exception(out: TextIO, exc_info: ExcInfo) -> None:
+            out.write("\n" + render_exception(exc_info))
+
+        adding: list[Processor] = [add_ids] if ids else []
+        if self.log_format == "console":
+            return [*adding, structlog.dev.ConsoleRenderer(colors=self.colors, exception_formatter=print_exception)]
+        as_json = structlog.processors.JSONRenderer(_as_json)
+        return [*adding, structlog.processors.ExceptionRenderer(render_exception), as_json]
 
 
-def set_up() -> None:
-    """Lets structlog's loggers hand their facts to the standard library's handlers. May be called again."""
+def set_up(rendering: Rendering, level: int, write: Callable[[str], object]) -> None:
+    """Lets facts of this level and above go to `write`, line by line, past the standard library: a batch is two lines,
+    and there may be thousands a second. May be called again, before a logger has been used."""
     structlog.configure(
         processors=[
-            structlog.stdlib.filter_by_level,
-            *shared_processors(),
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *rendering.processors,
         ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=lambda *names: _Lines(names[0], write),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
 
 
-def formatter(
-    log_format: Literal["json", "console"],
-    *,
-    with_prompts: bool,
-    colors: bool = False,
-    ids: Mapping[str, Any] | None = None,  # Any: an id is a number or a word
-    with_pid: bool = False,
-) -> structlog.stdlib.ProcessorFormatter:
-    """A formatter for any handler. `ids` are fields of every line. logging.config.dictConfig can make one, too."""
+class _Lines:
+    """Where structlog's loggers of one name end. A line that cannot be written is lost: the work goes on."""
 
-    def add_ids(_: object, __: str, fact: EventDict) -> EventDict:
-        of_process = {"pid": fact["_record"].process} if with_pid else {}
-        return {**(ids or {}), **of_process, **fact}
+    def __init__(self, name: str, write: Callable[[str], object]) -> None:
+        self.name = name
+        self._write = write
 
-    def render_exception(exc_info: ExcInfo) -> str:
-        return report(exc_info[1], with_message=with_prompts)
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._write(f"{line}\n")
 
-    def print_exception(out: TextIO, exc_info: ExcInfo) -> None:
-        out.write("\n" + render_exception(exc_info))
+    debug = info = warning = error = critical = exception = msg
 
-    rendering: list[Processor]
-    if log_format == "console":
-        rendering = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=print_exception)]
-    else:
-        rendering = [
-            structlog.processors.ExceptionRenderer(render_exception),
-            structlog.processors.JSONRenderer(_as_json),
-        ]
+
+def foreign_formatter(rendering: Rendering, *, with_pid: bool = False) -> structlog.stdlib.ProcessorFormatter:
+    """For the handlers of loggers that are not ours: their lines become facts of the same form."""
+
+    def add_pid(_: object, __: str, fact: EventDict) -> EventDict:
+        return {"pid": fact["_record"].process, **fact}
+
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared_processors(),
-        processors=[add_ids, structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        foreign_pre_chain=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ],
+        processors=[
+            *([add_pid] if with_pid else []),
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *rendering.processors,
+        ],
     )
+
+
+def vllm_formatter(ids: Mapping[str, Any]) -> structlog.stdlib.ProcessorFormatter:
+    """JSON for vLLM's own lines. What of them must not be seen has been taken out by vllm_engine/withhold.py."""
+    return foreign_formatter(Rendering("json", with_prompts=True, ids=ids), with_pid=True)
 
 
 def _as_json(fact: EventDict, **_: object) -> str:
@@ -100,22 +129,28 @@ class LineHandler(logging.Handler):
             line = self.format(record)
         except Exception as error:  # noqa: BLE001  whatever a line holds; the standard handler would quote it
             line = f"a line of {record.name} could not be rendered: {kind(error, with_message=False)}"
-        with contextlib.suppress(OSError):
-            os.write(STDERR, f"{line}\n".encode(errors="backslashreplace"))
+        write_stderr(f"{line}\n")
+
+
+def write_stderr(text: str) -> None:
+    """To the process's stderr itself. What cannot be written is lost."""
+    with contextlib.suppress(OSError):
+        os.write(STDERR, text.encode(errors="backslashreplace"))
 
 
 def configure_rank(spec: RankSpec) -> None:
     """Sends what a rank's own process has to say, and its libraries' warnings, to its log, with its ids."""
-    set_up()
+    rendering = Rendering(spec.log_format, spec.log_prompts, ids=spec.ids)
+    set_up(rendering, logging.INFO, write_stderr)
     handler = LineHandler()
-    handler.setFormatter(formatter(spec.log_format, with_prompts=spec.log_prompts, ids=spec.ids))
+    handler.setFormatter(foreign_formatter(rendering))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(RANK_LOGGER).setLevel(logging.INFO)
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+def get_logger(name: str) -> FilteringBoundLogger:
     """A module's logger: ``log.info("rank_lost", rank=1, reason=...)``."""
-    return structlog.stdlib.get_logger(name)
+    logger: FilteringBoundLogger = structlog.get_logger(name)
+    return logger
 
 
 def loop_failure_logger(name: str) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:

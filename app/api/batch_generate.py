@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from app.api.auth import caller_of, owner_of
 from app.api.batch_response import BatchResponse
 from app.api.body import BodyLimits, read_json
+from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
 from app.batches.batch import Batch
 from app.batches.memory import Holding
@@ -22,7 +23,7 @@ from app.validation import DECODE_ERRORS, Complaint, complaint
 from engines.protocol import ItemError
 from engines.sampling import SamplingFields
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 NDJSON = "application/x-ndjson"
 CHECKED_PARAMS_KEPT = 4096
 _decode = msgspec.json.Decoder(BatchRequest).decode

@@ -54,9 +54,7 @@ class Dispatcher:
     def submit(self, flow: Flow, items: list[Item]) -> None:
         """Accepts items. Their sink hears of each one exactly once."""
         self.backlog.add(flow, items)
-        if not self._is_pump_due:  # many small batches of one turn go in one message
-            self._is_pump_due = True
-            self._soon(self.pump)
+        self._pump_soon()
 
     def cancel(self, flow: Flow) -> None:
         """Forgets what a flow has waiting, and tells the ranks to give up what runs. Its sink hears nothing more."""
@@ -130,7 +128,7 @@ class Dispatcher:
                 self.completed_tokens += item.cost
                 self._fill.observe(item, result)
         credit.observe_burst(ended)
-        self.pump()
+        self._pump_soon()
 
     # -- for those who look
 
@@ -169,6 +167,12 @@ class Dispatcher:
         return self.backlog.tokens + sum(rank.outstanding_tokens for rank in self._ranks.values())
 
     # -- the way of an item
+
+    def _pump_soon(self) -> None:
+        """Once what else has come is here: many small batches, and the results of all ranks, cost one message each."""
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._soon(self.pump)
 
     def pump(self) -> None:
         """Sends as much as there is credit for: one message per rank."""

@@ -34,17 +34,10 @@ def _choose_lines(spec: RankSpec, environ: MutableMapping[str, str]) -> None:
 
 
 def _json_lines(spec: RankSpec, level: str) -> dict[str, Any]:  # Any: logging.config's own schema
-    formatter = {
-        "()": "engines.logs.formatter",
-        "log_format": "json",
-        "with_prompts": True,  # what of vLLM's must not be seen has been taken out by withhold.py
-        "with_pid": True,
-        "ids": spec.ids,
-    }
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": formatter},
+        "formatters": {"line": {"()": "engines.logs.vllm_formatter", "ids": spec.ids}},
         "handlers": {"line": {"class": "engines.logs.LineHandler", "formatter": "line", "level": level}},
         "loggers": {"vllm": {"handlers": ["line"], "level": level, "propagate": False}},
     }

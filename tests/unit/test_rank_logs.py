@@ -145,8 +145,15 @@ def test_vllms_spans_go_where_ours_go_and_say_whose_they_are(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("value", ["half a character: \ud800", 2**80, {1: "a number as a key"}, object()])
-def test_a_line_of_json_takes_whatever_a_field_holds(value: object) -> None:
-    record = logging.makeLogRecord({"name": "rank", "msg": {"event": "strange", "value": value}, "_logger": None})
-    record.__dict__["_name"] = "info"
-    line = logs.formatter("json", with_prompts=False).format(record)
-    assert json.loads(line)["event"] == "strange"
+def test_a_line_of_json_takes_whatever_a_field_holds(value: object, tmp_path: Path, capfd: Captured) -> None:
+    logs.configure_rank(spec_of(tmp_path, log_format="json"))
+    logs.get_logger(logs.RANK_LOGGER).info("strange", value=value)
+    assert json.loads(capfd.readouterr().err)["event"] == "strange"
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:
+    def fail_to_write(line: str) -> None:
+        raise OSError(line)
+
+    logs.set_up(logs.Rendering("json", with_prompts=False), logging.INFO, fail_to_write)
+    logs.get_logger("full.disk").info("strange")
