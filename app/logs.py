@@ -41,11 +41,6 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return logs.get_logger(name)
 
 
-def tells_debug(name: str) -> bool:
-    """Whether facts of level debug are seen, for those who have very many of them."""
-    return get_logger(name).is_enabled_for(logging.DEBUG)
-
-
 def current_ids() -> dict[str, Any]:  # Any: ids are numbers or words
     """The ids of the request that this task works for: whoever goes on without it keeps them."""
     return structlog.contextvars.get_contextvars()

@@ -1,6 +1,7 @@
 """One accepted request: its items, their results in order, and what is left to do."""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from app.batches.memory import Holding
 from app.batches.results import Status, Usage, encode_result
 from app.batches.stats import StatsKeeper
 from app.dispatch.item import EVERYBODY, Flow, Item, Owner
-from app.logs import current_ids, get_logger, tells_debug
+from app.logs import current_ids, get_logger
 from app.traces import BatchTrace
 from engines.protocol import ItemError, ItemErrorCode, Outcome, Result
 
@@ -51,7 +52,7 @@ class Batch:
         self.holding = holding  # what its results count for
         self._remaining = size
         self._on_done = on_done
-        self._tells_items = tells_debug("batches")  # asked once: there may be 100,000 of them
+        self._tells_items = logger.is_enabled_for(logging.DEBUG)  # asked once: there may be 100,000 of them
         self._custom_ids: dict[int, str] = {}
         self._metadata: dict[int, bytes] = {}
         self._rest: _Rest | None = None
