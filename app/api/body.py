@@ -1,7 +1,6 @@
 """A request's body, read within limits that hold while it is read: of its size, its pace, and the gateway's memory."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
@@ -51,23 +50,22 @@ async def read_json(request: Request, limits: BodyLimits, holding: Holding) -> b
 
 async def _read(request: Request, limits: BodyLimits, holding: Holding) -> bytearray:
     body = bytearray()  # grows in place: parts that are joined in the end would be there twice
-    began = time.monotonic()
-    parts = aiter(request.stream())
+    now = asyncio.get_running_loop().time
+    began = now()
     try:
-        while True:
-            spare_s = limits.timeout_s + len(body) / limits.min_rate - (time.monotonic() - began)
-            async with asyncio.timeout(min(limits.timeout_s, spare_s)):
-                part = await anext(parts, None)
-            if part is None:
-                return body
-            if len(body) + len(part) > limits.size:
-                raise _too_large(limits.size)
-            holding.take(len(part))
-            body += part
+        async with asyncio.timeout_at(began + limits.timeout_s) as deadline:
+            async for part in request.stream():
+                if len(body) + len(part) > limits.size:
+                    raise _too_large(limits.size)
+                holding.take(len(part))
+                body += part
+                on_average = began + limits.timeout_s + len(body) / limits.min_rate
+                deadline.reschedule(min(now() + limits.timeout_s, on_average))
     except TimeoutError:
-        raise _too_slow(limits, len(body), time.monotonic() - began) from None
+        raise _too_slow(limits, len(body), now() - began) from None
     except ClientDisconnect:
         raise InvalidRequest("the connection ended within the body", code="incomplete_body") from None
+    return body
 
 
 def _too_slow(limits: BodyLimits, received: int, seconds: float) -> TooSlow:
