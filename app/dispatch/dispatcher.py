@@ -20,7 +20,6 @@ from engines.protocol import Abort, ItemError, ItemErrorCode, Outcome, Result, R
 
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
 Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
-MOST_LOST_ATTEMPTS = 3  # that an engine gave up and survived: what it will not do, it need not be asked for ever
 
 
 class Dispatcher:
@@ -220,10 +219,11 @@ class Dispatcher:
         item.flow.running.discard(item)
         unasked = (Outcome.LOST, Outcome.ABORTED)  # of an item that somebody wants
         if result.outcome in unasked and item.state is ItemState.RUNNING:
-            item.lost += 1
-            if item.lost < MOST_LOST_ATTEMPTS:
+            last = item.lose(result)
+            if last is None:
                 self._run_again(item, credit.rank)
                 return None
+            result = last
         self.backlog.settle(item, result.prompt_tokens + result.completion_tokens)
         self._finish(item, result, credit.rank)
         return item

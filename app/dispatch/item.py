@@ -6,10 +6,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from app.dispatch.turns import Turns
-from engines.protocol import PromptKind, Result, RunItem
+from engines.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result, RunItem
 
 if TYPE_CHECKING:
     from app.dispatch.trial import Trial
+
+MOST_LOST_ATTEMPTS = 3  # that an engine gave up and survived: what it will not do, it need not be asked for ever
 
 
 class ItemState(Enum):
@@ -149,6 +151,16 @@ class Item:
         self.trial: Trial | None = None  # it ran when its group crashed, and is not cleared yet
         self.incarnation = 0  # of that rank
         self.trace: str | None = None  # the attempt's context for the rank: whoever owns the item says it
+
+    def lose(self, result: Result) -> Result | None:
+        """Counts an attempt that its engine gave up unasked. Returns the item's result if it was the last one."""
+        self.lost += 1
+        if self.lost < MOST_LOST_ATTEMPTS:
+            return None
+        if result.error is not None:
+            return result
+        reason = f"its engine ended {self.lost} attempts, and nobody had asked for it: send the item again"
+        return Result(result.attempt, Outcome.ERROR, error=ItemError(ItemErrorCode.ENGINE_ERROR, reason))
 
     def message(self, params_index: int) -> RunItem:
         """The item as it goes to a rank."""

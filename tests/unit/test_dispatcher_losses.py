@@ -52,6 +52,18 @@ def test_an_attempt_that_an_engine_gave_up_is_made_again_and_not_for_ever() -> N
     assert_idle(bench)
 
 
+def test_an_attempt_that_was_ended_unasked_for_the_last_time_is_an_error_that_says_so() -> None:
+    bench = Bench(ranks=1)
+    bench.submit(1)
+    for _ in range(3):
+        assert not bench.owner.results
+        bench.answer(0, make=lambda attempt: Result(attempt, Outcome.ABORTED))
+    ((_, result),) = bench.owner.results.items()
+    assert result.outcome is Outcome.ERROR
+    assert result.error is not None and result.error.code is ItemErrorCode.ENGINE_ERROR
+    assert_idle(bench)
+
+
 def test_a_held_group_finishes_and_takes_nothing_new() -> None:
     bench = Bench(ranks=2)
     bench.submit(12)

@@ -4,28 +4,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.raw_client import FLAGS, HEAD, HEAD_S, SEND_S, Raw, check_unharmed, cut
-from tests.service import Service, serving, until
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with serving(*FLAGS) as service:
-        yield service
-
-
-@pytest.fixture(autouse=True)
-def unharmed(service: Service) -> Iterator[None]:
-    """After each attack."""
-    yield
-    check_unharmed(service)
-
+from tests.raw_client import HEAD, HEAD_S, SEND_S, Raw, cut
+from tests.service import Service, until
 
 # ---------------------------------------------------------------- heads
 

@@ -2,27 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from tests.raw_client import BODY_S, FLAGS, HEAD, Raw, check_unharmed, cut
-from tests.service import Service, serving
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with serving(*FLAGS) as service:
-        yield service
-
-
-@pytest.fixture(autouse=True)
-def unharmed(service: Service) -> Iterator[None]:
-    """After each attack."""
-    yield
-    check_unharmed(service)
-
+from tests.raw_client import BODY_S, HEAD, Raw, cut
+from tests.service import Service
 
 # ---------------------------------------------------------------- bodies
 
