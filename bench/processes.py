@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from engines.processes import is_resource_tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_TAIL_BYTES = 3000
@@ -119,12 +121,18 @@ class Child:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace_s)
-        for process in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        trackers = [process for process in below if is_resource_tracker(process)]
+        _kill(process for process in below if process not in trackers)
         self._process.kill()
         self._process.wait()
-        psutil.wait_procs(below, timeout=10)
+        _, left = psutil.wait_procs(below, timeout=10)  # trackers remove what the others left in /dev/shm, and end
+        _kill(left)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
