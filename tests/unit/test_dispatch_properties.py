@@ -1,7 +1,8 @@
 """Whatever happens, in whatever order: one result per item, none lost, and no rank over its credit."""
 
 from collections import Counter
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from dispatch_bench import LARGE, Bench, aborted, make_items, ok
 from hypothesis import settings
@@ -24,10 +25,13 @@ class Life(RuleBasedStateMachine):
     """Clients that submit and cancel, ranks that come, answer and go."""
 
     dispatch: ClassVar = Dispatch.ROUND_ROBIN
+    in_turns: ClassVar = False  # whether several things may happen before the dispatcher sends what follows from them
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(prefetch=1, dispatch=self.dispatch, quantum=50)
+        self.due: list[Callable[[], None]] = []
+        soon: dict[str, Any] = {"soon": self.due.append} if self.in_turns else {}
+        self.bench = Bench(prefetch=1, dispatch=self.dispatch, quantum=50, **soon)
         self.ready: set[int] = set()  # groups
         self.on_hold: set[int] = set()
         self.items: dict[Flow, list[Item]] = {}  # of batches that nobody has cancelled
@@ -107,6 +111,12 @@ class Life(RuleBasedStateMachine):
         self.bench.dispatcher.results(rank, self.bench.lives[rank] - 1, [ok(attempt)])
         self.bench.dispatcher.results(rank, self.bench.lives[rank], [ok(attempt + LARGE)])
 
+    @precondition(lambda self: self.due)
+    @rule()
+    def turn(self) -> None:
+        while self.due:
+            self.due.pop(0)()
+
     @invariant()
     def no_rank_holds_more_than_its_credit(self) -> None:
         running = {item.attempt: item for item, _ in self.bench.owner.started}
@@ -132,7 +142,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def a_free_group_with_nothing_to_do_means_that_nothing_waits(self) -> None:
-        for group in self.ready - self.on_hold:
+        for group in self.ready - self.on_hold if not self.due else ():
             idle = not any(self.bench.held[rank] for rank in MEMBERS[group])
             waiting = sum(len(flow.waiting) for flow in self.items)
             assert not (idle and waiting)
@@ -144,10 +154,12 @@ class Life(RuleBasedStateMachine):
             if group in self.on_hold:  # a restart, as an operator would
                 self.group_lost_by_hand(group)
             self.group_ready(group)
+        self.turn()
         while any(self.bench.held.values()):
             for rank, held in self.bench.held.items():
                 if held:
                     self.bench.answer(rank)
+                    self.turn()
         for items in self.items.values():
             assert all(item in self.bench.owner.results for item in items)
         assert self.bench.dispatcher.outstanding_tokens == 0
@@ -166,8 +178,16 @@ class LifeLeastLoaded(Life):
     dispatch: ClassVar = Dispatch.LEAST_LOADED
 
 
+class LifeInTurns(Life):
+    """The same in a real event loop's manner."""
+
+    in_turns: ClassVar = True
+
+
 EXTENT = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestLife = Life.TestCase
 TestLife.settings = EXTENT
 TestLifeLeastLoaded = LifeLeastLoaded.TestCase
 TestLifeLeastLoaded.settings = EXTENT
+TestLifeInTurns = LifeInTurns.TestCase
+TestLifeInTurns.settings = EXTENT
