@@ -20,20 +20,16 @@ QUIET = {"uvicorn.access": logging.CRITICAL, "uvicorn.error": logging.WARNING, "
 
 
 def configure(log_format: LogFormat, level: str, *, with_prompts: bool = False) -> None:
-    """Sends all logs of this process to stderr. May be called again."""
+    """Sends all logs of this process to stderr. May be called again, with the same settings."""
     on_terminal = sys.stderr.isatty()
     is_console = log_format == "console" or (log_format == "auto" and on_terminal)
     rendering = logs.Rendering("console" if is_console else "json", with_prompts, colors=on_terminal)
-    logs.set_up(rendering, logging.getLevelNamesMapping()[level.upper()], _write)
-    handler = logging.StreamHandler(sys.stderr)
+    logs.set_up(rendering, logging.getLevelNamesMapping()[level.upper()], logs.write_stderr)
+    handler = logs.LineHandler()
     handler.setFormatter(logs.foreign_formatter(rendering))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(quiet)
-
-
-def _write(text: str) -> None:
-    sys.stderr.write(text)  # whatever it is now: loggers are kept
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

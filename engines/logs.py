@@ -9,7 +9,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
@@ -22,6 +23,7 @@ from engines.spec import RankSpec
 
 RANK_LOGGER = "rank"
 STDERR = 2
+_stderr = threading.RLock()  # a collection of garbage within it may log, too
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,14 @@ class Rendering:
 
 def set_up(rendering: Rendering, level: int, write: Callable[[str], object]) -> None:
     """Lets facts of this level and above go to `write`, line by line, past the standard library: a batch is two lines,
-    and there may be thousands a second. May be called again, before a logger has been used."""
+    and there may be thousands a second. A logger that has been used keeps what was set up then."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_logger_name,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *rendering.processors,
+            _rendered(rendering.processors),
         ],
         logger_factory=lambda *names: _Lines(names[0], write),
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -71,18 +73,36 @@ def set_up(rendering: Rendering, level: int, write: Callable[[str], object]) -> 
     )
 
 
+def _rendered(processors: Sequence[Processor]) -> Callable[["_Lines", str, EventDict], str]:
+    """The whole rendering as one processor: a line that cannot be rendered is lost, and the work goes on."""
+
+    def render(logger: _Lines, method: str, fact: EventDict) -> str:
+        line: Any = fact  # Any: the last processor makes a string of it
+        try:
+            for process in processors:
+                line = process(logger, method, line)
+        except Exception as error:  # noqa: BLE001  whatever a field holds
+            return _unrenderable(logger.name, error)
+        return str(line)
+
+    return render
+
+
+def _unrenderable(name: str, error: Exception) -> str:
+    return f"a line of {name} could not be rendered: {kind(error, with_message=False)}"
+
+
 class _Lines:
-    """Where structlog's loggers of one name end. A line that cannot be written is lost: the work goes on."""
+    """Where structlog's loggers of one name end."""
 
     def __init__(self, name: str, write: Callable[[str], object]) -> None:
         self.name = name
         self._write = write
 
     def msg(self, line: str) -> None:
-        with contextlib.suppress(OSError):
-            self._write(f"{line}\n")
+        self._write(f"{line}\n")
 
-    debug = info = warning = error = critical = exception = msg
+    debug = info = warning = error = critical = msg
 
 
 def foreign_formatter(rendering: Rendering, *, with_pid: bool = False) -> structlog.stdlib.ProcessorFormatter:
@@ -128,14 +148,16 @@ class LineHandler(logging.Handler):
         try:
             line = self.format(record)
         except Exception as error:  # noqa: BLE001  whatever a line holds; the standard handler would quote it
-            line = f"a line of {record.name} could not be rendered: {kind(error, with_message=False)}"
+            line = _unrenderable(record.name, error)
         write_stderr(f"{line}\n")
 
 
 def write_stderr(text: str) -> None:
-    """To the process's stderr itself. What cannot be written is lost."""
-    with contextlib.suppress(OSError):
-        os.write(STDERR, text.encode(errors="backslashreplace"))
+    """To the process's stderr itself, in one piece, whichever thread calls. What cannot be written is lost."""
+    left = text.encode(errors="backslashreplace")
+    with _stderr, contextlib.suppress(OSError):
+        while left:
+            left = left[os.write(STDERR, left) :]
 
 
 def configure_rank(spec: RankSpec) -> None:

@@ -91,11 +91,11 @@ def test_a_flag_wins_over_its_variable(served: list[Settings], monkeypatch: pyte
 
 
 def test_service_links_are_ignored_with_a_warning(
-    served: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    served: list[Settings], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PHALANX_SERVICE_HOST", "10.0.0.1")
     serve(served)
-    assert "PHALANX_SERVICE_HOST" in capsys.readouterr().err
+    assert "PHALANX_SERVICE_HOST" in capfd.readouterr().err
 
 
 def test_an_unknown_flag_is_told_where_vllms_own_go(capsys: pytest.CaptureFixture[str]) -> None:

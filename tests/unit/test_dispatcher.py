@@ -64,6 +64,19 @@ def test_batches_of_one_turn_go_in_one_message() -> None:
     assert len(due) == 1
 
 
+def test_results_of_one_turn_are_followed_by_one_message_to_each_rank() -> None:
+    due: list[Callable[[], None]] = []
+    bench = Bench(ranks=2, soon=due.append)
+    bench.submit(100)
+    due.pop()()
+    bench.sent.clear()
+    for rank in (0, 1, 0, 1):
+        bench.answer(rank, next(iter(bench.held[rank])))
+    assert (len(due), bench.sent) == (1, [])
+    due.pop()()
+    assert sorted((rank, len(run.items)) for rank in (0, 1) for run in bench.runs(rank)) == [(0, 2), (1, 2)]
+
+
 def test_equal_parameters_travel_once() -> None:
     bench = Bench(ranks=1, prefetch=100)
     flow = Flow(0)

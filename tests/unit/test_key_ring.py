@@ -109,13 +109,13 @@ def events(captured: str, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("trouble", ["malformed", "mode", "gone"])
 def test_an_unusable_file_changes_nothing_and_is_said_once(
-    file: KeysFile, trouble: str, capsys: pytest.CaptureFixture[str]
+    file: KeysFile, trouble: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json", "info")
     new = file.create("one")
     ring = KeyRing(file)
     text = file.path.read_bytes()
-    capsys.readouterr()
+    capfd.readouterr()
     match trouble:
         case "malformed":
             file.path.write_bytes(text[:-20])
@@ -126,7 +126,7 @@ def test_an_unusable_file_changes_nothing_and_is_said_once(
     for _ in range(3):
         refresh(ring)
         assert known(ring, new.secret).key == new.key
-    (event,) = events(capsys.readouterr().err, "api_keys_unusable")
+    (event,) = events(capfd.readouterr().err, "api_keys_unusable")
     assert event["level"] == "error" and str(file.path) in event["reason"]
 
     file.path.write_bytes(text)
@@ -134,19 +134,19 @@ def test_an_unusable_file_changes_nothing_and_is_said_once(
     other = file.create("other")
     refresh(ring)
     assert known(ring, other.secret).key == other.key
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert len(events(said, "api_keys_readable_again")) == 1
     assert events(said, "api_keys_read")[-1]["added"] == [other.key.id]
 
 
-def test_the_log_names_ids_and_no_secret(file: KeysFile, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_names_ids_and_no_secret(file: KeysFile, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "info")
     first = file.create("first", admin=True)
     ring = KeyRing(file)
     file.revoke("first")
     second = file.create("second")
     refresh(ring)
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     at_start, later = events(said, "api_keys_read")
     assert (at_start["keys"], at_start["admins"], at_start["added"]) == (1, 1, [first.key.id])
     assert (later["keys"], later["admins"], later["revoked"]) == (1, 0, [first.key.id])

@@ -25,12 +25,12 @@ def as_it_was() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_every_fact_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_fact_is_one_json_line(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "info")
     logs.get_logger("app.ranks").info("rank_lost", rank=1)
     logs.get_logger("app.ranks").debug("unseen")
     logging.getLogger("uvicorn.error").warning("cannot %s", "bind")
-    first, second = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    first, second = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert (first["event"], first["rank"], first["level"], first["logger"]) == ("rank_lost", 1, "info", "app.ranks")
     assert (second["event"], second["level"]) == ("cannot bind", "warning")
 
@@ -44,7 +44,7 @@ def fail_over(value: str) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_traceback_shows_where_and_what_kind_but_not_the_value(
-    log_format: logs.LogFormat, capsys: pytest.CaptureFixture[str]
+    log_format: logs.LogFormat, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for with_prompts in (False, True):
         logs.configure(log_format, "info", with_prompts=with_prompts)
@@ -53,22 +53,22 @@ def test_a_traceback_shows_where_and_what_kind_but_not_the_value(
         except ValueError:
             logs.get_logger("app").exception("failed")
             logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
-        printed = capsys.readouterr().err
+        printed = capfd.readouterr().err
         assert printed.count("in fail_over") == 2
         assert printed.count(PROMPT) == (2 if with_prompts else 0)
         assert printed.count("ValueError") == 4  # and the line that raises it
 
 
-def test_an_exception_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_stays_on_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("auto", "info")  # stderr is no terminal here
     try:
         Path("/none").read_text()
     except OSError:
         logs.get_logger("app").exception("failed")
-    assert "No such file or directory: '/none'" in json.loads(capsys.readouterr().err)["exception"]
+    assert "No such file or directory: '/none'" in json.loads(capfd.readouterr().err)["exception"]
 
 
-def test_a_task_that_nobody_awaited_is_logged_without_what_it_failed_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_nobody_awaited_is_logged_without_what_it_failed_on(capfd: pytest.CaptureFixture[str]) -> None:
     async def forget() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(loop_failure_logger("server"))
@@ -81,7 +81,7 @@ def test_a_task_that_nobody_awaited_is_logged_without_what_it_failed_on(capsys: 
 
     logs.configure("json", "info")
     asyncio.run(forget())
-    printed = capsys.readouterr().err
+    printed = capfd.readouterr().err
     facts = [json.loads(line) for line in printed.splitlines()]
     assert [fact["event"] for fact in facts] == ["unhandled_failure"] * 2
     assert [fact["what"] for fact in facts] == ["Exception in callback", "Task exception was never retrieved"]
@@ -89,15 +89,15 @@ def test_a_task_that_nobody_awaited_is_logged_without_what_it_failed_on(capsys: 
     assert PROMPT not in printed
 
 
-def test_requests_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_requests_are_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "debug")
     logging.getLogger("uvicorn.access").info("GET /health")
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
 
 
-def test_a_person_reads_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_person_reads_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("console", "info")
     logs.get_logger("app").warning("rank_slow", rank=3)
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert "rank_slow" in line
     assert "rank=3" in line

@@ -4,6 +4,8 @@ import json
 import logging
 import logging.config
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def spec_of(folder: Path, **fields: Any) -> RankSpec:
 @pytest.fixture(autouse=True)
 def as_they_were() -> Iterator[None]:
     """All loggers are as they were afterwards."""
-    loggers = [logging.getLogger(name) for name in (None, "vllm", logs.RANK_LOGGER)]
+    loggers = [logging.getLogger(name) for name in (None, "vllm")]
     before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     yield
     for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
@@ -151,9 +153,57 @@ def test_a_line_of_json_takes_whatever_a_field_holds(value: object, tmp_path: Pa
     assert json.loads(capfd.readouterr().err)["event"] == "strange"
 
 
-def test_a_line_that_cannot_be_written_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:
-    def fail_to_write(line: str) -> None:
-        raise OSError(line)
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError(PROMPT)
 
-    logs.set_up(logs.Rendering("json", with_prompts=False), logging.INFO, fail_to_write)
-    logs.get_logger("full.disk").info("strange")
+    __repr__ = __str__
+
+
+def test_a_fact_that_cannot_be_rendered_is_lost_and_the_rank_goes_on(tmp_path: Path, capfd: Captured) -> None:
+    logs.configure_rank(spec_of(tmp_path, log_format="json"))
+    log = logs.get_logger(logs.RANK_LOGGER)
+    log.error("failed", exc_info=Unspeakable())
+    log.info("odd", value=Unspeakable())
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith("a line of rank could not be rendered: ValueError (message withheld")
+    assert second.startswith("a line of rank could not be rendered: ValueError (message withheld")
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_the_rank_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        monkeypatch.setattr(logs, "STDERR", full.fileno())
+        logs.configure_rank(spec_of(tmp_path))
+        logs.get_logger(logs.RANK_LOGGER).info("rank_started")
+        logging.getLogger("a.library").warning("odd")
+
+
+def test_lines_of_several_threads_stay_whole(tmp_path: Path) -> None:
+    """Longer than what a pipe takes at once."""
+    reading, writing = os.pipe()
+    program = """
+import logging, sys, threading
+from pathlib import Path
+from engines import logs
+logs.set_up(logs.Rendering("json", with_prompts=False), logging.INFO, logs.write_stderr)
+handler = logs.LineHandler()
+handler.setFormatter(logs.foreign_formatter(logs.Rendering("json", with_prompts=False)))
+logging.basicConfig(level=logging.INFO, handlers=[handler])
+def ours():
+    for number in range(100):
+        logs.get_logger("ours").info("x" * 9000, number=number)
+def foreign():
+    for number in range(100):
+        logging.getLogger("foreign").info("y" * 9000)
+threads = [threading.Thread(target=work) for work in (ours, foreign, ours, foreign)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=writing):
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            lines = pipe.read().splitlines()
+    assert len(lines) == 400
+    assert {len(json.loads(line)["event"]) for line in lines} == {9000}

@@ -31,11 +31,11 @@ def test_a_place_keeps_the_names_of_the_api_alone(param: str | None, place: str 
     assert place_in_log(param) == place
 
 
-def test_a_refusal_is_one_fact_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_one_fact_without_its_message(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "info")
     scope = {"method": "POST", "path": "/v1/secret"}
     log_refusal(scope, InvalidRequest("temperature is 'secret'", param="sampling_params.temperature", code="odd"))
-    fact = json.loads(capsys.readouterr().err)
+    fact = json.loads(capfd.readouterr().err)
     assert {name: fact[name] for name in ("event", "level", "method", "route", "status", "code", "param")} == {
         "event": "request_refused",
         "level": "info",
