@@ -4,7 +4,7 @@ PhalanxError
 ├── RequestError            the client must change the request; each class is one HTTP status
 │   ├── InvalidRequest      400
 │   ├── Unauthorized        401  no API key, or none that is known
-│   ├── Forbidden           403  the API key may not do this
+│   ├── Forbidden           403  the API key may not do this, or another site's page asks
 │   ├── NotFound            404
 │   ├── MethodNotAllowed    405
 │   ├── TooSlow             408  the client took too long to send it
@@ -61,7 +61,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The API key is in force, and may not do this."""
+    """The API key is in force, and may not do this; or a web page of another site asks."""
 
     status = 403
 

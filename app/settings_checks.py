@@ -1,6 +1,7 @@
 """What a type cannot say of settings: which contradict one another, and which the machine cannot fulfil."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -65,7 +66,7 @@ def _settings_by_argument() -> dict[str, str]:
 
 
 def check_environment(settings: Settings) -> None:
-    """Whether this machine has what the settings name: the model's folder, the address, the port, the API keys.
+    """Whether this machine has what the settings name: the model's folder, the address, the API keys, the logs' folder.
 
     Raises SettingsError.
     """
@@ -73,6 +74,7 @@ def check_environment(settings: Settings) -> None:
         *_model_problems(settings.model),
         *_address_problems(settings.host, settings.port),
         *_keys_problems(settings.api_keys_file),
+        *_log_folder_problems(settings.log_dir),
     ]
     if problems:
         raise SettingsError("\n".join(problems))
@@ -83,9 +85,15 @@ def _model_problems(model: str | None) -> Iterator[str]:
     if model is None:
         return
     path = Path(model)
-    if not path.exists() and model.startswith(PATH_BEGINNINGS):
+    try:
+        is_there, is_folder = path.exists(), path.is_dir()
+        is_model = is_folder and any((path / name).is_file() for name in MODEL_FILES)
+    except OSError as error:  # of an unreadable folder above it, or of a name that no file can have
+        yield f"{label('model')} is {model[:200]}: it cannot be looked at ({error.strerror}); correct the path"
+        return
+    if not is_there and model.startswith(PATH_BEGINNINGS):
         yield f"{label('model')} is {model}: there is no such folder; correct the path, or name a model of the hub"
-    elif path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
+    elif is_folder and not is_model:
         yield f"{label('model')} is {model}: the folder holds no {MODEL_FILES[0]}; name the model's own folder"
 
 
@@ -102,6 +110,19 @@ def _address_problems(host: str, port: int) -> Iterator[str]:
             probe.bind(address)
         except OSError as error:
             yield _address_problem(host, port, error)
+
+
+def _log_folder_problems(folder: Path | None) -> Iterator[str]:
+    """A rank that cannot start says why in its log: a folder that was named has to take it."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        yield f"{label('log_dir')} is {folder}: no logs can be written there ({reason}); name another folder"
 
 
 def _keys_problems(path: Path | None) -> Iterator[str]:

@@ -36,7 +36,7 @@ REMEDIES = {
 # What Kubernetes sets in every container for the Services of its namespace, ours among them.
 SERVICE_LINK = re.compile(r"PHALANX_((.+_)?SERVICE_(HOST|PORT.*)|SERVICE_.*|(.+_)?PORT_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)")
 SERVICE_PORT = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
-RANK_PREFIX = PREFIX + "RANK_"  # set by the gateway for its ranks
+RANK_VARIABLES = (PREFIX + "RANK_CPU_EXPERT_PARALLEL", PREFIX + "RANK_WITHHOLD_PROMPTS")  # set for ranks, by plan.py
 CLIENT_VARIABLES = (PREFIX + "API_KEY",)  # read by commands that ask a gateway; often set beside the settings
 
 
@@ -97,7 +97,7 @@ def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """A sentence for every PHALANX_* variable that no setting has: a typing error would change nothing, silently."""
     known = [*(variable(name) for name in Settings.model_fields), *CLIENT_VARIABLES]
     for name, value in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in known or name.startswith(RANK_PREFIX) or is_service_link(name, value):
+        if not name.startswith(PREFIX) or name in known or name in RANK_VARIABLES or is_service_link(name, value):
             continue
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "`phalanx serve --help` lists those there are."

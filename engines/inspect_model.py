@@ -39,7 +39,11 @@ def inspect(model: str, revision: str | None = None) -> ModelFacts:
     if model in BUILT_IN:
         model = str(_built(model))
     folder = Path(model).expanduser()
-    if folder.exists() or _looks_like_path(model):
+    try:
+        is_there = folder.exists()
+    except OSError as error:  # of an unreadable folder above it, or of a name that no file can have
+        raise ModelUnusable(f"the model {model[:200]} cannot be looked at: {error.strerror}") from error
+    if is_there or _looks_like_path(model):
         return _facts(str(folder), _local_config(folder))
     return _facts(model, _hub_config(model, revision))
 

@@ -11,6 +11,7 @@ from app.api.batch_response import BatchResponse
 from app.api.body import BodyLimits, read_json
 from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
+from app.batches import surrogates
 from app.batches.batch import Batch
 from app.batches.memory import Holding
 from app.batches.request import DEFAULT_PRIORITY, MISPLACED, NOT_YET, BatchRequest
@@ -47,7 +48,7 @@ async def batch_generate(request: Request) -> Response:
 
 async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Holding) -> Batch:
     """From the body to a batch that runs."""
-    parsed = parse(await read_json(request, BodyLimits.of(gateway.settings), holding))
+    parsed = await _parse(await read_json(request, BodyLimits.of(gateway.settings), holding))
     _check(parsed, gateway)
     parsed.priority = _priority(parsed, caller)
     resolver = gateway.batches.resolve(parsed)
@@ -56,6 +57,16 @@ async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Ho
     gateway.check_open()
     gateway.batches.begin(batch, parsed.timeout_s or gateway.settings.default_timeout_s)
     return batch
+
+
+async def _parse(body: bytearray) -> BatchRequest:
+    """The same, when a prompt has half a character: that is the prompt's own fault, and not the batch's."""
+    try:
+        return parse(body)
+    except InvalidRequest:
+        if not await surrogates.mark(body):
+            raise
+    return parse(body)
 
 
 def parse(body: bytes | bytearray) -> BatchRequest:

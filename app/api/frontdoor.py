@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import internal_error, refusal
 from app.api.refusals import route_of
-from app.errors import InvalidRequest
+from app.errors import Forbidden, InvalidRequest, RequestError
 from app.logs import get_logger
 from app.metrics import Metrics
 from app.settings_checks import is_loopback
@@ -21,6 +21,8 @@ logger = get_logger("http")
 REQUEST_ID_HEADER = "X-Request-ID"
 SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+OWN_PAGES = ("same-origin", "none")  # what Sec-Fetch-Site says of them; none: the person typed the address
 
 
 class Frontdoor:
@@ -65,11 +67,19 @@ class Frontdoor:
     async def _serve(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and _hostname(host) not in self._hosts:
-            error = InvalidRequest(
+            error: RequestError = InvalidRequest(
                 f"Host {host[:128]!r} is no name of this server: use {sorted(self._hosts)[0]}, or start it with "
                 "--allowed-hosts",
                 param="Host",
                 code="host_not_allowed",
+            )
+            await refusal(scope, error)(scope, receive, send)
+            return
+        if scope["method"] not in SAFE_METHODS and _is_from_another_site(headers, host):
+            error = Forbidden(
+                "a web page of another site sent this request: send it from a program, or from a page of this server",
+                param="Origin",
+                code="cross_site_request",
             )
             await refusal(scope, error)(scope, receive, send)
             return
@@ -83,6 +93,18 @@ def allowed_hosts(bind: str, extra: Iterable[str]) -> frozenset[str] | None:
     if not extra and not is_loopback(bind):
         return None
     return frozenset({*LOOPBACK_NAMES, bind.lower(), *extra})
+
+
+def _is_from_another_site(headers: Headers, host: str) -> bool:
+    """Whether a browser says so: it asks nobody before it sends a form, or a POST without a body, anywhere.
+
+    Sec-Fetch-Site is in every browser since 2023, on loopback and over TLS; Origin is older, and sent everywhere.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in OWN_PAGES
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() != host.strip().lower()
 
 
 def _hostname(host: str) -> str:

@@ -31,7 +31,7 @@ WITH_A_KEY = (401, 429)
 MEANINGS = {
     400: "The request is invalid or asks for what is not supported; `param` names the place.",
     401: "The service was started with API keys, and the request carries none that is in force.",
-    403: "The API key is in force, and this needs an admin's.",
+    403: "The API key is in force, and this needs an admin's; or a web page of another site sent the request.",
     404: "Nothing is there under this name.",
     408: "The body came too slowly; the connection ends with the answer.",
     409: "It does not go with the state that the thing is in.",
@@ -49,7 +49,7 @@ RETRYABLE = (429, 503)
 class Answers:
     """What a route answers: a component on success (None: text), and these errors besides those of every route.
 
-    A route that only admins may use has 403 among them.
+    A route that changes something, or that only admins may use, has 403 among them.
     """
 
     component: str | None
@@ -60,7 +60,7 @@ class Answers:
 
 HEALTH = Answers("Health", (503,), unavailable="Health")
 ROUTES = {
-    "/v1/batch_generate": Answers(ANSWER, (404, 408, 413, 415, 503)),
+    "/v1/batch_generate": Answers(ANSWER, (403, 404, 408, 413, 415, 503)),
     "/health": HEALTH,
     "/health/ready": HEALTH,
     "/health/live": Answers("Alive"),

@@ -26,7 +26,7 @@ class PlainRoute(APIRoute):
             takes != [self.dependant.request_param_name]
             or not inspect.iscoroutinefunction(endpoint)
             or self.dependant.dependencies
-            or self.response_field is not None
+            or self.response_model is not None
         ):
             raise TypeError(f"{path} needs what a plain route leaves out: take an APIRoute")
 

@@ -29,6 +29,7 @@ class RankView(msgspec.Struct, kw_only=True):
     rank: int
     state: str
     stage: str | None
+    progress: float | None  # while it starts: the share of the stages that it has behind it
     group: int
     group_kind: str | None
     expert_parallel: bool | None
@@ -177,6 +178,7 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankV
         rank=rank.number,
         state=rank.state,
         stage=rank.stage,
+        progress=None if rank.progress is None else round(rank.progress, 2),
         group=rank.group,
         group_kind=plan.group_kind if plan else None,
         expert_parallel=plan.expert_parallel if plan else None,

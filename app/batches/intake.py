@@ -5,6 +5,7 @@ that, strictly.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -31,10 +32,12 @@ _PROMPT_FIELDS = PromptObject.__struct_fields__
 class _Label(msgspec.Struct):
     """What is read of a prompt object that is wrong elsewhere, so that its result can be told apart."""
 
-    custom_id: CustomId | None = None
+    custom_id: msgspec.Raw = msgspec.Raw(b"null")
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode_label = msgspec.json.Decoder(_Label).decode
+_decode_custom_id = msgspec.json.Decoder(CustomId | None).decode
 
 
 class _Refused(Exception):
@@ -97,7 +100,7 @@ class Intake:
             _check_encoding(raw)
             entry = _decode_prompt(raw)
         except DECODE_ERRORS as error:
-            self._batch.describe(index, _custom_id_of(raw), None)
+            self._batch.describe(index, *_label_of(raw))
             raise _Refused(ItemErrorCode.INVALID_PROMPT, _with_hint(complaint(error, place, _PROMPT_FIELDS))) from error
         self._batch.describe(index, entry.custom_id, bytes_of(entry.metadata))
         prompt, messages = bytes_of(entry.prompt), bytes_of(entry.messages)
@@ -128,14 +131,14 @@ class Intake:
         if kind is not PromptKind.CHAT and (tools or template_kwargs):
             raise _invalid(place, "has tools or chat_template_kwargs: they go with messages, not with prompt")
         try:
-            params, seed_is_own = self._resolver.of_item(own, place)
+            params = self._resolver.of_item(own, place)
         except ParamsRefused as refused:
             raise _Refused(ItemErrorCode.INVALID_SAMPLING_PARAMS, refused.complaint) from refused
         if entry.custom_id is not None:
             self._check_unique(entry.custom_id, place)
         seed = params.seed
         batch_seed = self._resolver.batch_wide.seed
-        if not seed_is_own and batch_seed is not None:
+        if not params.seed_is_own and batch_seed is not None:
             seed = derive_seed(batch_seed, entry.custom_id, index)
         return Item(
             self._batch,
@@ -173,11 +176,17 @@ def _check_encoding(raw: bytes) -> None:
         raw.decode()
 
 
-def _custom_id_of(raw: bytes) -> str | None:
-    try:
-        return _decode_label(raw).custom_id
-    except DECODE_ERRORS:
-        return None
+def _label_of(raw: bytes) -> tuple[str | None, bytes | None]:
+    """The custom_id and the metadata of a prompt object, as far as they are right themselves."""
+    custom_id = metadata = None
+    with contextlib.suppress(*DECODE_ERRORS):
+        label = _decode_label(raw)
+        found = bytes_of(label.metadata)
+        with contextlib.suppress(*DECODE_ERRORS):
+            custom_id = _decode_custom_id(label.custom_id)
+        _check_encoding(found or b"")
+        metadata = found
+    return custom_id, metadata
 
 
 def _invalid(place: str, what: str) -> _Refused:

@@ -22,15 +22,20 @@ class RateMeter:
         if self._last is None:
             self._last = self._clock()
 
-    def observe(self, tokens: int, *, idle: bool) -> None:
-        """So many tokens were done; `idle` when nothing is left to do."""
+    def observe(self, tokens: int) -> None:
+        """So many tokens were done. None are: what ended was given up, and the time that it took is not over."""
+        if self._last is None or tokens == 0:
+            return
         now = self._clock()
-        if self._last is not None:
-            elapsed = now - self._last
-            decay = math.exp(-elapsed / TIME_CONSTANT_S)
-            self._weighted_tokens = self._weighted_tokens * decay + tokens
-            self._weighted_s = self._weighted_s * decay + elapsed
-        self._last = None if idle else now
+        elapsed = now - self._last
+        decay = math.exp(-elapsed / TIME_CONSTANT_S)
+        self._weighted_tokens = self._weighted_tokens * decay + tokens
+        self._weighted_s = self._weighted_s * decay + elapsed
+        self._last = now
+
+    def idle(self) -> None:
+        """Nothing is left to do. The time since the last tokens were done went into what was given up."""
+        self._last = None
 
     @property
     def tokens_per_s(self) -> float | None:

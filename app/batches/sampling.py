@@ -29,6 +29,7 @@ class Params(msgspec.Struct, frozen=True):
     n: int
     max_tokens: int
     seed: int | None
+    seed_is_own: bool = False  # an item's: null says that it shall have none
 
 
 class ParamsRefused(Exception):
@@ -51,17 +52,17 @@ class SamplingResolver:
         self.wire_bytes = 0  # of all parameters that are not equal
         self.batch_wide = self._params(self._base)
 
-    def of_item(self, own: bytes | None, place: str) -> tuple[Params, bool]:
-        """An item's parameters, and whether the seed is its own. Raises ParamsRefused, naming `place`, or TooLarge."""
+    def of_item(self, own: bytes | None, place: str) -> Params:
+        """An item's parameters. Raises ParamsRefused, naming `place`, or TooLarge."""
         if own is None:
-            return self.batch_wide, False
+            return self.batch_wide
         found = self._own.get(own)
         if found is None:
             found = self._own[own] = self._try(own)
         if isinstance(found, Complaint):
             param = f"{place}.{found.param}" if found.param else place
             raise ParamsRefused(Complaint(param, found.message))
-        return found, found.seed is not None
+        return found
 
     def _try(self, own: bytes) -> Params | Complaint:
         """Resolves an item's own parameters over the batch's; its complaint is relative to the item."""
@@ -74,7 +75,8 @@ class SamplingResolver:
         found = self._merged.get(key)
         if found is None:
             found = self._merged[key] = self._params(_over(self._base, fields, nulls))
-        return msgspec.structs.replace(found, seed=seed)  # the batch's seed is not the item's own
+        is_own = seed is not None or "seed" in nulls  # the batch's is not
+        return msgspec.structs.replace(found, seed=seed, seed_is_own=is_own)
 
     def _checked(self, raw: bytes) -> tuple[SamplingFields, set[str]]:
         """What is set, and what is set to null, which restores a default. Raises ParamsRefused."""

@@ -128,7 +128,8 @@ class BatchService:
         """Attempts that ended."""
         before = self._dispatcher.completed_tokens
         self._dispatcher.results(rank, incarnation, results)
-        self._rate.observe(self._dispatcher.completed_tokens - before, idle=not self._active)
+        self._rate.observe(self._dispatcher.completed_tokens - before)
+        self._rest()
         self._metrics.results(rank, results)
 
     def group_lost(self, group: int, loss: Loss) -> Aftermath:
@@ -160,6 +161,11 @@ class BatchService:
     def _end(self, batch: Batch, status: Status, error: ItemError | None = None) -> None:
         self._dispatcher.cancel(batch.flow)
         batch.end(status, error)
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._active:
+            self._rate.idle()
 
     def _forget(self, batch: Batch) -> None:
         """The batch has its last result."""

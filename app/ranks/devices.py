@@ -7,6 +7,7 @@ indices anyway. MIG instances have no index; they keep their ids. A restriction 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 CORE_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 NO_GPU_WANTED = ("", "-1", "NoDevFiles")  # the last is what Slurm says to a job without GPUs
 DEFAULT_CPU_RANKS = 2
+CPU_BUILD = "vllm-cpu"
 
 
 class DeviceError(SettingsError):
@@ -66,7 +68,10 @@ def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     """Each rank's part of this machine. Raises DeviceError where it is not enough, or a GPU does not work."""
     if settings.engine is EngineKind.SIMULATED:
         return Allotment("cpu", (Share(),) * (settings.dp_size or DEFAULT_CPU_RANKS))
-    devices = Devices() if settings.device == "cpu" else discover(environ)
+    if _has_cpu_build():
+        devices = _without_gpus(settings)
+    else:
+        devices = Devices() if settings.device == "cpu" else discover(environ)
     if devices.tokens:
         dp_size = settings.dp_size or max(1, len(devices.tokens) // settings.tp_size)
         gpus = assign(devices, dp_size, settings.tp_size)
@@ -74,6 +79,27 @@ def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     if settings.device == "cuda":
         raise DeviceError(f"{label('device')} is cuda: a GPU is asked for and missing, {devices}; say auto or cpu")
     return _allot_cores(settings, environ, devices.warnings)
+
+
+def _has_cpu_build() -> bool:
+    """Whether the vLLM that is installed is the build for CPUs, a distribution of its own. It is not imported."""
+    try:
+        metadata.distribution(CPU_BUILD)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _without_gpus(settings: Settings) -> Devices:
+    """What the build for CPUs may use. Raises DeviceError where a GPU is asked for."""
+    if settings.device == "cuda":
+        raise DeviceError(
+            f"{label('device')} is cuda: a GPU is asked for, and the vLLM that is installed is its build for CPUs "
+            f"({CPU_BUILD}); install the one for CUDA (make serve ENGINE=cuda), or say auto or cpu"
+        )
+    if settings.device == "cpu" or not _device_files():
+        return Devices()
+    return Devices(warnings=(f"there are GPUs, and they stay idle: {CPU_BUILD} is vLLM's build for CPUs",))
 
 
 def _allot_cores(settings: Settings, environ: Mapping[str, str], warnings: tuple[str, ...]) -> Allotment:

@@ -67,6 +67,14 @@ class Rank:
         return self.state in (RankState.STARTING, RankState.READY, RankState.DRAINING)
 
     @property
+    def progress(self) -> float | None:
+        """The share of the stages of starting that it has behind it; None when it is not starting."""
+        if self.state is not RankState.STARTING or self.stage is None:
+            return None
+        stages = list(Stage)
+        return stages.index(self.stage) / (len(stages) - 1)
+
+    @property
     def error_line(self) -> str | None:
         """The last error without what follows its first line, which is the log's and not for everybody."""
         return None if self.last_error is None else self.last_error.partition("\n")[0]

@@ -31,7 +31,7 @@ def meter_of(tokens_per_s: float) -> RateMeter:
     meter.busy()
     for _ in range(10):
         clock.now += 1
-        meter.observe(int(tokens_per_s), idle=False)
+        meter.observe(int(tokens_per_s))
     return meter
 
 
@@ -77,7 +77,8 @@ def test_idle_time_does_not_count() -> None:
     for _ in range(3):
         meter.busy()
         clock.now += 1
-        meter.observe(100, idle=True)
+        meter.observe(100)
+        meter.idle()
         clock.now += 3600
     assert meter.tokens_per_s == pytest.approx(100)
 
@@ -88,7 +89,7 @@ def test_the_rate_follows_a_change_within_a_minute() -> None:
     meter.busy()
     for tokens in (*[100] * 60, *[500] * 60):
         clock.now += 1
-        meter.observe(tokens, idle=False)
+        meter.observe(tokens)
     assert 450 < (meter.tokens_per_s or 0) < 500
 
 
@@ -99,8 +100,21 @@ def test_being_told_of_work_twice_does_not_lose_time() -> None:
     clock.now += 1
     meter.busy()  # another batch
     clock.now += 1
-    meter.observe(100, idle=False)
+    meter.observe(100)
     assert meter.tokens_per_s == pytest.approx(50)
+
+
+def test_the_time_of_work_that_was_given_up_does_not_make_the_rate_look_slow() -> None:
+    clock = Clock()
+    meter = RateMeter(clock)
+    for _ in range(3):
+        meter.busy()
+        clock.now += 1
+        meter.observe(100)
+        clock.now += 600  # a batch that is cancelled, or comes to its timeout
+        meter.observe(0)
+        meter.idle()
+    assert meter.tokens_per_s == pytest.approx(100)
 
 
 # ---------------------------------------------------------------- what can never fit

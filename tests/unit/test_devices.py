@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.ranks import devices
 from app.ranks.cores import cpu_shares
 from app.ranks.devices import DeviceError, Devices, Gpu, allot, assign, visible
 from app.settings import Settings
@@ -127,3 +128,16 @@ def test_the_operators_own_binding_is_dealt_out() -> None:
     assert cores("nobind") == ["nobind", "nobind"]
     with pytest.raises(DeviceError, match="names cores for 2 workers"):
         cores("0-1|2-3")
+
+
+def test_the_build_for_cpus_leaves_gpus_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_has_cpu_build", lambda: True)
+    monkeypatch.setattr(devices, "_device_files", lambda: ["/dev/nvidia0"])
+    monkeypatch.setattr(devices, "read_gpus", lambda: [Gpu(0, "GPU-0", "H200")])
+    found = allot(Settings(), {})
+    assert found.device == "cpu"
+    assert any("they stay idle" in warning for warning in found.warnings)
+    with pytest.raises(DeviceError, match="its build for CPUs"):
+        allot(Settings(device="cuda"), {})
+    monkeypatch.setattr(devices, "_has_cpu_build", lambda: False)
+    assert allot(Settings(), {}).device == "cuda"

@@ -40,10 +40,12 @@ class Answer:
         return found
 
 
-def ask(headers: Headers = (), app: ASGIApp | None = None, hosts: frozenset[str] | None = None) -> Answer:
+def ask(
+    headers: Headers = (), app: ASGIApp | None = None, hosts: frozenset[str] | None = None, method: str = "GET"
+) -> Answer:
     """Sends a request through the door; without an app, what is behind it answers 200."""
     answer = Answer()
-    scope = {"type": "http", "method": "GET", "path": "/x", "headers": list(headers), "query_string": b""}
+    scope = {"type": "http", "method": method, "path": "/x", "headers": list(headers), "query_string": b""}
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -137,6 +139,40 @@ def test_more_names_can_be_allowed_and_then_no_others_are() -> None:
     assert ask([(b"host", b"gpu-1.example:8000")], hosts=hosts).status == 200
     assert ask([(b"host", b"localhost")], hosts=hosts).status == 200
     assert ask([(b"host", b"other")], hosts=hosts).status == 400
+
+
+HOST = (b"host", b"127.0.0.1:8000")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"sec-fetch-site", b"cross-site")],
+        [(b"sec-fetch-site", b"same-site")],  # another port of this machine is the same site
+        [(b"origin", b"https://evil.example")],
+        [(b"origin", b"http://127.0.0.1:3000")],
+        [(b"origin", b"null")],
+        [(b"sec-fetch-site", b"cross-site"), (b"origin", b"http://127.0.0.1:8000")],
+    ],
+)
+def test_a_page_of_another_site_can_look_and_change_nothing(headers: list[tuple[bytes, bytes]]) -> None:
+    for method in ("POST", "PUT", "DELETE"):
+        answer = ask([HOST, *headers], method=method)
+        assert (answer.status, answer.error["code"]) == (403, "cross_site_request")
+    assert ask([HOST, *headers]).status == 200  # it cannot read what it gets
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"sec-fetch-site", b"same-origin"), (b"origin", b"https://behind.a.proxy")],
+        [(b"sec-fetch-site", b"none")],
+        [(b"origin", b"http://127.0.0.1:8000")],
+    ],
+)
+def test_programs_and_its_own_pages_may(headers: list[tuple[bytes, bytes]]) -> None:
+    assert ask([HOST, *headers], method="POST").status == 200
 
 
 def test_off_loopback_every_name_is_let_in() -> None:

@@ -93,7 +93,7 @@ def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
                 assert ("WWW-Authenticate" in answer["headers"]) == (status == "401")
                 assert (LIMIT_ITEMS in answer["headers"]) == (path not in OPEN and status != "401")
     batch = document["paths"]["/v1/batch_generate"]["post"]
-    assert set(batch["responses"]) == {"200", "400", "401", "404", "408", "413", "415", "429", "500", "503"}
+    assert set(batch["responses"]) == {"200", "400", "401", "403", "404", "408", "413", "415", "429", "500", "503"}
     one_rank = document["paths"]["/v1/ranks/{rank}"]["get"]["responses"]
     assert set(one_rank) == {"200", "400", "401", "404", "429", "500"}
     assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}

@@ -25,7 +25,7 @@ def fields(params: Params) -> dict[str, Any]:
 
 
 def of_item(batch_wide: object, own: object) -> dict[str, Any]:
-    return fields(resolver(batch_wide).of_item(msgspec.json.encode(own), "prompts[0]")[0])
+    return fields(resolver(batch_wide).of_item(msgspec.json.encode(own), "prompts[0]"))
 
 
 def refusal(raw: object, **settings: Any) -> Complaint:
@@ -218,7 +218,7 @@ def test_what_fails_only_together_is_the_items_fault() -> None:
 
 def test_equal_parameters_are_worked_out_once() -> None:
     found = resolver({"max_tokens": 5})
-    assert found.of_item(b'{"n":2}', "prompts[0]")[0] is found.of_item(b'{"n":2}', "prompts[1]")[0]
+    assert found.of_item(b'{"n":2}', "prompts[0]") is found.of_item(b'{"n":2}', "prompts[1]")
     for place in ("prompts[2]", "prompts[3]"):
         with pytest.raises(ParamsRefused) as refused:
             found.of_item(b'{"n":0}', place)
@@ -229,16 +229,18 @@ def test_a_seed_travels_beside_the_parameters() -> None:
     found = resolver({"seed": 5, "n": 3})
     assert (found.batch_wide.seed, found.batch_wide.n) == (5, 3)
     assert "seed" not in fields(found.batch_wide)
-    own, is_own = found.of_item(b'{"seed":0}', "prompts[0]")
-    assert (own.seed, is_own) == (0, True)
+    own = found.of_item(b'{"seed":0}', "prompts[0]")
+    assert (own.seed, own.seed_is_own) == (0, True)
     assert own.wire == found.batch_wide.wire  # so that items with seeds of their own share their parameters
-    assert found.of_item(b'{"n":2}', "prompts[1]")[1] is False
-    assert found.of_item(None, "prompts[2]") == (found.batch_wide, False)
+    assert found.of_item(b'{"n":2}', "prompts[1]").seed_is_own is False
+    assert found.of_item(None, "prompts[2]") is found.batch_wide
+    none = found.of_item(b'{"seed":null}', "prompts[3]")  # as for every field, null restores the default
+    assert (none.seed, none.seed_is_own) == (None, True)
 
 
 def test_seeds_of_their_own_cost_no_parameters_of_their_own() -> None:
     found = resolver({"stop": ["x"] * 50, "seed": 1})
-    wires = {id(found.of_item(b'{"seed":%d}' % seed, "prompts[0]")[0].wire) for seed in range(100)}
+    wires = {id(found.of_item(b'{"seed":%d}' % seed, "prompts[0]").wire) for seed in range(100)}
     assert len(wires) == 1
     assert found.wire_bytes == len(found.batch_wide.wire)
 

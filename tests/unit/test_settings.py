@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.settings import SECTIONS, Settings, SettingsError, spellings, variable
-from app.settings_loading import load_settings, service_links
+from app.settings_loading import RANK_VARIABLES, load_settings, service_links
 from engines.spec import EngineKind
 
 MIB = 1024 * 1024
@@ -121,7 +121,10 @@ def test_kubernetes_service_links_are_no_settings() -> None:
 
 
 def test_variables_of_ranks_and_of_others_are_none_of_ours() -> None:
-    assert load_settings({}, {"PHALANX_RANK_SPEC": "x", "HOME": "/", "phalanx_port": "1"}).port == 8000
+    ours = dict.fromkeys(RANK_VARIABLES, "1")
+    assert load_settings({}, ours | {"HOME": "/", "phalanx_port": "1"}).port == 8000
+    with pytest.raises(SettingsError, match="PHALANX_RANK_X is no variable of Phalanx"):
+        load_settings({}, {"PHALANX_RANK_X": "1"})
     assert load_settings({}, {"PHALANX_API_KEY": "phx-a-secret-of-a-client"}).api_keys_file is None
 
 
