@@ -46,6 +46,7 @@ class Pending:
     """A batch that was sent and whose answer nobody has read yet."""
 
     def __init__(self, port: int, request: Json, headers: dict[str, str]) -> None:
+        self.is_accepted = False  # once its status has been read
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
         self._connection.request("POST", BATCH, json.dumps(request), {"Content-Type": "application/json"} | headers)
 
@@ -56,6 +57,7 @@ class Pending:
     def outcome(self) -> tuple[int, Json]:
         """Waits for it: its status, and the answer."""
         with self._connection.getresponse() as response:
+            self.is_accepted = response.status == 200
             status, answer = response.status, as_object(response.read().decode())
         self.hang_up()
         return status, answer

@@ -1,5 +1,7 @@
 """``POST /v1/batch_generate``: read, check, admit, and answer when all items have their results."""
 
+import asyncio
+from collections import deque
 from hashlib import blake2b
 
 import msgspec
@@ -27,6 +29,7 @@ from engines.sampling import SamplingFields
 router = APIRouter(route_class=PlainRoute)
 NDJSON = "application/x-ndjson"
 CHECKED_PARAMS_KEPT = 4096
+ASK_ANOTHER_S = 2.0  # an answer takes milliseconds, unless a structure has to be compiled
 _decode = msgspec.json.Decoder(BatchRequest).decode
 
 
@@ -48,7 +51,7 @@ async def batch_generate(request: Request) -> Response:
 
 async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Holding) -> Batch:
     """From the body to a batch that runs."""
-    parsed = await _parse(await read_json(request, BodyLimits.of(gateway.settings), holding))
+    parsed = await _parse(await read_json(request, BodyLimits.of(gateway.settings), holding), gateway)
     _check(parsed, gateway)
     parsed.priority = _priority(parsed, caller)
     resolver = gateway.batches.resolve(parsed)
@@ -59,13 +62,14 @@ async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Ho
     return batch
 
 
-async def _parse(body: bytearray) -> BatchRequest:
+async def _parse(body: bytearray, gateway: Gateway) -> BatchRequest:
     """The same, when a prompt has half a character: that is the prompt's own fault, and not the batch's."""
     try:
         return parse(body)
     except InvalidRequest:
-        if not await surrogates.mark(body):
-            raise
+        async with gateway.batches.turnstile.turn() as turn:
+            if not await surrogates.mark(body, turn):
+                raise
     return parse(body)
 
 
@@ -140,13 +144,27 @@ async def _ask_a_rank(wire: bytes, gateway: Gateway) -> None:
 
 
 async def _first_answer(wire: bytes, gateway: Gateway) -> ItemError | None:
-    """Of the first rank that answers. Raises TryLater when none does."""
+    """Of the first rank that answers: one that lets us wait may be frozen. Raises TryLater when none does."""
     reason = gateway.reason
-    for rank in gateway.fleet.ready_ranks:
-        try:
-            return await gateway.fleet.questions.check(rank.number, rank.incarnation, wire)
-        except NoAnswer as error:
-            reason = str(error)
+    waiting = deque(sorted(gateway.fleet.ready_ranks, key=lambda rank: -rank.heard_at))
+    asked: set[asyncio.Task[ItemError | None]] = set()
+    try:
+        while waiting or asked:
+            if waiting:
+                rank = waiting.popleft()
+                question = gateway.fleet.questions.check(rank.number, rank.incarnation, wire)
+                asked.add(asyncio.create_task(question, name=f"check on rank {rank.number}"))
+            done, asked = await asyncio.wait(
+                asked, timeout=ASK_ANOTHER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                try:
+                    return task.result()
+                except NoAnswer as error:
+                    reason = str(error)
+    finally:
+        for task in asked:
+            task.cancel()
     raise gateway.unavailable(reason, "no_rank_ready")
 
 

@@ -51,7 +51,8 @@ async def read_json(request: Request, limits: BodyLimits, holding: Holding) -> b
 async def _read(request: Request, limits: BodyLimits, holding: Holding) -> bytearray:
     body = bytearray()  # grows in place: parts that are joined in the end would be there twice
     now = asyncio.get_running_loop().time
-    began = now()
+    began = latest = now()
+    spare_s = limits.timeout_s
     try:
         async with asyncio.timeout_at(began + limits.timeout_s) as deadline:
             async for part in request.stream():
@@ -59,8 +60,10 @@ async def _read(request: Request, limits: BodyLimits, holding: Holding) -> bytea
                     raise _too_large(limits.size)
                 holding.take(len(part))
                 body += part
-                on_average = began + limits.timeout_s + len(body) / limits.min_rate
-                deadline.reschedule(min(now() + limits.timeout_s, on_average))
+                latest, before = now(), latest
+                earned_s = len(part) / limits.min_rate
+                spare_s = min(limits.timeout_s, spare_s - (latest - before) + earned_s)  # fast bytes buy no long pause
+                deadline.reschedule(latest + spare_s)
     except TimeoutError:
         raise _too_slow(limits, len(body), now() - began) from None
     except ClientDisconnect:

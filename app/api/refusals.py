@@ -12,7 +12,16 @@ from engines.sampling import RepetitionDetection, SamplingFields, StructuredOutp
 logger = get_logger("http")
 UNKNOWN_ROUTE = "other"
 UNKNOWN_NAME = "?"
-HEADERS = ("Accept", "Content-Encoding", "Content-Length", "Content-Type", "Host", "Idempotency-Key")
+HEADERS = (
+    "Accept",
+    "Authorization",
+    "Content-Encoding",
+    "Content-Length",
+    "Content-Type",
+    "Host",
+    "Idempotency-Key",
+    "Origin",
+)
 # Names that may stand in a param. Any other is the client's own, and may be a prompt that slipped.
 KNOWN = frozenset(
     name

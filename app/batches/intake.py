@@ -4,9 +4,7 @@ One bad prompt never fails its neighbours. A prompt's own JSON is not parsed fur
 that, strictly.
 """
 
-import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -17,6 +15,7 @@ from app.batches.memory import Holding
 from app.batches.request import DEFAULT_PRIORITY, BatchRequest, CustomId, PromptObject, bytes_of
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
+from app.batches.turnstile import Turn
 from app.dispatch.item import EVERYBODY, Item, Owner
 from app.settings import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint
@@ -24,7 +23,6 @@ from engines.protocol import ItemError, ItemErrorCode, PromptKind
 from engines.sampling import SamplingFields
 
 BYTES_PER_TOKEN = 4  # the usual estimate for text: the gateway does not tokenise
-TURN_S = 0.005  # of work between two turns of the event loop
 _decode_prompt = msgspec.json.Decoder(PromptObject).decode
 _PROMPT_FIELDS = PromptObject.__struct_fields__
 
@@ -68,14 +66,11 @@ class Intake:
         priority = DEFAULT_PRIORITY if request.priority is UNSET else request.priority
         self._batch = Batch(len(prompts), model, priority, on_done, owner, holding)
 
-    async def build(self) -> Batch:
-        """Takes all prompts in, giving the event loop a turn now and then."""
-        turn_ends = time.monotonic() + TURN_S
+    async def build(self, turn: Turn) -> Batch:
+        """Takes all prompts in."""
         for index, prompt in enumerate(self._prompts):
             self._take(index, prompt)
-            if time.monotonic() > turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = time.monotonic() + TURN_S
+            await turn.pause_when_over()
         return self._batch
 
     def _take(self, index: int, raw: bytes) -> None:

@@ -12,6 +12,7 @@ from app.batches.request import BatchRequest, bytes_of
 from app.batches.results import Status
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.splitting import split
+from app.batches.turnstile import Turnstile
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import EVERYBODY, Owner
 from app.errors import InvalidRequest
@@ -23,6 +24,7 @@ from app.traces import OFF, Traces
 from engines.protocol import ItemError, ItemErrorCode, Result
 
 logger = get_logger("batches")
+ITEM_BYTES = 512  # that an item takes up besides its prompt and its result, and what is kept of it in the end
 
 
 class BatchService:
@@ -46,6 +48,7 @@ class BatchService:
         self._idle.set()
         self._active: dict[Batch, asyncio.TimerHandle | None] = {}
         self.admission = AdmissionGate(settings, dispatcher.backlog, self._rate)
+        self.turnstile = Turnstile()
         self.memory = HeldBytes(settings.max_held_bytes, lambda: self._rate.seconds_for(dispatcher.outstanding_tokens))
 
     # -- from a request
@@ -53,13 +56,17 @@ class BatchService:
     async def take_in(
         self, request: BatchRequest, resolver: SamplingResolver, holding: Holding, owner: Owner = EVERYBODY
     ) -> Batch:
-        """A batch, not yet admitted. Raises TooLarge when it has too many prompts."""
-        settings = self._settings
-        prompts = await split(memoryview(request.prompts), self.admission.most_items + 1, settings.max_prompt_bytes)
-        self.admission.check_size(len(prompts), owner)
-        trace = self._traces.batch(len(prompts))
-        intake = Intake(request, prompts, resolver, settings, settings.public_name, self._forget, owner, holding)
-        batch = await intake.build()
+        """A batch, not yet admitted. Raises TooLarge when it has too many prompts, TryLater when there is no room."""
+        settings, most = self._settings, self.admission.most_items + 1
+        async with self.turnstile.turn() as turn:
+            prompts = await split(memoryview(request.prompts), most, settings.max_prompt_bytes, turn)
+            self.admission.check_size(len(prompts), owner)
+            self.admission.check_share(owner, len(prompts))  # before memory is spent on them
+            self.admission.check_room(len(prompts), 0)
+            holding.take(len(prompts) * ITEM_BYTES)
+            trace = self._traces.batch(len(prompts))
+            intake = Intake(request, prompts, resolver, settings, settings.public_name, self._forget, owner, holding)
+            batch = await intake.build(turn)
         batch.trace = trace
         holding.take(resolver.wire_bytes)
         return batch
@@ -116,9 +123,9 @@ class BatchService:
 
     # -- from the ranks
 
-    def group_ready(self, group: int, members: list[Member]) -> None:
-        """All ranks of the group take items."""
-        self._dispatcher.group_ready(group, members)
+    def group_ready(self, group: int, members: list[Member], *, is_held: bool) -> None:
+        """All ranks of the group run items."""
+        self._dispatcher.group_ready(group, members, is_held=is_held)
 
     def group_held(self, group: int) -> None:
         """The group takes nothing new."""

@@ -4,15 +4,13 @@ msgspec would do it in one go: with a body of two bytes a prompt that is seconds
 gigabytes for a list that is then refused for its length. The list must be valid JSON: only its outline is read.
 """
 
-import asyncio
 import re
-import time
 
+from app.batches.turnstile import Turn
 from app.errors import InvalidRequest
 
 MAX_DEPTH = 128  # of one prompt with all that belongs to it
 MAX_BESIDE_BYTES = 4 * 1024 * 1024  # that a prompt may have beside the prompt itself: parameters, metadata
-TURN_S = 0.005  # of work between two turns of the event loop
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SPACE = rb"[ \t\r\n]*+"
@@ -43,20 +41,17 @@ def check_list(prompts: memoryview) -> None:
         raise InvalidRequest("prompts: expected array of length >= 1", param="prompts")
 
 
-async def split(prompts: memoryview, most: int, max_prompt_bytes: int) -> list[bytes]:
+async def split(prompts: memoryview, most: int, max_prompt_bytes: int, turn: Turn) -> list[bytes]:
     """The entries of a JSON array that has some, no more of them than `most`. Raises InvalidRequest."""
     entries: list[bytes] = []
     place, end, longest = 1, len(prompts), max_prompt_bytes + MAX_BESIDE_BYTES
-    turn_ends = time.monotonic() + TURN_S
     while place < end and len(entries) < most:
         found = _ENTRY.match(prompts, place, min(end, place + longest))
         if found is None:
             raise _too_much(len(entries), longest, is_last=place + longest >= end)
         entries.append(found[1])
         place = found.end()
-        if time.monotonic() > turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = time.monotonic() + TURN_S
+        await turn.pause_when_over()
     return entries
 
 

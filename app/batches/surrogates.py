@@ -4,9 +4,9 @@ JSON's grammar allows them and its decoder does not, which would refuse the whol
 invalid UTF-8, in place and without a change of length: then whoever reads that prompt refuses it, and it alone.
 """
 
-import asyncio
 import re
 
+from app.batches.turnstile import Turn
 from app.validation import HALF_CHARACTER
 
 WINDOW_BYTES = 2**20  # searched between two turns of the event loop
@@ -25,7 +25,7 @@ _CANDIDATE = re.compile(
 )
 
 
-async def mark(body: bytearray) -> bool:
+async def mark(body: bytearray, turn: Turn) -> bool:
     """Marks all half characters of a JSON text. False if there is none, or more than one cares to look for."""
     found = 0
     for start in range(0, len(body), WINDOW_BYTES):
@@ -37,7 +37,7 @@ async def mark(body: bytearray) -> bool:
             found += 1
             if found > MOST:
                 return False
-        await asyncio.sleep(0)
+        await turn.pause_when_over()
     return found > 0
 
 

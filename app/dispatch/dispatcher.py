@@ -75,12 +75,12 @@ class Dispatcher:
 
     # -- from the groups
 
-    def group_ready(self, group: int, members: list[Member]) -> None:
-        """All ranks of the group take items from now on. It must be new, or have been lost."""
+    def group_ready(self, group: int, members: list[Member], *, is_held: bool = False) -> None:
+        """All ranks of the group run items from now on. It must be new, or have been lost."""
         if group in self._groups:
             raise RuntimeError(f"group {group} is ready already")
         ranks = [RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill) for m in members]
-        self._groups[group] = DispatchGroup(group, ranks)
+        self._groups[group] = DispatchGroup(group, ranks, is_held)
         self._ranks |= {rank.rank: rank for rank in ranks}
         self._given_up.discard(group)
         for other in self._given_up:
@@ -269,12 +269,13 @@ class Dispatcher:
         if culprit is not None and culprit.state is ItemState.RUNNING:
             self._convict(culprit, group, loss)
         cohort = [item for item in touched if item.trial is None and item.state is ItemState.RUNNING]
+        suspected = set(cohort)
         again = [item for item in attempts if item.state is ItemState.RUNNING]
         for item in again:
             item.state = ItemState.WAITING
             item.sink.item_lost(item, item.rank)
         self.requeued_items += len(again)
-        self.backlog.put_back([item for item in again if item.trial is None and item not in set(cohort)])
+        self.backlog.put_back([item for item in again if item.trial is None and item not in suspected])
         for item in (*cohort, *(item for item in again if item.trial is not None)):
             self.backlog.count(item)
         if cohort:

@@ -10,10 +10,10 @@ from app.dispatch.trial import Trial
 class DispatchGroup:
     """Ranks that live and die together. `is_held`: it takes nothing new but what is on trial there."""
 
-    def __init__(self, number: int, ranks: Sequence[RankCredit]) -> None:
+    def __init__(self, number: int, ranks: Sequence[RankCredit], is_held: bool = False) -> None:
         self.number = number
         self.ranks = ranks
-        self.is_held = False
+        self.is_held = is_held
 
     @property
     def held(self) -> int:

@@ -12,6 +12,7 @@ from msgspec import Meta
 PREFIX = "phx"
 SECRET_BYTES = 32
 MAX_WEIGHT = 100
+MIN_REQUESTS_PER_S = 0.0001
 MAX_REQUESTS_PER_S = 1_000_000
 
 
@@ -19,7 +20,7 @@ class KeyLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen
     """What one key may do; None is as much as the service allows."""
 
     max_waiting_items: Annotated[int, Meta(ge=1)] | None = None
-    requests_per_s: Annotated[float, Meta(gt=0, le=MAX_REQUESTS_PER_S)] | None = None
+    requests_per_s: Annotated[float, Meta(ge=MIN_REQUESTS_PER_S, le=MAX_REQUESTS_PER_S)] | None = None
     min_priority: int | None = None  # lower runs first
     max_priority: int | None = None
 

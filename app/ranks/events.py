@@ -52,8 +52,8 @@ class Aftermath:
 class GroupListener(Protocol):
     """Who wants to know what becomes of the groups."""
 
-    def group_ready(self, group: int, members: list[Member]) -> None:
-        """All ranks of the group take items."""
+    def group_ready(self, group: int, members: list[Member], *, is_held: bool) -> None:
+        """All ranks of the group run items; a held one takes nothing new but what is on trial there."""
 
     def group_held(self, group: int) -> None:
         """The group finishes what it holds, and takes nothing new."""

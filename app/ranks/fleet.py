@@ -138,11 +138,11 @@ class Fleet:
             rank.gpus, rank.cores = share.gpus, share.cores
         logger.info("ranks_starting", log_dir=str(self._log_dir), **planning.figures(self._settings, self.plan))
         self._runtime = Runtime()
-        self._make_groups(self.plan, self._runtime.path)
+        self._make_groups(self.plan, self._runtime)
         for group in self.groups.values():
             self._own(group.run(), f"group {group.number}")
 
-    def _make_groups(self, plan: Plan, runtime: Path) -> None:
+    def _make_groups(self, plan: Plan, runtime: Runtime) -> None:
         around = Surroundings(self._settings, self._environ, plan, runtime, self._log_dir, self._context)
         members: dict[int, list[Rank]] = {}
         for rank in self.ranks:

@@ -19,6 +19,7 @@ from app.ranks.policy import Break, Limits, RestartPolicy
 from app.ranks.process import RankProcess, describe_exit
 from app.ranks.pulse import HEARTBEAT_S, PulseTaker
 from app.ranks.rank import Rank, RankState
+from app.ranks.runtime import Runtime
 from app.ranks.stalls import find_stall
 from app.ranks.strays import clear_strays
 from app.settings import Settings
@@ -40,7 +41,7 @@ class Surroundings:
     settings: Settings
     variables: Mapping[str, str]  # the gateway's environment
     plan: Plan
-    runtime: Path  # the ranks' sockets and private folders
+    runtime: Runtime  # the ranks' sockets and private folders
     log_dir: Path
     context: ChannelContext
 
@@ -112,11 +113,12 @@ class Group:
         lockstep = planning.new_lockstep_address() if around.plan.group_kind is GroupKind.LOCKSTEP else None
         self.loss, self._is_announced = None, False
         self._wake.clear()  # whoever asked for a restart has it
+        around.runtime.ensure()
         shared_memory = SharedMemory()
         for rank in self.ranks:
             rank.begin(rank.incarnation + 1, around.log_dir / f"rank-{rank.number}.log")
             self._lives[rank.number] = Incarnation(
-                rank, around.settings, around.variables, around.plan, around.runtime, lockstep
+                rank, around.settings, around.variables, around.plan, around.runtime.path, lockstep
             )
         watching = asyncio.create_task(self._watch(), name=f"watch group {self.number}")
         try:
@@ -129,7 +131,7 @@ class Group:
         if any(
             (code := task.result()) is not None and code < 0 for task in played
         ):  # a guardian was killed: what it kept may be left
-            await clear_strays(RankProcess.guardians, shared_memory)
+            await clear_strays(RankProcess.guardians, self._around.runtime.path, shared_memory)
 
     async def _play(self, life: Incarnation) -> int | None:
         """One rank's part in the group's life. Its end is the end of the group's."""
@@ -183,9 +185,9 @@ class Group:
         self.start_failures = 0
         self._policy.started()
         logger.info("group_ready", group=self.number, ranks=[rank.number for rank in self.ranks])
-        self._listener.group_ready(self.number, members)
         if self._is_drained:  # it crashed before an operator restarted it
-            self._hold()
+            self._set_state(RankState.DRAINING)
+        self._listener.group_ready(self.number, members, is_held=self._is_drained)
         self._on_change(self)
 
     def lose(self, rank: Rank, reason: str, kind: LossKind | None = None, untouched: Iterable[int] = ()) -> None:
@@ -221,7 +223,8 @@ class Group:
                 continue
             if not self._is_announced or self.loss is not None:
                 continue
-            pulses = [taker.take(self._listener.held(taker.rank.number)) for taker in takers]
+            held = [self._listener.held(taker.rank.number) for taker in takers]
+            pulses = [taker.take(items, group_works=any(held)) for taker, items in zip(takers, held, strict=True)]
             stall = find_stall(pulses, self._around.settings.stall_timeout_s, HEARTBEAT_S)
             if stall is not None:
                 rank = next(rank for rank in self.ranks if rank.number == stall[0])

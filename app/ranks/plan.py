@@ -16,6 +16,7 @@ from engines.spec import EngineKind, GroupKind, LockstepAddress, RankSpec
 LOOPBACK = "127.0.0.1"
 CPU_PLUGIN = "phalanx_cpu_expert_parallel"  # its name among pyproject.toml's entry points
 WITHHOLDING_PLUGIN = "phalanx_withhold_prompts"  # the same
+RANK_FOLDER_VARIABLE = "VLLM_RPC_BASE_PATH"  # whatever runs below a rank has it
 LOCKSTEP_PORTS = 10  # vLLM's groups take consecutive ports from the master port on
 PORT_RANGE = (20000, 32000)  # below the kernel's ephemeral ports, which clients use up
 
@@ -128,7 +129,7 @@ def environment(
     share = plan.shares[rank]
     variables = dict(base)
     variables["PYTHONUNBUFFERED"] = "1"
-    variables["VLLM_RPC_BASE_PATH"] = str(directory)  # vLLM's sockets go where the guardian removes them
+    variables[RANK_FOLDER_VARIABLE] = str(directory)  # vLLM's sockets go where the guardian removes them
     if plan.device == "cuda":
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
         variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order, in which the devices were counted

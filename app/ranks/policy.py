@@ -17,6 +17,7 @@ from app.settings import Settings, flag
 MOST_PORT_CLASHES = 10  # in a row
 TRIAL_WINDOW_S = 3600.0
 PORT_CLASH_DELAY_S = 0.1
+MOST_DOUBLINGS = 30  # a float holds a thousand
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class RestartPolicy:
                 f"it failed {count} times within {limits.window_s:g} s ({flag('breaker_failures')} "
                 f"{limits.failures}), at last: {loss.reason}"
             )
-        longest = min(limits.longest_backoff_s, limits.backoff_s * 2 ** (count - 1))
+        longest = min(limits.longest_backoff_s, limits.backoff_s * 2 ** min(count - 1, MOST_DOUBLINGS))
         return Restart(longest * (0.5 + 0.5 * self._chance()))  # jitter: groups that failed together start apart
 
 

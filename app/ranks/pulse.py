@@ -20,17 +20,23 @@ class PulseTaker:
         self._progress_at = time.monotonic()
         self._cpu_ticks: int | None = None  # of its engine's processes, when it last got on
         self._held = 0
+        self._group_worked = False
 
-    def take(self, held: int) -> Pulse:
-        """The rank's pulse now; `held` are the items that it holds."""
+    def take(self, held: int, *, group_works: bool) -> Pulse:
+        """The rank's pulse now; `held` are the items that it holds, and any rank of its group may hold some.
+
+        A rank of a lock-step group that holds none takes part in every step, and may be the one that holds the others
+        up.
+        """
         rank, now = self.rank, time.monotonic()
         progress = (rank.status.steps if rank.status else 0, rank.results)
-        if progress != self._progress or (held and not self._held):
+        begins = (held and not self._held) or (group_works and not self._group_worked)
+        if progress != self._progress or begins:
             self._progress, self._progress_at, self._cpu_ticks = progress, now, None
-        self._held = held
+        self._held, self._group_worked = held, group_works
         age_s = now - self._progress_at
         stopped, is_asleep = None, False
-        if held and age_s > LOOK_CLOSER_S:
+        if group_works and age_s > LOOK_CLOSER_S:
             stopped, is_asleep = self._look_closer()
         return Pulse(
             rank=rank.number,

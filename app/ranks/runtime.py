@@ -27,6 +27,15 @@ class Runtime:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         self._lock = _lock(self.path)
 
+    def ensure(self) -> None:
+        """Makes it anew if somebody has removed it: cleaners of temporary folders do, after some days."""
+        if not self.path.exists():
+            logger.warning("runtime_made_anew", folder=str(self.path))
+            self.path.mkdir(mode=0o700)
+            if self._lock is not None:
+                os.close(self._lock)
+            self._lock = _lock(self.path)
+
     def remove(self) -> None:
         """With all that is in it. May be called twice."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -1,6 +1,7 @@
 """What a killed guardian leaves behind: its rank ends by itself, and what does not is ended here.
 
-The gateway is a subreaper, so orphans become its children. They are told from what it starts itself by their titles.
+The gateway is a subreaper, so orphans become its children. Those of ranks have a rank's environment; others, such as
+those of a container's other programs, are left alone.
 """
 
 import asyncio
@@ -8,10 +9,12 @@ import contextlib
 import os
 import time
 from collections.abc import Container
+from pathlib import Path
 
 import psutil
 
 from app.logs import get_logger
+from app.ranks.plan import RANK_FOLDER_VARIABLE
 from engines import processes
 from engines.shared_memory import SharedMemory
 
@@ -20,22 +23,28 @@ GRACE_S = 5.0  # for a rank whose guardian was killed, to end what is below it
 MOST_PATIENCE_S = 30.0  # for those that were killed to be gone
 LONGEST_PAUSE_S = 0.25
 OWN_COMMANDS = ("engines guard", "engines inspect", "phalanx-guardian", "phalanx-gateway", "phalanx serve")
+_elders: set[int] = set()  # children that were there before the gateway was
 
 
 def adopt_orphans() -> None:
-    """From now on orphans below this process become its children."""
+    """From now on orphans below this process become its children. Those that it has already are none of its business:
+    a shell that became the gateway by exec may have started them."""
+    _elders.update(child.pid for child in psutil.Process().children())
     processes.become_subreaper()
 
 
-async def clear_strays(own: Container[int], shared_memory: SharedMemory) -> None:
-    """Returns once no orphan is left: after a moment of grace they are killed. `own` are children that are none."""
-    await asyncio.to_thread(_clear, own, shared_memory)
+async def clear_strays(own: Container[int], runtime: Path, shared_memory: SharedMemory) -> None:
+    """Returns once no orphan of a rank is left: after a moment of grace they are killed.
+
+    `own` are children that are none, and `runtime` is the folder that the ranks' private folders are in.
+    """
+    await asyncio.to_thread(_clear, own, runtime, shared_memory)
 
 
-def _clear(own: Container[int], shared_memory: SharedMemory) -> None:
+def _clear(own: Container[int], runtime: Path, shared_memory: SharedMemory) -> None:
     deadline = time.monotonic() + GRACE_S
     last = deadline + MOST_PATIENCE_S
-    orphans = _Orphans(own)
+    orphans = _Orphans(own, runtime)
     pause_s = 0.02
     while orphans.look() and time.monotonic() < last:
         family = [process for stray in orphans.living for process in (stray, *processes.descendants(stray.pid))]
@@ -53,10 +62,11 @@ def _clear(own: Container[int], shared_memory: SharedMemory) -> None:
 
 
 class _Orphans:
-    """Children of this process that it did not start."""
+    """Children of this process that it did not start, and that a rank did."""
 
-    def __init__(self, own: Container[int]) -> None:
+    def __init__(self, own: Container[int], runtime: Path) -> None:
         self._own = own
+        self._mark = f"{RANK_FOLDER_VARIABLE}={runtime}/".encode()
         self._dead: set[int] = set()
         self.living: list[psutil.Process] = []
 
@@ -64,14 +74,28 @@ class _Orphans:
         """Whether there is any. Dead ones are collected at the second look: by then each child of our own is known."""
         self.living, dead = [], set()
         for child in psutil.Process().children():
-            if child.pid in self._own or any(command in processes.title(child) for command in OWN_COMMANDS):
+            if (
+                child.pid in self._own
+                or child.pid in _elders
+                or any(command in processes.title(child) for command in OWN_COMMANDS)
+            ):
                 continue
             with contextlib.suppress(psutil.Error, ChildProcessError):
                 if child.status() != psutil.STATUS_ZOMBIE:
-                    self.living.append(child)
+                    if self._is_of_a_rank(child.pid):
+                        self.living.append(child)
                 elif child.pid in self._dead:
                     os.waitpid(child.pid, os.WNOHANG)
                 else:
                     dead.add(child.pid)
         self._dead |= dead
         return bool(self.living or dead)
+
+    def _is_of_a_rank(self, pid: int) -> bool:
+        """By what every process inherits that is started below a guardian. One that has set its title shows nothing of
+        it any more: the title is written over it."""
+        try:
+            shown = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:  # it is gone, or another user's
+            return False
+        return self._mark in shown or not shown.strip(b"\0")

@@ -10,6 +10,7 @@ from tests.service import Json, Service, until
 
 SETTLED_S = 60.0
 SPARE_DESCRIPTORS = 3
+SPARE_MIB = 32  # for what Python keeps once it has had it
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -25,6 +26,7 @@ class Footprint:
     descriptors: int
     tasks: float
     shared_memory: int  # files of ranks that are no more
+    memory_mib: float  # of the gateway
 
     @classmethod
     def of(cls, service: Service) -> "Footprint":
@@ -34,6 +36,7 @@ class Footprint:
             psutil.Process(service.process.pid).num_fds(),
             service.metric("phalanx_asyncio_tasks"),
             _left_in_shared_memory(service),
+            service.metric("phalanx_process_resident_memory_bytes") / 2**20,
         )
 
     def exceeds(self, other: "Footprint") -> bool:
@@ -43,6 +46,7 @@ class Footprint:
             or self.descriptors > other.descriptors + SPARE_DESCRIPTORS
             or self.tasks > other.tasks + SPARE_DESCRIPTORS
             or self.shared_memory > other.shared_memory
+            or self.memory_mib > other.memory_mib + SPARE_MIB
         )
 
 

@@ -130,7 +130,9 @@ class Arena:
         if batch.timeout_s is not None:
             fields["timeout_s"] = batch.timeout_s
         deadline = time.monotonic() + PATIENCE_S
+        was_killed = any(blow.what is Blow.KILL_GATEWAY for blow in round_.blows)
         while time.monotonic() < deadline:
+            pending = None
             try:
                 with service.begin(batch.prompts, **fields) as pending:
                     if batch.hang_up_s is not None:
@@ -138,7 +140,9 @@ class Arena:
                         self.counts["clients gone"] += 1
                         return
                     status, answer = pending.outcome()
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException) as error:
+                if pending is not None and pending.is_accepted and not was_killed:
+                    raise Broken("a batch was accepted and not answered, and nobody had killed the gateway") from error
                 if round_.ends_gateway:
                     self.counts["cut off with the gateway"] += 1
                     return

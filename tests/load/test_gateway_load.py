@@ -4,7 +4,10 @@ The clients check every answer themselves (bench/load_clients.py): one result pe
 text that belongs to its prompt.
 """
 
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -96,3 +99,22 @@ def _cost_after(load: Load, server: PhalanxServer, clients: LoadClients, idle_fi
     has_closed = wait_until(lambda: cost_of(pid).open_files <= idle_files, SETTLE_S)
     assert has_closed, f"{cost_of(pid).open_files} files are open, {idle_files} were"
     return cost_of(pid)
+
+
+def test_a_hundred_large_batches_at_once_do_not_hold_the_event_loop(server: PhalanxServer) -> None:
+    """Ten million prompts in forty megabytes: taking them in is minutes of work, and nobody else waits for it."""
+    body = b'{"prompts":[' + b",".join([b'"a"'] * 100_000) + b"]}"
+    head = b"POST /v1/batch_generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    address = ("127.0.0.1", httpx.URL(server.url).port or 80)
+    waits: list[float] = []
+    with ExitStack() as connections:
+        for _ in range(100):
+            connection = connections.enter_context(socket.create_connection(address, timeout=60))
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        ends = time.monotonic() + 10
+        while time.monotonic() < ends:
+            began = time.monotonic()
+            assert server.client.get("/health/live").status_code == 200
+            waits.append(time.monotonic() - began)
+    assert max(waits) < 3, f"the slowest of {len(waits)} probes took {max(waits):.1f} s"
+    assert wait_until(lambda: "phalanx_held_bytes 0.0" in server.client.get("/metrics").text, 60)

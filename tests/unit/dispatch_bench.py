@@ -116,12 +116,12 @@ class Bench:
         if isinstance(message, Run):
             self.held[rank] |= {item.attempt: message.incarnation for item in message.items}
 
-    def ready(self, *ranks: int, group: int | None = None, **of_facts: int) -> None:
+    def ready(self, *ranks: int, group: int | None = None, is_held: bool = False, **of_facts: int) -> None:
         for rank in ranks:
             self.lives[rank] = self.lives.get(rank, 0) + 1
             self.held[rank] = {}
         members = [Member(rank, self.lives[rank], facts(**of_facts)) for rank in ranks]
-        self.dispatcher.group_ready(ranks[0] if group is None else group, members)
+        self.dispatcher.group_ready(ranks[0] if group is None else group, members, is_held=is_held)
 
     def lose(
         self,

@@ -134,6 +134,15 @@ def test_probes_and_documentation_need_none_and_give_no_rights(file: KeysFile) -
         assert Door(file).ask(path, "wrong").status == 200
 
 
+def test_an_admin_is_known_where_no_key_is_needed_and_limited_nowhere_there(file: KeysFile) -> None:
+    boss = file.create("boss", admin=True, limits=KeyLimits(requests_per_s=1))
+    door = Door(file)
+    for _ in range(5):
+        answer = door.ask("/health", boss.secret)
+        assert answer.body == {"key": "boss", "admin": True}
+        assert not [name for name in answer.headers if name.startswith("x-ratelimit-")]
+
+
 def test_a_file_without_keys_lets_nobody_in(file: KeysFile) -> None:
     new = file.create("one")
     file.revoke("one")

@@ -77,6 +77,16 @@ def test_a_held_group_finishes_and_takes_nothing_new() -> None:
     assert not bench.dispatcher.has_ranks
 
 
+def test_a_held_group_that_comes_back_takes_nothing_new_either() -> None:
+    bench = Bench()
+    bench.submit(12)
+    bench.ready(0, is_held=True)
+    assert not bench.held[0]
+    assert not bench.dispatcher.has_ranks
+    bench.ready(1)
+    assert len(bench.held[1]) == 4
+
+
 def test_a_group_that_is_ready_twice_is_a_fault() -> None:
     bench = Bench(ranks=1)
     with pytest.raises(RuntimeError):

@@ -51,7 +51,7 @@ class Bench:
     def _on_change(self) -> None:
         self.changes += 1
 
-    def group_ready(self, group: int, members: list[Member]) -> None:
+    def group_ready(self, group: int, members: list[Member], *, is_held: bool) -> None:
         self.heard += [("ready", member.rank) for member in members]
 
     def group_held(self, group: int) -> None:

@@ -1,10 +1,10 @@
 """From a request's prompts to items: every kind, and every refusal beside good neighbours."""
 
-import asyncio
 from typing import Any
 
 import msgspec
 import pytest
+from one_turn import in_one_turn
 
 from app.batches.batch import Batch
 from app.batches.intake import Intake
@@ -26,7 +26,7 @@ def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settin
     request = BatchRequest(prompts=msgspec.Raw(b"[]"), sampling_params=params, **fields)
     made = Settings(**settings)
     resolver = SamplingResolver(made, bytes_of(request.sampling_params))
-    return asyncio.run(Intake(request, raw, resolver, made, "a-model", lambda _: None).build())
+    return in_one_turn(Intake(request, raw, resolver, made, "a-model", lambda _: None).build)
 
 
 def item(prompt: str, **more: Any) -> Item:

@@ -33,6 +33,11 @@ def test_the_pause_has_a_limit() -> None:
     assert pauses == [Restart(2), Restart(4), Restart(8), Restart(10), Restart(10)]
 
 
+def test_it_may_fail_as_often_as_an_operator_allows() -> None:
+    decider = RestartPolicy(Limits(5000, 1e6, 2, 10, 0), lambda: 1.0)
+    assert [decider.decide(loss(), NOTHING, at) for at in range(3000)][-1] == Restart(10)
+
+
 def test_groups_that_failed_together_start_apart() -> None:
     assert policy(0.0).decide(loss(), NOTHING, 0) == Restart(1)
     assert policy(0.5).decide(loss(), NOTHING, 0) == Restart(1.5)

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_turn import in_one_turn
 
-from app.batches import splitting
 from app.batches.splitting import MAX_BESIDE_BYTES, MAX_DEPTH, check_list, split
+from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
 
 JSON = st.recursive(
@@ -22,7 +23,7 @@ JSON = st.recursive(
 
 
 def entries(array: bytes, most: int = 1_000_000, max_prompt_bytes: int = 100) -> list[bytes]:
-    return asyncio.run(split(memoryview(array), most, max_prompt_bytes))
+    return in_one_turn(lambda turn: split(memoryview(array), most, max_prompt_bytes, turn))
 
 
 @given(st.lists(JSON, min_size=1), st.sampled_from([None, 0, 3, "\t"]), st.booleans())
@@ -50,7 +51,13 @@ def test_no_more_are_looked_at_than_asked_for() -> None:
 
 def test_others_get_a_turn_meanwhile() -> None:
     async def turns() -> int:
-        done = asyncio.create_task(split(memoryview(b"[" + b'"a",' * 300_000 + b"1]"), 1_000_000, 100))
+        array = memoryview(b"[" + b'"a",' * 300_000 + b"1]")
+
+        async def take_apart() -> list[bytes]:
+            async with Turnstile().turn() as turn:
+                return await split(array, 1_000_000, 100, turn)
+
+        done = asyncio.create_task(take_apart())
         count = 0
         while not done.done():
             await asyncio.sleep(0)
@@ -92,7 +99,3 @@ def test_size_has_a_bound() -> None:
 def test_what_is_no_list_or_an_empty_one_is_refused(value: bytes, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         check_list(memoryview(value))
-
-
-def test_a_turn_is_short() -> None:
-    assert splitting.TURN_S <= 0.01

@@ -1,11 +1,11 @@
 """Half characters are marked, whole ones and what only looks like an escape are not."""
 
-import asyncio
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_turn import in_one_turn
 
 from app.batches import surrogates
 from app.validation import HALF_CHARACTER
@@ -13,7 +13,7 @@ from app.validation import HALF_CHARACTER
 
 def marked(text: bytes) -> bytes | None:
     body = bytearray(text)
-    return bytes(body) if asyncio.run(surrogates.mark(body)) else None
+    return bytes(body) if in_one_turn(lambda turn: surrogates.mark(body, turn)) else None
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,17 @@ def test_a_body_that_trickles_is_answered_408(service: Service) -> None:
         assert slow.seconds < BODY_S + 8
 
 
+def test_fast_bytes_buy_no_long_pause(service: Service) -> None:
+    """A megabyte is worth fifty seconds at the rate that is asked for; what is saved up has a bound."""
+    with Raw(service) as slow:
+        slow.send(HEAD + b"Content-Length: 3000000\r\n\r\n" + b" " * 1_000_000)
+        with pytest.raises(OSError):
+            for _ in range(200):
+                slow.send(b" ")
+                time.sleep(BODY_S * 0.4)
+        assert slow.seconds < 4 * BODY_S + 8
+
+
 def test_a_body_that_is_slow_and_fast_enough_is_read(service: Service) -> None:
     body = json.dumps({"prompts": ["x" * 30_000]}).encode()
     with Raw(service) as raw:

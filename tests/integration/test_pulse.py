@@ -1,0 +1,73 @@
+"""What the kernel says of a rank's processes, on real ones."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from msgspec.structs import replace as with_fields
+
+from app.ranks import pulse
+from app.ranks.pulse import PulseTaker
+from app.ranks.rank import Rank
+from app.ranks.stalls import STOPPED_S, find_stall
+from engines.protocol import RankFacts
+
+FACTS = RankFacts(
+    engine="played",
+    model="played",
+    is_moe=True,
+    expert_parallel=True,
+    data_parallel_size=2,
+    tensor_parallel_size=1,
+    max_model_len=100,
+    max_num_seqs=4,
+    kv_cache_tokens=0,
+    vocab_size=100,
+    dtype="none",
+    device="cpu",
+)
+
+
+@pytest.fixture
+def core() -> Iterator[subprocess.Popen[bytes]]:
+    """An engine's process that sleeps."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        yield process
+        process.kill()
+
+
+def rank_of(number: int, process: subprocess.Popen[bytes]) -> Rank:
+    rank = Rank(number, group=0)
+    rank.facts = with_fields(FACTS, processes={f"core {number}": process.pid})
+    return rank
+
+
+def test_a_stopped_process_is_seen_though_its_rank_holds_nothing(
+    core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a lock-step group it holds up those that do."""
+    monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
+    idle, busy = PulseTaker(rank_of(0, core)), PulseTaker(Rank(1, group=0))
+    core.send_signal(signal.SIGSTOP)
+    for taker, held in ((idle, 0), (busy, 1)):
+        taker.take(held, group_works=True)
+    time.sleep(0.05)
+    pulses = [idle.take(0, group_works=True), busy.take(1, group_works=True)]
+    assert pulses[0].stopped == "core 0"
+    late = [replace(one, progress_age_s=STOPPED_S + 1) for one in pulses]
+    found = find_stall(late, 60.0, 1.0)
+    assert found is not None and "core 0 was stopped" in found[1]
+
+
+def test_a_rank_that_nobody_waits_for_is_not_looked_at(
+    core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
+    core.send_signal(signal.SIGSTOP)
+    taker = PulseTaker(rank_of(0, core))
+    time.sleep(0.05)
+    assert taker.take(0, group_works=False).stopped is None
