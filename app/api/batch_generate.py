@@ -67,9 +67,9 @@ async def _parse(body: bytearray, gateway: Gateway) -> BatchRequest:
     try:
         return parse(body)
     except InvalidRequest:
-        async with gateway.batches.turnstile.turn() as turn:
-            if not await surrogates.mark(body, turn):
-                raise
+        await gateway.batches.turnstile.enter()
+        if not await surrogates.mark(body, gateway.batches.turnstile):
+            raise
     return parse(body)
 
 

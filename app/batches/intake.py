@@ -15,7 +15,7 @@ from app.batches.memory import Holding
 from app.batches.request import DEFAULT_PRIORITY, BatchRequest, CustomId, PromptObject, bytes_of
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
-from app.batches.turnstile import Turn
+from app.batches.turnstile import Turnstile
 from app.dispatch.item import EVERYBODY, Item, Owner
 from app.settings import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint
@@ -66,11 +66,11 @@ class Intake:
         priority = DEFAULT_PRIORITY if request.priority is UNSET else request.priority
         self._batch = Batch(len(prompts), model, priority, on_done, owner, holding)
 
-    async def build(self, turn: Turn) -> Batch:
+    async def build(self, turnstile: Turnstile) -> Batch:
         """Takes all prompts in."""
         for index, prompt in enumerate(self._prompts):
             self._take(index, prompt)
-            await turn.pause_when_over()
+            await turnstile.pause_when_over()
         return self._batch
 
     def _take(self, index: int, raw: bytes) -> None:

@@ -58,15 +58,15 @@ class BatchService:
     ) -> Batch:
         """A batch, not yet admitted. Raises TooLarge when it has too many prompts, TryLater when there is no room."""
         settings, most = self._settings, self.admission.most_items + 1
-        async with self.turnstile.turn() as turn:
-            prompts = await split(memoryview(request.prompts), most, settings.max_prompt_bytes, turn)
-            self.admission.check_size(len(prompts), owner)
-            self.admission.check_share(owner, len(prompts))  # before memory is spent on them
-            self.admission.check_room(len(prompts), 0)
-            holding.take(len(prompts) * ITEM_BYTES)
-            trace = self._traces.batch(len(prompts))
-            intake = Intake(request, prompts, resolver, settings, settings.public_name, self._forget, owner, holding)
-            batch = await intake.build(turn)
+        await self.turnstile.enter()
+        prompts = await split(memoryview(request.prompts), most, settings.max_prompt_bytes, self.turnstile)
+        self.admission.check_size(len(prompts), owner)
+        self.admission.check_share(owner, len(prompts))  # before memory is spent on them
+        self.admission.check_room(len(prompts), 0)
+        holding.take(len(prompts) * ITEM_BYTES)
+        trace = self._traces.batch(len(prompts))
+        intake = Intake(request, prompts, resolver, settings, settings.public_name, self._forget, owner, holding)
+        batch = await intake.build(self.turnstile)
         batch.trace = trace
         holding.take(resolver.wire_bytes)
         return batch

@@ -6,7 +6,7 @@ gigabytes for a list that is then refused for its length. The list must be valid
 
 import re
 
-from app.batches.turnstile import Turn
+from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
 
 MAX_DEPTH = 128  # of one prompt with all that belongs to it
@@ -41,7 +41,7 @@ def check_list(prompts: memoryview) -> None:
         raise InvalidRequest("prompts: expected array of length >= 1", param="prompts")
 
 
-async def split(prompts: memoryview, most: int, max_prompt_bytes: int, turn: Turn) -> list[bytes]:
+async def split(prompts: memoryview, most: int, max_prompt_bytes: int, turnstile: Turnstile) -> list[bytes]:
     """The entries of a JSON array that has some, no more of them than `most`. Raises InvalidRequest."""
     entries: list[bytes] = []
     place, end, longest = 1, len(prompts), max_prompt_bytes + MAX_BESIDE_BYTES
@@ -51,7 +51,7 @@ async def split(prompts: memoryview, most: int, max_prompt_bytes: int, turn: Tur
             raise _too_much(len(entries), longest, is_last=place + longest >= end)
         entries.append(found[1])
         place = found.end()
-        await turn.pause_when_over()
+        await turnstile.pause_when_over()
     return entries
 
 

@@ -6,7 +6,7 @@ invalid UTF-8, in place and without a change of length: then whoever reads that 
 
 import re
 
-from app.batches.turnstile import Turn
+from app.batches.turnstile import Turnstile
 from app.validation import HALF_CHARACTER
 
 WINDOW_BYTES = 2**20  # searched between two turns of the event loop
@@ -25,7 +25,7 @@ _CANDIDATE = re.compile(
 )
 
 
-async def mark(body: bytearray, turn: Turn) -> bool:
+async def mark(body: bytearray, turnstile: Turnstile) -> bool:
     """Marks all half characters of a JSON text. False if there is none, or more than one cares to look for."""
     found = 0
     for start in range(0, len(body), WINDOW_BYTES):
@@ -37,7 +37,7 @@ async def mark(body: bytearray, turn: Turn) -> bool:
             found += 1
             if found > MOST:
                 return False
-        await turn.pause_when_over()
+        await turnstile.pause_when_over()
     return found > 0
 
 

@@ -4,69 +4,63 @@ Each giving way by itself is not enough: with three hundred that do, each pass o
 """
 
 import asyncio
+import heapq
+import itertools
 import time
-from types import TracebackType
 
 TURN_S = 0.005  # of all such work in one pass of the event loop
+WOKEN_AT_ONCE = 32  # for short work, of which much fits into a pass
 
 
 class Turnstile:
-    """Lets one in at a time, and nobody more once a pass has had its share."""
+    """Whoever has long work to do enters first, and pauses now and then: between the two the loop is its own."""
 
     def __init__(self) -> None:
-        self.lock = asyncio.Lock()  # who waits longest is next
-        self._ends: float | None = None  # of this pass's share, once somebody was let in
+        self._ends: float | None = None  # of this pass's share, once anybody has worked in it
+        self._is_pass_due = False
+        self._tickets = itertools.count()
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # a heap: who came first is next
 
-    @property
-    def is_over(self) -> bool:
-        """Whether this pass of the event loop has had its share."""
-        if self._ends is None:
-            self._ends = time.monotonic() + TURN_S
-            asyncio.get_running_loop().call_soon(self._begin_pass)
-        return time.monotonic() > self._ends
-
-    def turn(self) -> "Turn":
-        """For ``async with``."""
-        return Turn(self)
-
-    def _begin_pass(self) -> None:
-        self._ends = None
-
-
-class Turn:
-    """What one has of the loop: inside, the work is one's own until a pause, which lets the next one in."""
-
-    def __init__(self, turnstile: Turnstile) -> None:
-        self._turnstile = turnstile
-        self._is_mine = False
-
-    async def __aenter__(self) -> "Turn":
-        await self._begin()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._is_mine:
-            self._end()
+    async def enter(self) -> None:
+        """Returns when it is one's turn."""
+        if self._waiting or self._is_over():
+            await self._wait()
 
     async def pause_when_over(self) -> None:
-        """Gives others and the event loop their turn, if this one has lasted long enough."""
-        if self._turnstile.is_over:
-            self._end()
-            await asyncio.sleep(0)
-            await self._begin()
+        """Gives the event loop and others their turn, if this pass has had its share."""
+        if self._is_over():
+            await self._wait()
 
-    async def _begin(self) -> None:
-        await self._turnstile.lock.acquire()
-        self._is_mine = True
-        try:
-            while self._turnstile.is_over:  # noqa: ASYNC110  others had it in this pass
-                await asyncio.sleep(0)
-        except BaseException:
-            self._end()
-            raise
+    async def _wait(self) -> None:
+        ticket = next(self._tickets)  # kept for as long as others use up the share before it is one's turn
+        while True:
+            called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (ticket, called))
+            self._schedule_pass()
+            await called
+            if not self._is_over():
+                return
 
-    def _end(self) -> None:
-        self._is_mine = False
-        self._turnstile.lock.release()
+    def _is_over(self) -> bool:
+        now = time.monotonic()
+        if self._ends is None:
+            self._ends = now + TURN_S
+            self._schedule_pass()
+        return now > self._ends
+
+    def _schedule_pass(self) -> None:
+        if not self._is_pass_due:
+            self._is_pass_due = True
+            asyncio.get_running_loop().call_soon(self._begin_pass)
+
+    def _begin_pass(self) -> None:
+        self._is_pass_due = False
+        self._ends = None
+        woken = 0
+        while self._waiting and woken < WOKEN_AT_ONCE:
+            _, called = heapq.heappop(self._waiting)
+            if not called.done():  # else it was cancelled
+                called.set_result(None)
+                woken += 1
+        if self._waiting:
+            self._schedule_pass()

@@ -1,16 +1,17 @@
 """From a request's prompts to items: every kind, and every refusal beside good neighbours."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
-from one_turn import in_one_turn
 
 from app.batches.batch import Batch
 from app.batches.intake import Intake
 from app.batches.request import BatchRequest, bytes_of
 from app.batches.sampling import SamplingResolver
 from app.batches.seeds import derive_seed
+from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
 from app.settings import Settings
 from engines.protocol import PromptKind
@@ -26,7 +27,7 @@ def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settin
     request = BatchRequest(prompts=msgspec.Raw(b"[]"), sampling_params=params, **fields)
     made = Settings(**settings)
     resolver = SamplingResolver(made, bytes_of(request.sampling_params))
-    return in_one_turn(Intake(request, raw, resolver, made, "a-model", lambda _: None).build)
+    return asyncio.run(Intake(request, raw, resolver, made, "a-model", lambda _: None).build(Turnstile()))
 
 
 def item(prompt: str, **more: Any) -> Item:

@@ -1,12 +1,12 @@
 """/openapi.json against the structs it is made from, the code that reads requests, and what is really answered."""
 
+import asyncio
 from typing import Any
 
 import jsonschema
 import msgspec
 import pytest
 from fastapi import FastAPI
-from one_turn import in_one_turn
 from openapi_spec_validator import validate
 
 from app.api import batch_generate, health, ranks
@@ -20,6 +20,7 @@ from app.api.schemas import ANSWER as ANSWER_SCHEMA
 from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.splitting import split
+from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
 from app.settings import Settings
 from engines import simulated_answers
@@ -106,7 +107,7 @@ def test_examples_of_requests_are_valid_and_accepted(document: Schema, name: str
     value = REQUESTS[name]["value"]
     assert complaints(document, "BatchRequest", value) == []
     prompts = parse(msgspec.json.encode(value)).prompts
-    found = in_one_turn(lambda turn: split(memoryview(prompts), 100, 1000, turn))
+    found = asyncio.run(split(memoryview(prompts), 100, 1000, Turnstile()))
     assert found == [msgspec.json.encode(one) for one in value["prompts"]]
 
 

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from one_turn import in_one_turn
 
 from app.batches.splitting import MAX_BESIDE_BYTES, MAX_DEPTH, check_list, split
 from app.batches.turnstile import Turnstile
@@ -23,7 +22,7 @@ JSON = st.recursive(
 
 
 def entries(array: bytes, most: int = 1_000_000, max_prompt_bytes: int = 100) -> list[bytes]:
-    return in_one_turn(lambda turn: split(memoryview(array), most, max_prompt_bytes, turn))
+    return asyncio.run(split(memoryview(array), most, max_prompt_bytes, Turnstile()))
 
 
 @given(st.lists(JSON, min_size=1), st.sampled_from([None, 0, 3, "\t"]), st.booleans())
@@ -52,12 +51,7 @@ def test_no_more_are_looked_at_than_asked_for() -> None:
 def test_others_get_a_turn_meanwhile() -> None:
     async def turns() -> int:
         array = memoryview(b"[" + b'"a",' * 300_000 + b"1]")
-
-        async def take_apart() -> list[bytes]:
-            async with Turnstile().turn() as turn:
-                return await split(array, 1_000_000, 100, turn)
-
-        done = asyncio.create_task(take_apart())
+        done = asyncio.create_task(split(array, 1_000_000, 100, Turnstile()))
         count = 0
         while not done.done():
             await asyncio.sleep(0)
