@@ -96,6 +96,8 @@ class _Orphans:
         it any more: the title is written over it."""
         try:
             shown = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:  # it is gone, or another user's
+        except PermissionError:  # another user's
             return False
+        except OSError:  # it is about to be gone: one more look will tell
+            return True
         return self._mark in shown or not shown.strip(b"\0")

@@ -230,7 +230,7 @@ def test_nothing_of_a_request_reaches_a_log(service: Service, keys: Keys) -> Non
     secrets.append(outputs[0]["text"])
     assert all(len(secret) > 8 for secret in secrets)
     assert not [secret for secret in secrets for log in logs if secret in log]
-    assert "authorization" not in str(service.events()).lower()  # the line to paste, on stdout, has the header's name
+    assert "bearer" not in str(service.events()).lower()  # the line to paste, on stdout, has it
 
 
 def cancelled_by(service: Service, key: NewKey) -> list[Json]:

@@ -210,9 +210,14 @@ def test_invalid_utf8_is_refused_wherever_it_stands(service: Service, bad: bytes
 
 
 @pytest.mark.parametrize("lone", ["\\ud800", "\\udfff", "\\ud800\\u0041", "x\\udc00\\ud800"])
-def test_half_a_surrogate_pair_is_refused(service: Service, lone: str) -> None:
-    for body in (f'{{"prompts":["{lone}"]}}', f'{{"prompts":["a"],"sampling_params":{{"stop":"{lone}"}}}}'):
-        assert "JSON" in refusal(service, body.encode())["message"]
+def test_half_a_surrogate_pair_is_refused_where_it_stands(service: Service, lone: str) -> None:
+    answer = post(service, f'{{"prompts":["a","{lone}",{{"prompt":"b","custom_id":"whole"}}]}}'.encode()).json()
+    assert [result["status"] for result in answer["results"]] == ["ok", "error", "ok"]
+    error = answer["results"][1]["error"]
+    assert (error["code"], error["param"]) == ("invalid_prompt", "prompts[1]")
+    assert "half a character" in error["message"]
+    refused = refusal(service, f'{{"prompts":["a"],"sampling_params":{{"stop":"{lone}"}}}}'.encode())
+    assert "half a character" in refused["message"]
 
 
 def test_a_whole_surrogate_pair_and_a_nul_are_text(service: Service) -> None:
