@@ -63,7 +63,7 @@ async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Ho
 
 
 async def _parse(body: bytearray, gateway: Gateway) -> BatchRequest:
-    """The same, when a prompt has half a character: that is the prompt's own fault, and not the batch's."""
+    """The request. Half a character in one prompt is that prompt's own fault, and not the batch's. Raises InvalidRequest."""
     try:
         return parse(body)
     except InvalidRequest:
