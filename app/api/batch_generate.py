@@ -63,7 +63,7 @@ async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Ho
 
 
 async def _parse(body: bytearray, gateway: Gateway) -> BatchRequest:
-    """The request. Half a character in one prompt is that prompt's own fault, and not the batch's. Raises InvalidRequest."""
+    """The request. Half a character in one prompt is that prompt's own fault. Raises InvalidRequest."""
     try:
         return parse(body)
     except InvalidRequest:
