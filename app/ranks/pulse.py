@@ -7,7 +7,7 @@ from app.ranks.rank import Rank
 from app.ranks.stalls import Pulse
 
 HEARTBEAT_S = 1.0  # between two looks, and about what ranks leave between two heartbeats
-LOOK_CLOSER_S = 2.0  # without progress: only then the kernel is asked
+LOOK_CLOSER_S = 2.0  # without progress, or without a word: only then the kernel is asked
 STOPPED = "T"  # by a signal; a debugger's stop is "t", and none of our business
 
 
@@ -34,15 +34,15 @@ class PulseTaker:
         if progress != self._progress or begins:
             self._progress, self._progress_at, self._cpu_ticks = progress, now, None
         self._held, self._group_worked = held, group_works
-        age_s = now - self._progress_at
+        age_s, silence_s = now - self._progress_at, now - rank.heard_at
         stopped, is_asleep = None, False
-        if group_works and age_s > LOOK_CLOSER_S:
+        if (group_works and age_s > LOOK_CLOSER_S) or silence_s > LOOK_CLOSER_S:
             stopped, is_asleep = self._look_closer()
         return Pulse(
             rank=rank.number,
             holds_work=held > 0,
             progress_age_s=age_s,
-            silence_s=now - rank.heard_at,
+            silence_s=silence_s,
             longest_step_s=rank.status.longest_step_s if rank.status else 0.0,
             stopped=stopped,
             is_asleep=is_asleep,

@@ -2,7 +2,8 @@
 
 A stall is no step, while work is held, for the configured time, or ten times the longest step that the group has made
 if that is longer: a long prefill or a first compilation is slow, and no stall. A process that was stopped by a signal,
-or processes that use no CPU at all, shorten the wait: they will not get on by being waited for.
+or processes that use no CPU at all, shorten the wait: they will not get on by being waited for. A rank whose own
+process was stopped is found by its silence, held work or not: whoever asks it something waits.
 """
 
 from collections.abc import Sequence
@@ -33,8 +34,11 @@ def find_stall(pulses: Sequence[Pulse], stall_timeout_s: float, heartbeat_s: flo
     stopped = next((pulse.stopped for pulse in pulses if pulse.stopped), None)
     all_asleep = all(pulse.is_asleep for pulse in pulses)
     for pulse in pulses:
+        silent = f"it has not said a word for {pulse.silence_s:.0f} s"
+        if pulse.stopped and pulse.silence_s > min(STOPPED_S, limit_s):
+            return pulse.rank, f"{silent}: {pulse.stopped} was stopped"
         if pulse.silence_s > max(SILENT_HEARTBEATS * heartbeat_s, limit_s):
-            return pulse.rank, f"it has not said a word for {pulse.silence_s:.0f} s"
+            return pulse.rank, silent
         if not pulse.holds_work:
             continue
         age_s = pulse.progress_age_s

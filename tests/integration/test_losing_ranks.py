@@ -141,6 +141,17 @@ def test_a_frozen_rank_is_found_at_once_and_its_work_done(is_moe: bool) -> None:
         until(lambda: is_well(service), "it does not come back")
 
 
+def test_an_idle_rank_that_is_frozen_is_found_before_there_is_work_for_it() -> None:
+    with serving(*QUICK, **PACE) as service:
+        service.errors_expected = True
+        frozen = service.ranks()[1]["pid"]
+        os.kill(frozen, signal.SIGSTOP)
+        until(lambda: not is_well(service), "nobody noticed")
+        assert "has not said a word" in service.ranks()[1]["last_error"]
+        until(lambda: not psutil.pid_exists(frozen), "it is still there")
+        until(lambda: is_well(service), "it does not come back")
+
+
 def test_a_slow_group_is_left_alone() -> None:
     pace = {"step_ms": 400, "max_num_seqs": 4, "slow_on": "mud", "slow_factor": 5}
     with serving("--stall-timeout-s", "1s", dp_size=1, **pace) as service:

@@ -68,6 +68,11 @@ def test_a_rank_that_nobody_waits_for_is_not_looked_at(
 ) -> None:
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
     core.send_signal(signal.SIGSTOP)
-    taker = PulseTaker(rank_of(0, core))
+    rank = rank_of(0, core)
+    rank.heard_at = time.monotonic() + 60  # it speaks
+    taker = PulseTaker(rank)
     time.sleep(0.05)
     assert taker.take(0, group_works=False).stopped is None
+    rank.heard_at = time.monotonic()
+    time.sleep(0.05)
+    assert taker.take(0, group_works=False).stopped == "core 0"

@@ -24,7 +24,16 @@ def test_a_rank_that_holds_work_and_makes_no_step_is_stalled() -> None:
 
 
 def test_an_idle_rank_is_never_stalled() -> None:
+    """While its own process speaks: an engine that was stopped is found when there is work for it."""
     assert stall(replace(WELL, holds_work=False, progress_age_s=10_000, is_asleep=True, stopped="it")) is None
+
+
+def test_an_idle_rank_that_was_stopped_itself_is_found_by_its_silence() -> None:
+    """A check of parameters would wait for it."""
+    frozen = replace(PEER, holds_work=False, stopped="rank 1", silence_s=STOPPED_S + 1)
+    assert stall(WELL, frozen) == (1, "it has not said a word for 6 s: rank 1 was stopped")
+    assert stall(WELL, replace(frozen, silence_s=STOPPED_S - 1)) is None
+    assert stall(WELL, replace(frozen, stopped=None)) is None
 
 
 def test_a_long_step_makes_the_group_patient() -> None:
