@@ -160,7 +160,9 @@ class WorkSettings(Section):
     max_stop_strings: Count = setting(64, "Stop strings of one item.")
     max_string_length: Count = setting(4096, "Characters of a stop string or bad word.")
     max_structure_length: Count = setting("64K", "Characters of a JSON schema, regex or grammar.")
-    structure_cpu_s: Seconds = setting(5.0, "CPU time that compiling one of these may take.")
+    structure_cpu_s: Seconds = setting(
+        5.0, "CPU time that compiling one of these may take; keep it well below a quarter of --stall-timeout-s."
+    )
     max_list_length: Count = setting(4096, "Entries of stop_token_ids, allowed_token_ids, logit_bias.")
 
 

@@ -16,6 +16,8 @@ EmitResult = Callable[[Result], None]
 class EngineLoad(msgspec.Struct):
     """How busy an engine is. Written by the engine's loop, read by the control thread: plain numbers only."""
 
+    given: int = 0  # attempts that what may crash has been given
+    prepared: int = 0  # prompts and parameters that were looked at; while nothing is given, that is progress
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
@@ -26,6 +28,12 @@ class EngineLoad(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     preemptions: int = 0
+
+    def reset(self) -> None:
+        """The engine is ready. What it did before tells nothing of what it will do: a first step may compile."""
+        self.steps = self.prompt_tokens = self.completion_tokens = self.preemptions = 0
+        self.last_step_at, self.longest_step_s = None, 0.0
+        self.begin()
 
     def begin(self) -> None:
         """There is work again, after there was none."""

@@ -177,6 +177,8 @@ class ControlChannel(threading.Thread):
         last = load.last_step_at
         return Status(
             incarnation=self._spec.incarnation,
+            given=load.given,
+            prepared=load.prepared,
             running=load.running,
             waiting=load.waiting,
             kv_cache_usage=load.kv_cache_usage,

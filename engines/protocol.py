@@ -207,6 +207,8 @@ class Scraped(Message):
 class Status(Message):
     """A rank's heartbeat, from its control thread: it comes while the engine's own loop is blocked, too."""
 
+    given: int = 0  # attempts that what may crash has been given
+    prepared: int = 0  # prompts and parameters that were looked at, since the rank became ready
     running: int = 0  # sequences in the engine's running batch
     waiting: int = 0  # sequences in the engine's own queue
     kv_cache_usage: float = 0.0  # 0..1

@@ -172,6 +172,7 @@ class SimulatedEngine(Engine):
 
     def _account(self, job: Job, sign: int) -> None:
         """Counts a job that comes (1) or goes (-1)."""
+        self.load.given += sign
         self.load.running += sign * job.width
         self._tokens_held += sign * job.tokens
         self._slow_running += sign * (job.fault is Fault.SLOW)

@@ -5,6 +5,7 @@ group is lost run again: at the head of the backlog, or on trial if one of them 
 """
 
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -14,10 +15,12 @@ from app.dispatch.group import DispatchGroup
 from app.dispatch.item import Flow, Item, ItemState
 from app.dispatch.outbox import Outbox
 from app.dispatch.placement import Placement
+from app.dispatch.trial import Trial, verdict
 from app.dispatch.trials import Trials
 from app.ranks.events import Aftermath, Loss, Member
-from engines.protocol import Abort, ItemError, ItemErrorCode, Outcome, Result, Run
+from engines.protocol import Abort, Outcome, Result, Run
 
+LONGEST_PUMP_S = 0.02  # in one pass of the event loop: a thousand batches with unlike items are slow to order
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
 Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
 
@@ -68,6 +71,8 @@ class Dispatcher:
         for item in flow.running:
             if item.state is ItemState.RUNNING:
                 item.state = ItemState.DONE
+                if item.trial is not None:
+                    item.trial.was_thinned = True
                 unwanted[item.rank].append(item.attempt)
         for rank, attempts in unwanted.items():
             self._send(rank, Abort(incarnation=self._ranks[rank].incarnation, attempts=attempts))
@@ -83,7 +88,7 @@ class Dispatcher:
         self._groups[group] = DispatchGroup(group, ranks, is_held)
         self._ranks |= {rank.rank: rank for rank in ranks}
         self._given_up.discard(group)
-        for other in self._given_up:
+        for other in self._given_up if not is_held else ():
             self._trials.move(other, group)
         self.pump()
 
@@ -96,7 +101,7 @@ class Dispatcher:
         """The group takes nothing any more. What ran there runs again."""
         lost = self._groups.pop(group, None)
         if lost is None:
-            return Aftermath(convicted=self._trials.convicted[group])
+            return Aftermath(explained=self._trials.explained(group))
         for rank in lost.ranks:
             del self._ranks[rank.rank]
         attempts = lost.give_back_all()
@@ -104,7 +109,7 @@ class Dispatcher:
             item.flow.running.discard(item)
         was_trial = self._judge(group, loss, attempts)
         self.pump()
-        return Aftermath(was_trial, self._trials.convicted[group])
+        return Aftermath(was_trial, self._trials.explained(group))
 
     def group_given_up(self, group: int) -> None:
         """The group does not come back by itself: others have to run its trials, now or once they are ready."""
@@ -148,7 +153,7 @@ class Dispatcher:
     @property
     def convicted(self) -> int:
         """Culprits found so far."""
-        return self._trials.convicted.total()
+        return self._trials.convicted
 
     @property
     def has_ranks(self) -> bool:
@@ -174,18 +179,21 @@ class Dispatcher:
             self._soon(self.pump)
 
     def pump(self) -> None:
-        """Sends as much as there is credit for: one message per rank."""
+        """Sends as much as there is credit for: one message per rank, unless it takes so long that others must wait."""
         self._is_pump_due = False
         outbox = Outbox()
         free = [group for group in self._groups.values() if not self._run_trial(group, outbox) and not group.is_held]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
-        while (item := self.backlog.head()) is not None:
+        until = time.monotonic() + LONGEST_PUMP_S
+        while (item := self.backlog.head()) is not None and time.monotonic() < until:
             chosen = self._placement.choose(ranks, item)
             if chosen is None:
                 break
             self.backlog.pop()
             self._assign(item, chosen, outbox)
         outbox.send(self._send)
+        if time.monotonic() > until:
+            self._pump_soon()
 
     def _run_trial(self, group: DispatchGroup, outbox: Outbox) -> bool:
         """Whether the group has a trial to run. Its items are sent once nothing else runs there."""
@@ -266,8 +274,8 @@ class Dispatcher:
             culprit = trial.crash([item for item in touched if item.trial is trial]) if loss.is_crash else None
             if not loss.is_crash:
                 trial.interrupt()
-        if culprit is not None and culprit.state is ItemState.RUNNING:
-            self._convict(culprit, group, loss)
+        if trial is not None and culprit is not None and culprit.state is ItemState.RUNNING:
+            self._convict(culprit, trial, loss)
         cohort = [item for item in touched if item.trial is None and item.state is ItemState.RUNNING]
         suspected = set(cohort)
         again = [item for item in attempts if item.state is ItemState.RUNNING]
@@ -285,11 +293,7 @@ class Dispatcher:
                 self._close(item)
         return loss.is_crash and bool(on_trial)
 
-    def _convict(self, culprit: Item, group: int, loss: Loss) -> None:
-        self._trials.convicted[group] += 1
+    def _convict(self, culprit: Item, trial: Trial, loss: Loss) -> None:
+        self._trials.convict(trial)
         culprit.trial = None  # the trial knows already
-        error = ItemError(
-            ItemErrorCode.POISONED,
-            f"its engine crashed with this item, at last when nothing else ran ({loss.reason}): do not send it again",
-        )
-        self._finish(culprit, Result(culprit.attempt, Outcome.ERROR, error=error), culprit.rank)
+        self._finish(culprit, Result(culprit.attempt, Outcome.ERROR, error=verdict(loss.reason)), culprit.rank)

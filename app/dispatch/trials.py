@@ -12,13 +12,15 @@ class Trials:
 
     def __init__(self) -> None:
         self._by_group: dict[int, deque[Trial]] = {}
-        self.convicted: Counter[int] = Counter()  # culprits found on each group
+        self.convicted = 0  # culprits found so far
+        self._explained: Counter[int] = Counter()  # crashes of each group that were an item's fault, or may have been
 
     def current(self, group: int) -> Trial | None:
         """The trial that the group has to run."""
         trials = self._by_group.get(group)
         while trials and trials[0].is_over:
-            trials.popleft()
+            over = trials.popleft()
+            self._explained[over.origin] += over.is_unsolved
         if not trials:
             self._by_group.pop(group, None)
             return None
@@ -26,10 +28,20 @@ class Trials:
 
     def open(self, group: int, cohort: Iterable[Item]) -> None:
         """A cohort crashed the group: it is tried there, for the others serve on."""
-        trial = Trial(cohort)
+        trial = Trial(cohort, group)
         for item in trial.waiting:
             item.trial = trial
         self._by_group.setdefault(group, deque()).append(trial)
+
+    def convict(self, trial: Trial) -> None:
+        """A culprit was found in it."""
+        self.convicted += 1
+        self._explained[trial.origin] += 1
+
+    def explained(self, group: int) -> int:
+        """Crashes of the group so far that say nothing against it: an item's fault, or of one that was taken back."""
+        self.current(group)
+        return self._explained[group]
 
     def move(self, group: int, to: int) -> None:
         """Another group has to run this group's trials: it does not come back."""

@@ -43,10 +43,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What a loss did to the items: whether it ended a trial's round, and culprits found on this group so far."""
+    """What a loss did to the items: whether it ended a trial's round, and this group's crashes that items explain."""
 
     was_trial: bool = False
-    convicted: int = 0
+    explained: int = 0  # so far
 
 
 class GroupListener(Protocol):

@@ -3,7 +3,8 @@
 Failures are counted in a window; each makes the next start wait longer, and too many open the breaker. Some are not
 counted: an operator's own restarts; a clash of ports, of which there may be a few in a row; a trial's crashes, which
 find culprits one by one and have a budget of their own; and the crash that brought a cohort to trial, once a culprit
-has been found for it.
+has been found for it, or may have been among items that were taken back. Starts that fail may take so long that a
+window never holds enough of them: so many in a row are too many as well.
 """
 
 import random
@@ -24,7 +25,7 @@ MOST_DOUBLINGS = 30  # a float holds a thousand
 class Limits:
     """What the settings say of restarts."""
 
-    failures: int  # in the window; one more opens the breaker
+    failures: int  # in the window, or starts in a row; one more opens the breaker
     window_s: float
     backoff_s: float  # after the first failure; twice as long after each further one
     longest_backoff_s: float
@@ -65,11 +66,12 @@ class RestartPolicy:
         self._failures: deque[float] = deque()  # when
         self._trial_crashes: deque[float] = deque()
         self._port_clashes = 0
-        self._convicted = 0
+        self._failed_starts = 0  # in a row
+        self._explained = 0
 
     def decide(self, loss: Loss, aftermath: Aftermath, now: float) -> Restart | Break:
         """What to do about this loss, at `now` seconds."""
-        self._forgive(aftermath.convicted)
+        self._forgive(aftermath.explained)
         if loss.kind is LossKind.ENDED:
             return Restart(0.0)
         if loss.kind is LossKind.PORT_CLASH and self._port_clashes < MOST_PORT_CLASHES:
@@ -81,20 +83,20 @@ class RestartPolicy:
 
     def started(self) -> None:
         """The group is ready."""
-        self._port_clashes = 0
+        self._port_clashes = self._failed_starts = 0
 
     def reset(self) -> None:
         """An operator has seen to it: nothing is held against the group any more."""
         self._failures.clear()
         self._trial_crashes.clear()
-        self._port_clashes = 0
+        self._port_clashes = self._failed_starts = 0
 
-    def _forgive(self, convicted: int) -> None:
-        """Every culprit that was found explains a failure."""
-        for _ in range(convicted - self._convicted):
+    def _forgive(self, explained: int) -> None:
+        """Failures that were no fault of the group."""
+        for _ in range(explained - self._explained):
             if self._failures:
                 self._failures.pop()
-        self._convicted = convicted
+        self._explained = explained
 
     def _may_try(self, now: float) -> bool:
         _forget(self._trial_crashes, now - TRIAL_WINDOW_S)
@@ -105,12 +107,13 @@ class RestartPolicy:
         limits = self._limits
         _forget(self._failures, now - limits.window_s)
         self._failures.append(now)
-        count = len(self._failures)
+        if loss.kind in (LossKind.CANNOT_START, LossKind.PORT_CLASH):
+            self._failed_starts += 1
+        count, allowed = len(self._failures), f"({flag('breaker_failures')} {limits.failures}), at last: {loss.reason}"
         if count > limits.failures:
-            return Break(
-                f"it failed {count} times within {limits.window_s:g} s ({flag('breaker_failures')} "
-                f"{limits.failures}), at last: {loss.reason}"
-            )
+            return Break(f"it failed {count} times within {limits.window_s:g} s {allowed}")
+        if self._failed_starts > limits.failures:
+            return Break(f"it could not be started {self._failed_starts} times in a row {allowed}")
         longest = min(limits.longest_backoff_s, limits.backoff_s * 2 ** min(count - 1, MOST_DOUBLINGS))
         return Restart(longest * (0.5 + 0.5 * self._chance()))  # jitter: groups that failed together start apart
 

@@ -4,8 +4,9 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from engines import logs, processes
@@ -43,6 +44,7 @@ class VllmEngine(Engine):
         self._queue: deque[tuple[RunItem, bytes]] = deque()
         self._queued = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[Result | None]] = {}
+        self._given: set[int] = set()  # of these, what AsyncLLM has
         self._submitter: asyncio.Task[None] | None = None
 
     async def start(self, report: ReportStage) -> RankFacts:
@@ -67,8 +69,6 @@ class VllmEngine(Engine):
         return self._facts(version, config)
 
     def submit(self, run: Run) -> None:
-        if not self._tasks and not self._queue:
-            self.load.begin()
         for item in run.items:
             self._queue.append((item, run.params[item.params]))
         self._queued.set()
@@ -84,10 +84,12 @@ class VllmEngine(Engine):
                 self._tasks[attempt].cancel()
 
     def untouched(self) -> list[int]:
-        return [item.attempt for item, _ in list(self._queue)]
+        queued = [item.attempt for item, _ in list(self._queue)]
+        return queued + [attempt for attempt in list(self._tasks) if attempt not in self._given]
 
     async def check(self, params: bytes) -> ItemError | None:
         compiled = await self._sampling.checked(params)
+        self.load.prepared += 1
         return compiled if isinstance(compiled, ItemError) else None
 
     def metrics(self) -> bytes:
@@ -135,8 +137,10 @@ class VllmEngine(Engine):
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=2, temperature=0.0)
+        self.load.begin()
         async for _ in self._llm.generate({"prompt_token_ids": [1]}, params, "warm-up", **self._context(None)):
             pass
+        self.load.reset()
 
     def _facts(self, version: str, config: Any) -> RankFacts:
         model, parallel = config.model_config, config.parallel_config
@@ -177,6 +181,7 @@ class VllmEngine(Engine):
             self._own(item, self._attempt_aside(item, params))
             return
         prepared = self._prepared(item, template)
+        self.load.prepared += 1
         if isinstance(prepared, ItemError):
             self.emit(Result(item.attempt, Outcome.ERROR, error=prepared))
         else:
@@ -210,6 +215,7 @@ class VllmEngine(Engine):
             prepared = await loop.run_in_executor(self._aside, self._prepared, item, template)
         else:
             prepared = self._prepared(item, template)
+        self.load.prepared += 1
         if isinstance(prepared, ItemError):
             return Result(item.attempt, Outcome.ERROR, error=prepared)
         return await self._attempt(item, *prepared)
@@ -223,18 +229,32 @@ class VllmEngine(Engine):
         final: Any = None
         try:
             async with self._logprobs.taken(logprobs):
-                context = self._context(item.trace)
-                async for output in self._llm.generate(prompt, sampling, str(item.attempt), **context):
-                    final = output
+                with self._giving(item.attempt):
+                    context = self._context(item.trace)
+                    async for output in self._llm.generate(prompt, sampling, str(item.attempt), **context):
+                        final = output
                 if logprobs < LARGE:
                     return to_result(item.attempt, final, item.return_token_ids)
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._aside, to_result, item.attempt, final, item.return_token_ids)
         except Exception as error:  # noqa: BLE001  the door: vLLM's errors become this item's error here
-            if compat.is_engine_death(error):
-                self.died(f"vLLM's engine core is dead: {_first_line(error)}")
+            if self._llm.errored or compat.is_engine_death(error):  # all requests end with the same error
+                self.died(f"vLLM's engine is dead: {_first_line(error)}")
                 return None
             return Result(item.attempt, Outcome.ERROR, error=compat.sampling_error(error))
+
+    @contextmanager
+    def _giving(self, attempt: int) -> Iterator[None]:
+        """Inside, the engine has the attempt: what happens to it may be the attempt's fault."""
+        if not self._given:
+            self.load.begin()
+        self._given.add(attempt)
+        self.load.given = len(self._given)
+        try:
+            yield
+        finally:
+            self._given.discard(attempt)
+            self.load.given = len(self._given)
 
     def _context(self, trace: str | None) -> dict[str, Any]:
         """Where vLLM's own span of a request belongs, if there are traces."""

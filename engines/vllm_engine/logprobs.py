@@ -5,6 +5,7 @@ what is free waits until others have ended; one beyond all there is is refused.
 """
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncIterator
@@ -73,13 +74,20 @@ class LogprobsRoom:
             if turn.done() and not turn.cancelled():
                 self._give(logprobs)  # it had its turn, and will not use it
             else:
-                self._waiting.remove(entry)
+                with contextlib.suppress(ValueError):  # whoever gave back since then has met it, and dropped it
+                    self._waiting.remove(entry)
                 self._give(0)
             raise
 
     def _give(self, logprobs: int) -> None:
         self._free += logprobs
-        while self._waiting and self._waiting[0][0] <= self._free:
-            size, turn = self._waiting.popleft()
+        while self._waiting:
+            size, turn = self._waiting[0]
+            if turn.done():  # cancelled: its task has not heard of it yet
+                self._waiting.popleft()
+                continue
+            if size > self._free:
+                return
+            self._waiting.popleft()
             self._free -= size
             turn.set_result(None)

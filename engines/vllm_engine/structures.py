@@ -60,6 +60,7 @@ class StructureChecker:
         self._slow.close()
 
     async def _check(self, structure: bytes) -> StructureVerdict:
+        answer: Answer | None = None
         try:
             answer = await self._ask_quick(structure)
             if answer is not None and answer.outcome is not Outcome.DONE:
@@ -67,10 +68,10 @@ class StructureChecker:
         except LaneDied as error:
             self._died(str(error))
             return StructureVerdict(ItemError(ItemErrorCode.ENGINE_ERROR, str(error)))
-        if answer is None:
-            self._verdicts.drop(structure)
-            return BUSY
-        return self._verdict(answer)
+        finally:
+            if answer is None or answer.outcome is Outcome.FAILED:  # it says nothing of the structure: ask again
+                self._verdicts.drop(structure)
+        return BUSY if answer is None else self._verdict(answer)
 
     async def _ask_quick(self, structure: bytes) -> Answer | None:
         """None when it was too long until its turn."""

@@ -16,6 +16,7 @@ CHAT = "Timbuktu axolotl"
 TOKEN_IDS = [911, 733, 577, 311]
 PARAMS = {"stop": ["umbrella-stop"], "bad_words": ["marzipan-word"], "temperature": 0.777, "max_tokens": 1500}
 ITEMS = [{"prompt": PROMPT}, {"messages": [{"role": "user", "content": CHAT}]}, {"prompt": TOKEN_IDS}]
+GOT_REQUESTS = "EngineCore loop active"
 SENT = [PROMPT, CHAT, "911, 733", "umbrella", "marzipan", "0.777"]
 
 
@@ -24,27 +25,32 @@ def named(service: Service, title: str) -> psutil.Process:
     return next(process for process in service.processes() if title in " ".join(process.cmdline()))
 
 
-def rank_log(service: Service) -> str:
+def rank_log(service: Service) -> Path:
     (entry,) = service.ranks()
-    return Path(entry["log_file"]).read_text(errors="replace")
+    return Path(entry["log_file"])
 
 
 def die_working(service: Service) -> str:
     """Kills a worker while the engine waits for it with new requests; the rank's log once the engine has dumped.
 
-    The rank itself is stopped meanwhile: it would see the worker's death and end its engine first.
+    The rank itself is stopped meanwhile: it would see the worker's death and end its engine first. And so is the
+    gateway, which would find the stall before a slow machine has dumped anything.
     """
     service.errors_expected = True
     worker, rank = named(service, "VLLM::Worker"), named(service, "phalanx-rank")
+    log = rank_log(service)
+    seen = log.read_text(errors="replace").count(GOT_REQUESTS)
     worker.send_signal(signal.SIGSTOP)
     with service.begin(ITEMS, sampling_params=PARAMS):
-        seen = rank_log(service).count("EngineCore loop active")
-        until(lambda: rank_log(service).count("EngineCore loop active") > seen, "the engine has got the requests")
+        until(lambda: log.read_text(errors="replace").count(GOT_REQUESTS) > seen, "the engine has got the requests")
+        service.process.send_signal(signal.SIGSTOP)
         rank.send_signal(signal.SIGSTOP)
         worker.send_signal(signal.SIGKILL)
-        until(lambda: "Dumping scheduler output" in rank_log(service), "the engine dumps what it was doing")
+        until(lambda: "Dumping scheduler output" in log.read_text(errors="replace"), "it dumps what it did")
+        until(lambda: "EngineCore encountered a fatal error" in log.read_text(errors="replace"), "it dies")
         rank.send_signal(signal.SIGCONT)
-    return until(lambda: "EngineCore encountered a fatal error" in rank_log(service) and rank_log(service), "it dies")
+        service.process.send_signal(signal.SIGCONT)
+    return log.read_text(errors="replace")
 
 
 @pytest.mark.parametrize("log_format", ["json", "auto"])

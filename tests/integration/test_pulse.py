@@ -1,5 +1,6 @@
 """What the kernel says of a rank's processes, on real ones."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from msgspec.structs import replace as with_fields
 from app.ranks import pulse
 from app.ranks.pulse import PulseTaker
 from app.ranks.rank import Rank
-from app.ranks.stalls import STOPPED_S, find_stall
-from engines.protocol import RankFacts
+from app.ranks.stalls import STOPPED_S, Pulse, find_stall
+from engines.protocol import RankFacts, Status
+from tests.service import until
 
 FACTS = RankFacts(
     engine="played",
@@ -36,6 +38,7 @@ FACTS = RankFacts(
 def core() -> Iterator[subprocess.Popen[bytes]]:
     """An engine's process that sleeps."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        time.sleep(0.3)  # until it does
         yield process
         process.kill()
 
@@ -76,3 +79,50 @@ def test_a_rank_that_nobody_waits_for_is_not_looked_at(
     rank.heard_at = time.monotonic()
     time.sleep(0.05)
     assert taker.take(0, group_works=False).stopped == "core 0"
+
+
+def takes(taker: PulseTaker, **status: int) -> Pulse:
+    """A pulse after a heartbeat, of a rank that holds an item."""
+    taker.rank.heard()
+    taker.rank.status = Status(incarnation=0, **status)
+    return taker.take(1, group_works=True)
+
+
+def test_a_rank_whose_engine_has_nothing_yet_is_not_asleep(
+    core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It renders a prompt, or waits for its turn to have a structure compiled."""
+    monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
+    taker = PulseTaker(rank_of(0, core))
+    for given in (0, 1):
+        takes(taker, given=given)
+        time.sleep(0.05)
+        assert takes(taker, given=given).is_asleep is (given > 0)
+
+
+def test_a_compiler_below_the_engine_keeps_it_awake(
+    core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
+    rank = rank_of(0, core)
+    rank.pid = os.getpid()
+    taker = PulseTaker(rank)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as compiler:
+        takes(taker, given=1)
+        until(lambda: not takes(taker, given=1).is_asleep, "its CPU time counts")
+        compiler.kill()
+        compiler.wait()
+    taker = PulseTaker(rank)
+    takes(taker, given=1)
+    time.sleep(0.05)
+    assert takes(taker, given=1).is_asleep
+
+
+def test_preparing_is_getting_on_while_the_engine_has_nothing(core: subprocess.Popen[bytes]) -> None:
+    taker = PulseTaker(rank_of(0, core))
+    takes(taker)
+    time.sleep(0.05)
+    assert takes(taker, prepared=1).progress_age_s == 0
+    takes(taker, given=1, prepared=2)
+    time.sleep(0.05)
+    assert takes(taker, given=1, prepared=3).progress_age_s > 0.04  # checks of parameters do not hide a stall

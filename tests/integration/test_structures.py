@@ -16,9 +16,13 @@ CPU_S = 0.8
 
 
 def prepare() -> Callable[[bytes], bytes]:
-    """A structure is a number of CPU seconds, and more to tell it from others."""
+    """A structure is a number of CPU seconds, and more to tell it from others. One that is shaky fails at first."""
+    seen: set[bytes] = set()
 
     def work(structure: bytes) -> bytes:
+        if structure.endswith(b"shaky") and structure not in seen:
+            seen.add(structure)
+            raise OSError("too many open files")
         until = time.process_time() + float(structure.split()[0])
         while time.process_time() < until:
             pass
@@ -99,5 +103,15 @@ def test_a_killed_lane_is_the_ranks_death() -> None:
         os.kill(checker._quick.pid, 9)
         assert error_of(await checker.check(b"0 again")).code is ItemErrorCode.ENGINE_ERROR
         assert deaths == [f"phalanx-test-lane quick (pid {checker._quick.pid}) ended unexpectedly"]
+
+    with_checker(scenario)
+
+
+def test_what_could_not_be_checked_is_checked_again() -> None:
+    async def scenario(checker: StructureChecker, _: list[str]) -> None:
+        error = error_of(await checker.check(b"0.01 shaky"))
+        assert (error.code, error.message) == (ItemErrorCode.ENGINE_ERROR, "OSError: too many open files")
+        assert checker.known(b"0.01 shaky") is None
+        assert (await checker.check(b"0.01 shaky")).error is None
 
     with_checker(scenario)

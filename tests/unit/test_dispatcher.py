@@ -1,8 +1,10 @@
 """Items on their way to ranks and back, with ranks that are played."""
 
 import gc
+import itertools
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from dispatch_bench import Bench, aborted, assert_idle, make_items, ok
@@ -252,3 +254,21 @@ def test_nothing_of_a_batch_stays_behind_when_it_has_ended() -> None:
 def items_in_memory() -> int:
     gc.collect()
     return sum(type(thing) in (Item, Flow) for thing in gc.get_objects())  # isinstance would wake others' properties
+
+
+def test_a_backlog_that_is_slow_to_order_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between which others have their turn of the event loop."""
+    due: list[Callable[[], None]] = []
+    bench = Bench(soon=due.append)
+    bench.submit(4)
+    due.clear()
+    bench.dispatcher._is_pump_due = False
+    clock = itertools.count(step=0.015)
+    monkeypatch.setattr("app.dispatch.dispatcher.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    bench.ready(0)
+    sizes = [len(bench.held[0])]
+    while due:
+        due.pop()()
+        sizes.append(len(bench.held[0]))
+    assert sizes[-1] == 4
+    assert len(set(sizes)) > 2

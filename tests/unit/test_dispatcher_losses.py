@@ -91,3 +91,18 @@ def test_a_group_that_is_ready_twice_is_a_fault() -> None:
     bench = Bench(ranks=1)
     with pytest.raises(RuntimeError):
         bench.ready(0)
+
+
+def test_a_drained_group_that_comes_back_takes_over_nobodys_trial() -> None:
+    bench = Bench(2)
+    bench.submit(8)
+    bench.dispatcher.group_held(0)
+    bench.lose(1)
+    bench.answer(0)
+    bench.lose(0)
+    bench.dispatcher.group_given_up(1)
+    bench.ready(0, is_held=True)
+    assert not bench.held[0]
+    bench.lose(0, kind=LossKind.ENDED)
+    bench.ready(0)  # an operator has restarted it
+    assert bench.held[0]

@@ -78,11 +78,24 @@ def test_crashes_on_trial_are_no_failures_and_have_a_budget() -> None:
     assert decider.decide(loss(), ON_TRIAL, 3700) == Restart(0)
 
 
-def test_a_culprit_that_was_found_explains_a_failure() -> None:
+def test_an_item_that_was_at_fault_explains_a_failure() -> None:
     """Twenty poisoned items in a day's work must not look like a broken machine."""
     decider = policy()
-    for convicted in range(20):
-        assert decider.decide(loss(), Aftermath(convicted=convicted), 0) == Restart(2)
+    for explained in range(20):
+        assert decider.decide(loss(), Aftermath(explained=explained), 0) == Restart(2)
+
+
+def test_starts_that_fail_slowly_break_as_well() -> None:
+    """A window never holds enough of them."""
+    decider = policy()
+    slow = loss(LossKind.CANNOT_START)
+    assert [decider.decide(slow, NOTHING, at) for at in (0, 101, 202)] == [Restart(2)] * 3
+    broken = decider.decide(slow, NOTHING, 303)
+    assert broken == Break("it could not be started 4 times in a row (--breaker-failures 3), at last: lightning")
+    decider.reset()
+    assert [decider.decide(slow, NOTHING, at) for at in (404, 505, 606)] == [Restart(2)] * 3
+    decider.started()
+    assert decider.decide(slow, NOTHING, 707) == Restart(2)
 
 
 def test_limits_come_from_the_settings() -> None:

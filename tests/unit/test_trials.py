@@ -74,7 +74,7 @@ def test_culprits_are_found_within_the_bound_and_all_others_succeed(poisons: set
     assert len(outcomes) == 512
     in_flight = played.max_num_seqs * (2 if lockstep else 1)
     for group in played.groups:
-        convicted = played.bench.lose(group, *played.groups[group], kind=LossKind.ENDED).convicted
+        convicted = played.bench.lose(group, *played.groups[group], kind=LossKind.ENDED).explained
         # Culprits of later cohorts make a first crash of their own, which the bound for one cohort does not hold.
         assert played.crashes[group] <= convicted * (math.ceil(math.log2(in_flight)) + 1) + convicted
     assert played.bench.dispatcher.backlog.items == played.bench.dispatcher.backlog.tokens == 0
@@ -224,7 +224,7 @@ def test_a_suspect_that_nobody_wants_any_more_may_have_been_the_cause() -> None:
     played.crash(0)
     played.bench.dispatcher.cancel(unwanted)
     aftermath = played.bench.lose(0, 0, 1, kind=LossKind.STALLED)
-    assert aftermath.was_trial and aftermath.convicted == 0
+    assert aftermath.was_trial and aftermath.explained == 0
     played.start(0)
     assert {played.item(attempt).flow for held in played.bench.held.values() for attempt in held} == {wanted}
     played.run()
@@ -243,3 +243,47 @@ def test_a_round_whose_suspects_are_all_unwanted_is_a_trial_all_the_same() -> No
     played.bench.submit(2)
     played.run()
     assert set(played.outcomes().values()) == {None}
+
+
+def test_the_last_of_a_larger_round_is_tried_alone_before_it_is_convicted() -> None:
+    """Twice the machine kills the engine, the second time when only the longest of the cohort is left."""
+    played = Played(())
+    played.bench.submit(4)
+    played.crash(0)
+    held = [(rank, attempt) for rank in (0, 1) for attempt in played.bench.held[rank]]
+    for rank, attempt in held[:-1]:
+        played.bench.answer(rank, attempt)
+    played.crash(0)
+    assert played.bench.dispatcher.convicted == 0
+    played.run()
+    assert played.outcomes() == dict.fromkeys(range(4))
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_crash_whose_suspect_was_taken_back_says_nothing_against_its_group(is_running: bool) -> None:
+    """A batch that times out while its group starts again must not open the breaker, however often."""
+    played = Played(())
+    for crashes in range(1, 4):
+        unwanted = played.bench.submit(1)
+        assert played.bench.lose(0, 0, 1).explained == crashes - 1
+        if is_running:
+            played.start(0)
+        played.bench.dispatcher.cancel(unwanted)
+        if not is_running:
+            played.start(0)
+        for rank in (0, 1):
+            for attempt in list(played.bench.held[rank]):
+                played.bench.dispatcher.results(rank, played.bench.lives[rank], [aborted(attempt)])
+                del played.bench.held[rank][attempt]
+    assert played.bench.lose(0, 0, 1, kind=LossKind.ENDED).explained == 3
+
+
+def test_a_culprit_explains_a_crash_of_the_group_that_it_crashed_first() -> None:
+    played = Played({0}, lockstep=False)
+    played.bench.submit(1)
+    assert played.bench.lose(0, 0).explained == 0
+    played.bench.dispatcher.group_given_up(0)  # its trial goes to the other group
+    assert played.bench.lose(1, 1).explained == 0
+    assert played.outcomes() == {0: ItemErrorCode.POISONED}
+    played.start(0)
+    assert played.bench.lose(0, 0, kind=LossKind.ENDED).explained == 1

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from simulated_bench import text
 
 from engines.protocol import ItemError, ItemErrorCode, Outcome, Result, Run, RunItem
@@ -36,9 +37,12 @@ class Played:
     """An AsyncLLM that generates until it is cancelled, and renders all prompts but one."""
 
     model_config = SimpleNamespace(max_model_len=100, get_vocab_size=lambda: 1000)
+    errored = False
+    failure: Exception | None = None  # what generating ends with
 
     def __init__(self) -> None:
         self.generating: set[str] = set()
+        self.ended = asyncio.Event()
         self.verdict = asyncio.Event()  # on the parameters that are not checked
         self.refusal: ItemError | None = None
         self.rendered_in: list[str] = []  # threads
@@ -47,7 +51,9 @@ class Played:
     async def generate(self, _: object, __: object, attempt: str) -> AsyncIterator[Any]:
         self.generating.add(attempt)
         try:
-            await asyncio.Event().wait()
+            await self.ended.wait()
+            if self.failure is not None:
+                raise self.failure
         finally:
             self.generating.discard(attempt)
         yield None
@@ -77,7 +83,8 @@ class Bench:
     def __init__(self) -> None:
         self.results: dict[int, Result] = {}
         self.llm = Played()
-        self.engine = VllmEngine(SPEC, self._emit, lambda reason: None)
+        self.deaths: list[str] = []
+        self.engine = VllmEngine(SPEC, self._emit, self.deaths.append)
         self.engine._llm = self.engine._renderer = self.engine._sampling = self.llm
         self.engine._submitter = asyncio.create_task(self.engine._submit_queued(), name="submitter")
 
@@ -213,5 +220,79 @@ def test_an_item_with_more_logprobs_than_there_is_room_for_is_refused() -> None:
         assert error is not None
         assert (error.code, error.param) == (ItemErrorCode.INVALID_SAMPLING_PARAMS, "sampling_params.logprobs")
         assert f"may come to have {2 * tokens * 20 + 3 * 1000} logprobs" in error.message
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("order", [[1, 2], [2, 1]])
+def test_room_for_logprobs_comes_back_in_whatever_order_items_are_given_up(order: list[int]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.llm.sampling.logprobs = 20
+        bench.llm.sampling.max_tokens = bench.engine._logprobs.most // 20
+        bench.submit(text(1), text(2))
+        await bench.turns(8)
+        assert bench.llm.generating == {"1"}
+        bench.engine.abort(order)
+        await bench.turns(12)
+        assert [bench.results[attempt].outcome for attempt in (1, 2)] == [Outcome.ABORTED] * 2
+        bench.submit(text(3))
+        await bench.turns(8)
+        assert bench.llm.generating == {"3"}
+
+    play(scenario)
+
+
+def test_what_all_requests_end_with_is_the_engines_death_and_nobodys_fault() -> None:
+    """vLLM's output handler stumbles over one request, and passes what it stumbled over to all of them."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.submit(text(1), text(2))
+        await bench.turns(8)
+        bench.llm.failure, bench.llm.errored = TypeError("somebody else's"), True
+        bench.llm.ended.set()
+        await bench.turns(8)
+        assert not bench.results
+        assert bench.deaths == ["vLLM's engine is dead: somebody else's"] * 2
+
+    play(scenario)
+
+
+def test_an_attempt_is_no_suspect_before_the_engine_has_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        load = bench.engine.load
+        bench.submit(text(1), text(2))
+        bench.submit(text(3), params=UNCHECKED)
+        assert sorted(bench.engine.untouched()) == [1, 2, 3]
+        await bench.turns(8)
+        assert bench.engine.untouched() == [3]
+        assert (load.given, load.prepared) == (2, 2)
+        bench.engine.abort([1, 2, 3])
+        await bench.turns(8)
+        assert not bench.engine.untouched()
+        assert load.given == 0
+
+    play(scenario)
+
+
+def test_time_before_the_engine_has_anything_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while the model was loaded nor while a structure was checked: a stall would be found ten times later."""
+    now = 1000.0
+    monkeypatch.setattr("engines.base.time", SimpleNamespace(monotonic=lambda: now))
+
+    async def scenario(bench: Bench) -> None:
+        nonlocal now
+        load = bench.engine.load
+        now += 180  # it loads
+        load.step()
+        load.reset()
+        assert (load.steps, load.longest_step_s, load.last_step_at) == (0, 0.0, None)
+        bench.submit(text(1), params=UNCHECKED)
+        await bench.turns(8)
+        now += 20
+        bench.llm.verdict.set()
+        await bench.turns(8)
+        now += 0.5
+        load.step()
+        assert load.longest_step_s == 0.5
 
     play(scenario)
