@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from app.batches.reading import BodyReads
 from app.batches.service import BatchService
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.placement import Dispatch, placement
@@ -54,6 +55,7 @@ class Gateway:
             asyncio.get_running_loop().call_soon,
         )
         self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, traces)
+        self.bodies = BodyReads()
         self.accepted_params: set[bytes] = set()  # digests of batch-wide parameters that the engine has said yes to
         self.changed = asyncio.Event()
         self.fleet = Fleet(settings, environ, allotment.device, allotment.shares, self.batches, self.changed.set)
@@ -70,6 +72,7 @@ class Gateway:
     async def drain(self) -> None:
         """Admits nothing more, and lets what is admitted finish, up to the deadline; the rest gets its error."""
         self.is_draining = True
+        self.bodies.end()
         timeout_s = self.settings.drain_timeout_s
         logger.info("draining", batches=self.batches.active, timeout_s=timeout_s)
         try:
@@ -84,6 +87,7 @@ class Gateway:
     def give_up(self) -> None:
         """The service cannot go on: what is admitted gets its error at once."""
         self.is_draining = True
+        self.bodies.end()
         self.batches.end_all(ItemError(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again"))
 
     async def stop(self) -> None:

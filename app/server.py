@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import setproctitle
@@ -14,6 +15,7 @@ import uvicorn
 import uvloop
 
 from app import lag
+from app.bounded_protocol import BoundedProtocol
 from app.connections import FAREWELLS, ConnectionLimits, Connections
 from app.descriptors import room_for
 from app.errors import FatalError
@@ -163,7 +165,7 @@ def _make_server(gateway: Gateway, connections: Connections) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             create_app(gateway),
-            http=connections.protocol,  # type: ignore[arg-type]  # it calls it, and needs no class
+            http=partial(BoundedProtocol, connections),  # type: ignore[arg-type]  # it calls it, and needs no class
             ws="none",
             lifespan="off",
             log_config=None,

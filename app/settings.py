@@ -158,7 +158,7 @@ class WorkSettings(Section):
     max_waiting_tokens: Count = setting(2_000_000_000, "Tokens in the backlog; beyond it requests get 429.")
     max_n: Count = setting(128, "Outputs of one item (n).")
     max_stop_strings: Count = setting(64, "Stop strings of one item.")
-    max_string_length: Count = setting(4096, "Characters of a stop string or bad word.")
+    max_string_length: Count = setting(4096, "Characters of a stop string, or of all bad words together.")
     max_structure_length: Count = setting("64K", "Characters of a JSON schema, regex or grammar.")
     structure_cpu_s: Seconds = setting(
         5.0, "CPU time that compiling one of these may take; keep it well below a quarter of --stall-timeout-s."

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,42 @@ from engines.spec import RankSpec
 
 RANK_LOGGER = "rank"
 STDERR = 2
-_stderr = threading.RLock()  # a collection of garbage within it may log, too
+PATIENCE_S = 0.1  # with whoever reads it
+
+
+class _Stderr:
+    """The process's stderr, and what its reader has made it lose."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # a collection of garbage within it may log, too
+        self._lost = 0  # lines
+        self._is_torn = False  # the last of them was begun
+
+    def write(self, line: bytes) -> None:
+        """The line, or what its reader takes of it in time. Raises OSError."""
+        if self._lost and self._is_writable(0):
+            notice = b'%s{"event":"log_lines_lost","count":%d}\n' % (b"\n" * self._is_torn, self._lost)
+            self._lost, self._is_torn = 0, False
+            self._put(notice)
+        if self._lost or not self._put(line):
+            self._lost += 1
+
+    def _put(self, line: bytes) -> bool:
+        whole = len(line)
+        while line:
+            if not self._is_writable(PATIENCE_S):
+                self._is_torn = len(line) < whole
+                return False
+            line = line[os.write(STDERR, line[: select.PIPE_BUF]) :]  # so much a pipe that is writable takes at once
+        return True
+
+    def _is_writable(self, wait_s: float) -> bool:
+        poll = select.poll()  # one for each call: a signal handler may log in the middle of another's
+        poll.register(STDERR, select.POLLOUT)
+        return bool(poll.poll(wait_s * 1000))
+
+
+_stderr = _Stderr()
 
 
 @dataclass(frozen=True)
@@ -153,11 +189,12 @@ class LineHandler(logging.Handler):
 
 
 def write_stderr(text: str) -> None:
-    """To the process's stderr itself, in one piece, whichever thread calls. What cannot be written is lost."""
-    left = text.encode(errors="backslashreplace")
-    with _stderr, contextlib.suppress(OSError):
-        while left:
-            left = left[os.write(STDERR, left) :]
+    """To the process's stderr itself, in one piece, whichever thread calls. What cannot be written is lost.
+
+    So is what nobody reads: a reader that has stopped must not stop the process with it.
+    """
+    with _stderr.lock, contextlib.suppress(OSError):
+        _stderr.write(text.encode(errors="backslashreplace"))
 
 
 def configure_rank(spec: RankSpec) -> None:

@@ -18,7 +18,7 @@ from app.batches.batch import Batch
 from app.batches.memory import Holding
 from app.batches.request import DEFAULT_PRIORITY, MISPLACED, NOT_YET, BatchRequest
 from app.batches.splitting import check_list
-from app.errors import InvalidRequest, NotFound
+from app.errors import InvalidRequest, NotFound, TooSlow
 from app.gateway import Gateway
 from app.keys.ring import Caller
 from app.ranks.questions import NoAnswer
@@ -51,7 +51,7 @@ async def batch_generate(request: Request) -> Response:
 
 async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Holding) -> Batch:
     """From the body to a batch that runs."""
-    parsed = await _parse(await read_json(request, BodyLimits.of(gateway.settings), holding), gateway)
+    parsed = await _parse(await _read(request, gateway, holding), gateway)
     _check(parsed, gateway)
     parsed.priority = _priority(parsed, caller)
     resolver = gateway.batches.resolve(parsed)
@@ -60,6 +60,15 @@ async def _admit(request: Request, gateway: Gateway, caller: Caller, holding: Ho
     gateway.check_open()
     gateway.batches.begin(batch, parsed.timeout_s or gateway.settings.default_timeout_s)
     return batch
+
+
+async def _read(request: Request, gateway: Gateway, holding: Holding) -> bytearray:
+    """The body. What has not come whole when the service ends is not waited for."""
+    try:
+        return await read_json(request, BodyLimits.of(gateway.settings), holding, gateway.bodies)
+    except TooSlow:
+        gateway.check_open()
+        raise
 
 
 async def _parse(body: bytearray, gateway: Gateway) -> BatchRequest:

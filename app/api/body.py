@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 
 from app.batches.memory import Holding
+from app.batches.reading import BodyReads
 from app.errors import InvalidRequest, TooLarge, TooSlow, WrongMediaType
 from app.settings import Settings
 
@@ -26,7 +27,7 @@ class BodyLimits:
         return cls(settings.max_body_bytes, settings.body_timeout_s, settings.min_body_rate)
 
 
-async def read_json(request: Request, limits: BodyLimits, holding: Holding) -> bytearray:
+async def read_json(request: Request, limits: BodyLimits, holding: Holding, reads: BodyReads) -> bytearray:
     """The whole body, which must be declared as JSON. It counts for `holding` as it comes.
 
     Raises WrongMediaType, TooLarge, TooSlow, TryLater or InvalidRequest.
@@ -38,23 +39,29 @@ async def read_json(request: Request, limits: BodyLimits, holding: Holding) -> b
             param="Content-Type",
             code="unsupported_media_type",
         )
-    if request.headers.get("content-encoding", "identity") != "identity":
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise WrongMediaType(
             "Content-Encoding is set: send the body uncompressed", param="Content-Encoding", code="unsupported_encoding"
+        )
+    if request.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+        raise WrongMediaType(
+            "Transfer-Encoding is more than chunked: send the body uncompressed",
+            param="Transfer-Encoding",
+            code="unsupported_encoding",
         )
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limits.size:
         raise _too_large(limits.size)
-    return await _read(request, limits, holding)
+    return await _read(request, limits, holding, reads)
 
 
-async def _read(request: Request, limits: BodyLimits, holding: Holding) -> bytearray:
+async def _read(request: Request, limits: BodyLimits, holding: Holding, reads: BodyReads) -> bytearray:
     body = bytearray()  # grows in place: parts that are joined in the end would be there twice
     now = asyncio.get_running_loop().time
     began = latest = now()
     spare_s = limits.timeout_s
     try:
-        async with asyncio.timeout_at(began + limits.timeout_s) as deadline:
+        async with reads.until(began + limits.timeout_s) as deadline:
             async for part in request.stream():
                 if len(body) + len(part) > limits.size:
                     raise _too_large(limits.size)
@@ -63,7 +70,7 @@ async def _read(request: Request, limits: BodyLimits, holding: Holding) -> bytea
                 latest, before = now(), latest
                 earned_s = len(part) / limits.min_rate
                 spare_s = min(limits.timeout_s, spare_s - (latest - before) + earned_s)  # fast bytes buy no long pause
-                deadline.reschedule(latest + spare_s)
+                reads.move(deadline, latest + spare_s)
     except TimeoutError:
         raise _too_slow(limits, len(body), now() - began) from None
     except ClientDisconnect:

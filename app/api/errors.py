@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from app.api.refusals import log_refusal
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError
+from app.validation import short
 
 ErrorType = Literal[
     "invalid_request_error",
@@ -91,7 +92,7 @@ def install(app: FastAPI) -> None:
 
 
 def _translate(request: Request, error: HTTPException) -> RequestError:
-    path = request.url.path
+    path = short(request.url.path)
     if error.status_code == 404:
         return NotFound(f"there is nothing at {path}: /docs lists what there is", code="path_not_found")
     if error.status_code == 405:

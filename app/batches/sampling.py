@@ -132,9 +132,12 @@ class SamplingResolver:
                 limits.max_list_length,
                 "--max-list-length",
             )
-        for name, strings in (("stop", stops), ("bad_words", _list(fields.bad_words))):
-            longest = max(map(len, strings), default=0)
-            _limit(f"{place}.{name}", "characters", longest, limits.max_string_length, "--max-string-length")
+        sizes = {
+            "stop": max(map(len, stops), default=0),
+            "bad_words": sum(map(len, _list(fields.bad_words))),  # the rank tokenises them, twice
+        }
+        for name, size in sizes.items():
+            _limit(f"{place}.{name}", "characters", size, limits.max_string_length, "--max-string-length")
         if fields.n is not msgspec.UNSET:
             _limit(f"{place}.n", "outputs", fields.n, limits.max_n, "--max-n")
         if structured is not msgspec.UNSET:

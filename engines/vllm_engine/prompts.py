@@ -14,8 +14,12 @@ LARGE_BYTES = 16 * 1024  # of a prompt: it takes more than some milliseconds to 
 MAX_MESSAGES = 4096  # many a chat template takes a time that grows with their square
 BOUNDARY_TOKENS = 64  # beyond those that are kept of a text that is cut before it is tokenised
 TEXT_PART_TYPES = ("text", "input_text")
-# A chat template's arguments that are the service's, not a caller's.
-OWN_TEMPLATE_ARGUMENTS = ("chat_template", "tokenize", "return_dict", "conversation", "tools")
+# What vLLM would pass on and is no variable of the template: the service's own to say, and what tells the tokenizer to
+# pad a prompt to a billion tokens, or to return something else than token ids.
+OWN_TEMPLATE_ARGUMENTS = (
+    *("chat_template", "tokenize", "return_dict", "conversation", "tools"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+)
 
 _text = msgspec.json.Decoder(str)
 _token_ids = msgspec.json.Decoder(list[int])

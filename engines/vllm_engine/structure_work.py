@@ -1,10 +1,13 @@
 """Compiles a structure as the engine core will, and tries it out: what a lane's child does with it.
 
 Compiling is not all that a structure costs. For every token of every sequence the engine core asks what may come next,
-between two steps of all sequences: a structure that takes long for that slows down everybody who shares the rank.
+and says what came, between two steps of all sequences: a structure that takes long for that slows down everybody who
+shares the rank. An ambiguous grammar takes longer with every token, so the trial is as long as a short answer; one that
+becomes slow only on a way that chance does not take passes.
 """
 
 import random
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +18,13 @@ from engines.protocol import ItemError, ItemErrorCode
 from engines.vllm_engine import compat
 
 PARAM = "sampling_params.structured_outputs"
-TRIAL_STEPS = 24
+TRIAL_STEPS = 256
 TRIAL_CPU_S = 0.5
-SLOWEST_STEP_S = 0.01  # of CPU; usual ones take a tenth of a millisecond
-REPEATS = 3  # of a step that was slow: the first time it may have filled a cache
+SLOWEST_STEP_S = 0.01  # of CPU; usual ones take a hundredth of a millisecond
+MOST_SLOW = 2  # that may have filled a cache, or been the machine's fault
+GROWTH = 4.0  # of the median step from the first quarter of a trial to the last, when that is slow already
+SLOW_MEDIAN_S = 0.001
+FEWEST_TO_COMPARE = 32  # steps
 
 
 class StructureVerdict(msgspec.Struct, array_like=True):
@@ -86,38 +92,49 @@ class _Compiler:
         """Generates at random, and looks how long each step takes. None when all is well."""
         mask = backend.allocate_token_bitmask(1)
         chance = random.Random(0)  # noqa: S311  the same tokens each time
+        steps: list[float] = []
         deadline = time.process_time() + TRIAL_CPU_S
-        for step in range(TRIAL_STEPS):
-            if grammar.is_terminated() or time.process_time() > deadline:
-                break
-            took_s = _seconds(grammar, mask)
-            if took_s > SLOWEST_STEP_S:
-                took_s = min(_seconds(grammar, mask) for _ in range(REPEATS))
-            if took_s > SLOWEST_STEP_S:
-                return _refused(f"it takes {1000 * took_s:.0f} ms for each token, which all sequences would wait for")
-            allowed = _set_bits(mask)
-            if not allowed:
-                return _refused("no text matches it") if step == 0 else None
-            grammar.accept_tokens("trial", [chance.choice(allowed)])
+        while len(steps) < TRIAL_STEPS and time.process_time() < deadline and not grammar.is_terminated():
+            began = time.process_time()
+            grammar.fill_bitmask(mask, 0)
+            filled = time.process_time()
+            token = _any_allowed(mask, chance)
+            if token is None:
+                return None if steps else _refused("no text matches it")
+            chosen = time.process_time()
+            grammar.accept_tokens("trial", [token])
+            steps.append(time.process_time() - chosen + filled - began)
             if error := compat.grammar_error(grammar):
                 return _refused(f"it cannot be followed: {error}")
+            if why := _too_slow(steps):
+                return _refused(f"{why}, which all sequences would wait for")
         return None
 
 
-def _seconds(grammar: Any, mask: Any) -> float:
-    """What it takes to say which tokens may come next."""
-    began = time.process_time()
-    grammar.fill_bitmask(mask, 0)
-    return time.process_time() - began
+def _too_slow(steps: list[float]) -> str | None:
+    """What is wrong with the CPU seconds that the steps so far took."""
+    slow = sorted(step for step in steps if step > SLOWEST_STEP_S)
+    if len(slow) > MOST_SLOW:
+        return f"it takes {1000 * slow[0]:.0f} ms for each token"
+    quarter = len(steps) // 4
+    if len(steps) < FEWEST_TO_COMPARE or steps[-1] < SLOW_MEDIAN_S:
+        return None
+    first, last = (statistics.median(part) for part in (steps[:quarter], steps[-quarter:]))
+    if last > max(SLOW_MEDIAN_S, GROWTH * first):
+        return f"it takes longer with each token, {1000 * last:.1f} ms after {len(steps)} of them"
+    return None
 
 
-def _set_bits(mask: Any) -> list[int]:
-    """The token ids that a bitmask of one row allows."""
-    import numpy  # and not torch, whose threads do not survive a fork
-
-    bits = numpy.unpackbits(mask[0].numpy().view(numpy.uint8), bitorder="little")
-    found: list[int] = bits.nonzero()[0].tolist()
-    return found
+def _any_allowed(mask: Any, chance: random.Random) -> int | None:
+    """One of the token ids that a bitmask of one row allows, 32 to a word."""
+    words = mask[0].numpy()  # and not torch, whose threads do not survive a fork
+    some = words.nonzero()[0]
+    if not len(some):
+        return None
+    place = int(chance.choice(some))
+    word = int(words[place]) & 0xFFFFFFFF
+    bits = [bit for bit in range(32) if word >> bit & 1]
+    return 32 * place + chance.choice(bits)
 
 
 def _refused(why: str) -> StructureVerdict:

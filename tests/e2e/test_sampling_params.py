@@ -161,10 +161,14 @@ def test_prompts_are_refused_one_by_one(service: Service) -> None:
         },
         {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"chat_template": "{{ 1 }}"}},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        {
+            "messages": [{"role": "user", "content": "Hi"}],
+            "chat_template_kwargs": {"padding": "max_length", "max_length": 10**9},
+        },
     ]
     results = service.batch(prompts, sampling_params={"max_tokens": 2})["results"]
     codes = [result.get("error", {}).get("code") for result in results]
     bad = "invalid_prompt"
-    expected = [None, bad, bad, bad, bad, bad, bad, "context_length_exceeded", None, bad, bad, bad, bad, None]
+    expected = [None, bad, bad, bad, bad, bad, bad, "context_length_exceeded", None, bad, bad, bad, bad, None, bad]
     assert codes == expected
     assert results[8]["usage"]["prompt_tokens"] == 10

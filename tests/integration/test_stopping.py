@@ -3,10 +3,12 @@
 import signal
 import socket
 import subprocess
+import time
+from contextlib import ExitStack
 
 import pytest
 
-from tests.service import COMMAND, serving, until
+from tests.service import COMMAND, DEADLINE_S, serving, until
 
 PACE = {"step_ms": 10, "max_num_seqs": 4}
 
@@ -102,3 +104,20 @@ def test_ranks_that_cannot_start_end_it_with_the_tail_of_a_log() -> None:
     code, stderr = serve("--engine-args", '{"crash_at_start": true}')
     assert code == 1
     assert "could not start: its process was ended by SIGKILL" in stderr and "Traceback" not in stderr
+
+
+def test_bodies_that_are_not_there_yet_are_not_waited_for() -> None:
+    with serving("--drain-timeout-s", "2", **PACE) as service, ExitStack() as many:
+        for _ in range(20):
+            client = many.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_S))
+            client.sendall(
+                b"POST /v1/batch_generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+        until(lambda: service.metric("phalanx_held_bytes") == 20, "the bodies are not being read")
+        began = time.monotonic()
+        service.signal()
+        assert b"HTTP/1.1 503 " in client.recv(65536)
+        assert service.wait() == 0
+        assert time.monotonic() - began < 8
+        service.check_nothing_left()

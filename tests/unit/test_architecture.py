@@ -21,7 +21,8 @@ MAX_IMPORT_CPU_S = 1.5
 LAYERS = {
     "app": (
         ("app.server",),
-        ("app.factory", "app.connections", "app.descriptors", "app.lag"),
+        ("app.factory", "app.bounded_protocol", "app.descriptors", "app.lag"),
+        ("app.http_text", "app.connections"),
         ("app.api",),
         ("app.gateway",),
         ("app.batches",),
@@ -59,11 +60,11 @@ TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store")
 DOORS = {
     "click": ("phalanx",),
     "fastapi": ("app.api", "app.factory"),
-    "httptools": ("app.connections",),
+    "httptools": ("app.bounded_protocol",),
     "httpx": ("phalanx.ranks_table",),
     "huggingface_hub": ("engines.inspect_model",),
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
-    "numpy": ("engines.tiny_model", "engines.vllm_engine.structure_work"),
+    "numpy": ("engines.tiny_model",),
     "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
     "psutil": ("engines.processes", "app.ranks.strays"),
@@ -79,7 +80,7 @@ DOORS = {
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.api.frontdoor"),
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.vllm_engine",),
-    "uvicorn": ("app.connections", "app.server"),
+    "uvicorn": ("app.bounded_protocol", "app.server"),
     "uvloop": ("app.server", "engines.rank"),
     "vllm": ("engines.vllm_engine",),
     "zmq": ("app.ranks.channel", "engines.control"),

@@ -28,12 +28,19 @@ class Mask:
 class Grammar:
     """Allows some tokens, until it ends."""
 
-    def __init__(self, allowed: list[int], steps: int = 1000, on_fill: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        allowed: list[int],
+        steps: int = 1000,
+        on_fill: Callable[[int], None] = lambda _: None,
+        on_accept: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.allowed = allowed
         self.accepted: list[int] = []
         self.fills = 0
         self._steps = steps
         self._on_fill = on_fill
+        self._on_accept = on_accept
 
     def allocate_token_bitmask(self, rows: int) -> Mask:
         assert rows == 1
@@ -48,6 +55,7 @@ class Grammar:
 
     def accept_tokens(self, _: str, tokens: list[int]) -> bool:
         self.accepted += tokens
+        self._on_accept(len(self.accepted))
         return True
 
     def is_terminated(self) -> bool:
@@ -85,11 +93,22 @@ def test_one_that_nothing_matches_is_refused() -> None:
     assert "no text matches it" in verdict.error.message
 
 
-def test_one_that_is_slow_at_every_token_is_refused() -> None:
-    verdict = tried(Grammar([1], on_fill=lambda _: burn(0.02)))
+@pytest.mark.parametrize("when", ["on_fill", "on_accept"])
+def test_one_that_is_slow_at_every_token_is_refused(when: str) -> None:
+    slow: Any = {when: lambda _: burn(0.02)}
+    verdict = tried(Grammar([1], **slow))
     assert verdict is not None and verdict.error is not None
     assert "for each token, which all sequences would wait for" in verdict.error.message
 
 
-def test_one_that_is_slow_once_is_accepted() -> None:
-    assert tried(Grammar([1], on_fill=lambda fill: burn(0.02 if fill == 5 else 0))) is None
+def test_one_that_is_slower_with_each_token_is_refused_while_it_is_fast() -> None:
+    grammar = Grammar([1], on_accept=lambda accepted: burn(accepted * 5e-5))
+    verdict = tried(grammar)
+    assert verdict is not None and verdict.error is not None
+    assert "it takes longer with each token" in verdict.error.message
+    assert len(grammar.accepted) < TRIAL_STEPS / 2
+
+
+@pytest.mark.parametrize("step", [5, 40, 200])
+def test_one_that_is_slow_once_is_accepted(step: int) -> None:
+    assert tried(Grammar([1], on_fill=lambda fill: burn(0.02 if fill == step else 0))) is None

@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -105,3 +105,26 @@ def test_bodies_beyond_the_memory_for_them_are_answered_503(service: Service) ->
     assert (error["code"], error["type"]) == ("memory_full", "service_unavailable_error")
     assert "--max-held-bytes" in error["message"] and error["retry_after_s"] >= 1
     assert b"retry-after: " in full[0].lower()
+
+
+def test_a_body_in_tiny_parts_is_read_if_it_is_short(service: Service) -> None:
+    body = json.dumps({"prompts": ["a"], "sampling_params": {"max_tokens": 2}}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    with Raw(service) as raw:
+        raw.send(HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+        assert b'"ok":1' in raw.rest()
+
+
+def test_a_long_body_in_tiny_parts_is_cut(service: Service) -> None:
+    before = cut(service, "invalid")
+    with Raw(service) as raw:
+        with suppress(OSError):
+            raw.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n[\r\n" * 300_000)
+        assert b"200 OK" not in raw.rest()
+    assert cut(service, "invalid") > before
+
+
+def test_an_encoding_beside_chunked_is_refused(service: Service) -> None:
+    with Raw(service) as raw:
+        raw.send(HEAD + b"Connection: close\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+        assert b"HTTP/1.1 415 " in raw.rest()

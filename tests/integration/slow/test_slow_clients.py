@@ -4,9 +4,10 @@ import json
 import os
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.raw_client import HEAD, HEAD_S, SEND_S, Raw, cut
@@ -80,7 +81,6 @@ def test_a_head_without_end_is_answered_431(service: Service, endless: bytes) ->
         b"GET http://[::1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         b"GET / HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n",
         b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         HEAD + b"Content-Length: -5\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
         HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n",
@@ -100,10 +100,49 @@ def test_a_broken_chunk_ends_the_connection(service: Service) -> None:
         assert b"200 OK" not in raw.rest()
 
 
-def test_a_wish_for_another_protocol_is_not_granted(service: Service) -> None:
+@pytest.mark.parametrize("size", [70_000, 100_000, 200_000])
+def test_a_large_head_is_answered_431_however_it_comes(service: Service, size: int) -> None:
+    start = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    path = b"GET /" + b"x" * size + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    for head in (start + b"X: " + b"y" * size, start + b"a:\r\n" * (size // 4), path):
+        with Raw(service) as large:
+            with suppress(OSError):  # it may be cut before it has sent all
+                large.send(head + b"\r\n\r\n")
+            assert b"200 OK" not in large.rest()
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_a_wish_for_another_protocol_is_not_granted(service: Service, protocol: bytes) -> None:
+    """Some clients have it with every request, and a body."""
+    upgrade = UPGRADE % protocol
     with Raw(service) as raw:
-        raw.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        raw.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n" + upgrade + b"\r\n")
         assert raw.answer().startswith(b"HTTP/1.1 200 ")
+        body = json.dumps({"prompts": ["a"]}).encode()
+        upgrade = upgrade.replace(b"Connection: ", b"Connection: close, ")
+        raw.send(HEAD + upgrade + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert b'"ok":1' in raw.rest()
+
+
+@pytest.mark.parametrize("split", [0, 3, 20])
+def test_the_body_of_a_request_that_wishes_for_another_protocol_is_no_request(service: Service, split: int) -> None:
+    before = [rank["incarnation"] for rank in service.ranks()]
+    inner = b"POST /v1/ranks/0/restart HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
+    head = HEAD + b"Content-Length: %d\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n" % len(inner)
+    place = head.index(b"Upgrade: h2c") + split
+    with Raw(service) as raw:
+        raw.send(head[:place])
+        time.sleep(0.1)
+        raw.send(head[place:])
+        time.sleep(0.1)
+        raw.send(inner)
+        answers = raw.rest()
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert [rank["incarnation"] for rank in service.ranks()] == before
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_order(service: Service) -> None:
@@ -114,6 +153,35 @@ def test_requests_that_are_sent_ahead_are_answered_in_order(service: Service) ->
         answers = eager.rest().split(b"HTTP/1.1 ")[1:]
     assert [answer[:3] for answer in answers] == [b"200"] * 500 + [b"404"]
     assert all(b'"rank":%d,' % (number % 2) in answer for number, answer in enumerate(answers[:-1]))
+
+
+def test_requests_without_end_that_are_sent_ahead_hold_nobody_up(service: Service) -> None:
+    """Each would be some kilobytes, before anybody has looked at the first one."""
+    gateway = psutil.Process(service.process.pid)
+    before = gateway.memory_info().rss
+    flood = b"GET / HTTP/1.1\r\n\r\n" * 40_000
+    with ExitStack() as many:
+        for _ in range(50):
+            client = many.enter_context(Raw(service))
+            client.socket.settimeout(0.05)
+            with suppress(OSError):
+                client.send(flood)
+        for _ in range(5):
+            began = time.monotonic()
+            assert service.client.get("/health/live").status_code == 200
+            assert time.monotonic() - began < 2
+        assert gateway.memory_info().rss - before < 200e6
+
+
+def test_bodies_that_are_sent_ahead_are_read_in_turn(service: Service) -> None:
+    prompt = {"prompt": "a", "metadata": {"padding": "x" * 50_000}}
+    body = json.dumps({"prompts": [prompt], "sampling_params": {"max_tokens": 2}}).encode()
+    with Raw(service) as eager:
+        for number in range(12):
+            end = b"Connection: close\r\n" if number == 11 else b""
+            eager.send(HEAD + end + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        answers = eager.rest()
+    assert answers.count(b'"ok":1') == 12
 
 
 def test_a_request_that_is_sent_ahead_of_an_answer_waits_for_it(service: Service) -> None:
