@@ -52,6 +52,8 @@ class Alive(msgspec.Struct, kw_only=True):
     uptime_s: float
 
 
+@router.head("/health", include_in_schema=False)  # as load balancers ask
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health", summary="Whether work can be done")
 @router.get("/health/ready", summary="Whether work can be done")
 async def health(request: Request) -> Response:
@@ -73,6 +75,7 @@ async def health(request: Request) -> Response:
     return Response(_encode(view), 503, headers, "application/json")
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Whether the gateway's process is alive")
 async def live(request: Request) -> Response:
     """Never depends on the ranks."""

@@ -17,6 +17,7 @@ def loading(service: Service) -> bool:
 def test_while_loading_requests_get_503_with_reason_stage_and_time() -> None:
     with starting(*PATIENT, start_s=600) as service:
         assert service.client.get("/health/live").status_code == 200
+        assert service.client.head("/health/live").status_code == 200
         until(lambda: loading(service), "no rank is loading")
         answer = service.post(["a"])
         error = answer.json()["error"]
@@ -24,6 +25,7 @@ def test_while_loading_requests_get_503_with_reason_stage_and_time() -> None:
         assert (error["type"], error["code"]) == ("service_unavailable_error", "no_rank_ready")
         assert "rank 0 is starting (stage loading); rank 1 is starting (stage loading)" in error["message"]
         for path in ("/health", "/health/ready"):
+            assert service.client.head(path).status_code == 503
             answer = service.client.get(path)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
             health = answer.json()
