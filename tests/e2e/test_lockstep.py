@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import as_items, mixed_prompts
+from tests.e2e.conftest import Reference, as_items, mixed_prompts
 from tests.service import Service, serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -22,8 +22,8 @@ SEED_PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def service(moe_model: Path) -> Iterator[Service]:
-    """Two ranks, expert-parallel."""
+def service(moe_reference: Reference, moe_model: Path) -> Iterator[Service]:
+    """Two ranks, expert-parallel. The reference works meanwhile."""
     with serving(str(moe_model), engine="vllm") as running:
         yield running
 
@@ -32,11 +32,12 @@ def texts(answer: dict[str, Any]) -> list[str]:
     return [result["outputs"][0]["text"] for result in answer["results"]]
 
 
-def test_two_expert_parallel_ranks_say_what_one_engine_alone_says(service: Service, moe_reference: list[str]) -> None:
-    answer = service.batch(as_items(mixed_prompts()), sampling_params=GREEDY)
-    assert answer["request_counts"]["ok"] == len(moe_reference)
-    assert texts(answer) == moe_reference
-    assert [result["index"] for result in answer["results"]] == list(range(len(moe_reference)))
+def test_two_expert_parallel_ranks_say_what_one_engine_alone_says(service: Service, moe_reference: Reference) -> None:
+    prompts = mixed_prompts()
+    answer = service.batch(as_items(prompts), sampling_params=GREEDY)
+    assert answer["request_counts"]["ok"] == len(prompts)
+    assert texts(answer) == moe_reference.texts()
+    assert [result["index"] for result in answer["results"]] == list(range(len(prompts)))
 
 
 def test_the_ranks_say_that_they_are_one_lockstep_group(service: Service) -> None:
@@ -59,11 +60,11 @@ def test_the_seeds_workload_is_spread_evenly(service: Service) -> None:
     assert abs(items[0] - items[1]) <= 20
 
 
-def test_one_prompt_is_enough_for_two_ranks(service: Service, moe_reference: list[str]) -> None:
+def test_one_prompt_is_enough_for_two_ranks(service: Service, moe_reference: Reference) -> None:
     """The idle rank takes part in every step with a dummy."""
     answer = service.batch(as_items(mixed_prompts())[:1], sampling_params=GREEDY)
     assert answer["request_counts"] == {"total": 1, "ok": 1, "error": 0, "cancelled": 0, "timeout": 0}
-    assert texts(answer) == moe_reference[:1]
+    assert texts(answer) == moe_reference.texts()[:1]
 
 
 def test_a_seeded_batch_is_the_same_whatever_the_order_and_the_rank(service: Service) -> None:

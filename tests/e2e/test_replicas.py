@@ -1,26 +1,69 @@
-"""A dense model: independent replicas, and tensor parallelism inside one rank. Real vLLM through HTTP."""
+"""A dense model: independent replicas of two tensor-parallel workers each, traced. Real vLLM through HTTP."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import as_items, mixed_prompts
-from tests.service import serving
+from tests.collector import Collector, Seen, collecting
+from tests.e2e.conftest import Reference, as_items, mixed_prompts
+from tests.service import Service, serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-GREEDY = {"temperature": 0.0, "max_tokens": 12}
+DP_SIZE, TP_SIZE = 2, 2
+TRACED_ITEMS = 2
 
 
-@pytest.mark.parametrize(("dp_size", "tp_size"), [(2, 1), (1, 2)])
-def test_replicas_and_tensor_parallel_workers_say_what_one_engine_alone_says(
-    dp_size: int, tp_size: int, dense_model: Path, dense_reference: list[str]
-) -> None:
-    flags = [str(dense_model), "--tp-size", str(tp_size), "--enforce-eager"]
-    with serving(*flags, engine="vllm", dp_size=dp_size) as service:
-        answer = service.batch(as_items(mixed_prompts()), sampling_params=GREEDY)
-        ranks = service.ranks()
-    assert [result["outputs"][0]["text"] for result in answer["results"]] == dense_reference
-    assert [rank["group"] for rank in ranks] == list(range(dp_size))
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """Gets the service's spans."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(dense_reference: Reference, dense_model: Path, collector: Collector) -> Iterator[Service]:
+    """The replicas. The reference works while they start."""
+    flags = [
+        *(str(dense_model), "--enforce-eager", "--tp-size", str(TP_SIZE)),
+        *("--otlp-traces-endpoint", collector.endpoint, "--trace-items", str(TRACED_ITEMS)),
+    ]
+    with serving(*flags, engine="vllm", dp_size=DP_SIZE, variables={"OTEL_BSP_SCHEDULE_DELAY": "100"}) as running:
+        yield running
+
+
+def test_they_say_what_one_engine_alone_says(service: Service, dense_reference: Reference) -> None:
+    params = {"temperature": 0.0, "max_tokens": 12}
+    answer = service.batch(as_items(mixed_prompts()), sampling_params=params)
+    assert [result["outputs"][0]["text"] for result in answer["results"]] == dense_reference.texts()
+
+
+def test_each_is_a_group_of_its_own_with_its_workers(service: Service) -> None:
+    ranks = service.ranks()
+    assert [rank["group"] for rank in ranks] == list(range(DP_SIZE))
     assert all(rank["group_kind"] == "replicas" for rank in ranks)
-    workers = [title for rank in ranks for title in rank["processes"] if "Worker" in title]
-    assert len(workers) == dp_size * tp_size
+    for rank in ranks:
+        assert len([title for title in rank["processes"] if "Worker" in title]) == TP_SIZE
+
+
+def test_vllms_span_of_a_request_is_below_the_attempt_and_untraced_items_have_none(
+    service: Service, collector: Collector
+) -> None:
+    trace_id = "5" * 32  # the other batches have spans too
+    answer = service.client.post(
+        "/v1/batch_generate",
+        json={"prompts": ["A canary of a prompt"] * 20, "sampling_params": {"max_tokens": 8, "stop": ["canary"]}},
+        headers={"traceparent": f"00-{trace_id}-{'6' * 16}-01"},
+    )
+    assert answer.json()["request_counts"]["ok"] == 20
+
+    def named(name: str) -> list[Seen]:
+        return [span for span in collector.named(name) if span.trace_id == trace_id]
+
+    until(lambda: len(named("llm_request")) >= TRACED_ITEMS and named("batch"), "vLLM's spans do not arrive", 30)
+    generate = {span.span_id: span for span in named("generate")}
+    llm = named("llm_request")
+    assert len(generate) == len(llm) == TRACED_ITEMS
+    assert {span.parent_id for span in llm} == set(generate)
+    assert {span.resource["phalanx.incarnation"] for span in llm} == {"1"}
+    assert "canary" not in str(collector.spans)

@@ -1,4 +1,4 @@
-"""The tiny mixture of experts, and how long a cold start of two expert-parallel ranks takes."""
+"""How long a cold start of two expert-parallel ranks takes."""
 
 import statistics
 import time
@@ -6,16 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import build_model
 from tests.service import serving
 
 COLD_STARTS = 3
-
-
-@pytest.fixture(scope="session")
-def moe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny mixture of experts."""
-    return build_model("moe", tmp_path_factory.mktemp("models") / "moe")
 
 
 @pytest.fixture(scope="session")
