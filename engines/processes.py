@@ -28,7 +28,7 @@ def become_subreaper() -> None:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """All living processes below `pid`, zombies left out."""
+    """All living processes below `pid`. A zombie is one only while threads of it run."""
     try:
         below = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -65,14 +65,14 @@ def kill_workers(pid: int, shared_memory: SharedMemory) -> None:
 
 
 def await_trackers(pid: int, grace_s: float) -> None:
-    """Waits until nothing is left below `pid`.
+    """Waits until nothing is left below `pid`, which is the calling process: not even a zombie.
 
     Trackers end by themselves once their users are gone, and free what these left. What has not ended after
     `grace_s` is killed.
     """
     deadline = time.monotonic() + grace_s
     pause_s = 0.01
-    while left := descendants(pid):
+    while (left := descendants(pid)) or _reap():
         if time.monotonic() >= deadline:
             for process in left:
                 kill(process)
@@ -98,13 +98,17 @@ def kill(process: psutil.Process) -> None:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        # One whose first thread has ended shows as a zombie while the others run: they hold its memory, a GPU's too.
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
     except psutil.Error:
         return False
 
 
-def _reap() -> None:
-    """Collects dead children, adopted ones too: a zombie still counts as a process to whoever looks."""
+def _reap() -> bool:
+    """Collects dead children, adopted ones too: a zombie still counts as a process to whoever looks. Whether any child
+    is left."""
     with contextlib.suppress(ChildProcessError):  # there is none at all
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
+        return True
+    return False

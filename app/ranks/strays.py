@@ -84,10 +84,8 @@ class _Orphans:
                 if child.status() != psutil.STATUS_ZOMBIE:
                     if self._is_of_a_rank(child.pid):
                         self.living.append(child)
-                elif child.pid in self._dead:
-                    os.waitpid(child.pid, os.WNOHANG)
-                else:
-                    dead.add(child.pid)
+                elif child.pid not in self._dead or os.waitpid(child.pid, os.WNOHANG) == (0, 0):
+                    dead.add(child.pid)  # or threads of it are still dying
         self._dead |= dead
         return bool(self.living or dead)
 

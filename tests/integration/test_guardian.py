@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from guarded import SHARED_MEMORY, guarded
 
@@ -67,6 +68,25 @@ def test_when_the_gateway_is_dead_its_folder_goes_with_the_last_rank(tmp_path: P
         family.cut(farewell=b"")
         family.wait()
         assert not runtime.exists()
+
+
+def test_a_process_without_its_first_thread_does_not_stay(tmp_path: Path) -> None:
+    """It shows as a zombie and is none: the others hold its memory. A killed worker is that for a moment."""
+    exit_thread = 60 if os.uname().machine == "x86_64" else 93  # the system call
+    rank = (
+        "import ctypes, os, threading, time\n"
+        "if os.fork() == 0:\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "    os.write(1, b'headless %d\\n' % os.getpid())\n"
+        f"    ctypes.PyDLL(None).syscall({exit_thread}, 0)\n"
+        "os.write(1, b'rank %d\\n' % os.getpid()); time.sleep(600)"
+    )
+    with guarded(tmp_path, rank) as family:
+        headless = psutil.Process(int(until(lambda: family.said("headless"), "the child does not run")[0]))
+        until(lambda: headless.status() == psutil.STATUS_ZOMBIE, "its first thread runs")
+        kill(family.rank_pid())
+        family.wait()
+        assert not headless.is_running()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
