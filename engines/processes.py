@@ -72,12 +72,11 @@ def await_trackers(pid: int, grace_s: float) -> None:
     """
     deadline = time.monotonic() + grace_s
     pause_s = 0.01
-    while (left := descendants(pid)) or _reap():
+    while _reap():
         if time.monotonic() >= deadline:
-            for process in left:
+            for process in descendants(pid):
                 kill(process)
         time.sleep(pause_s)
-        _reap()
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
@@ -105,8 +104,8 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _reap() -> bool:
-    """Collects dead children, adopted ones too: a zombie still counts as a process to whoever looks. Whether any child
-    is left."""
+    """Collects dead children, adopted ones too: a zombie still counts as a process to whoever looks. Returns whether
+    any child is left; orphans below a subreaper become its children, so that without one nothing is left at all."""
     with contextlib.suppress(ChildProcessError):  # there is none at all
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
