@@ -1,13 +1,14 @@
 """What the kernel says of a rank's processes, on real ones."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+import psutil
 import pytest
 from msgspec.structs import replace as with_fields
 
@@ -32,15 +33,48 @@ FACTS = RankFacts(
     dtype="none",
     device="cpu",
 )
+SLEEPER = "import time; print(flush=True); time.sleep(600)"
+RANK = """
+import subprocess, sys
+compiler = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+print(flush=True)
+sys.stdin.readline()
+compiler.kill()
+compiler.wait()
+print(flush=True)
+sys.stdin.readline()
+"""  # there is a compiler below it, until a line comes
+
+
+@contextmanager
+def python(script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own that runs `script`, which writes a line and then waits."""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            await_sleep(process)
+            yield process
+        finally:
+            for below in psutil.Process(process.pid).children():
+                below.kill()
+            process.kill()
+
+
+def await_sleep(process: subprocess.Popen[bytes]) -> None:
+    """Until it has written its line and waits, so that it uses no more CPU time."""
+    assert process.stdout is not None and process.stdout.readline()
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING, "it sleeps")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it is stopped")
 
 
 @pytest.fixture
 def core() -> Iterator[subprocess.Popen[bytes]]:
     """An engine's process that sleeps."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        time.sleep(0.3)  # until it does
+    with python(SLEEPER) as process:
         yield process
-        process.kill()
 
 
 def rank_of(number: int, process: subprocess.Popen[bytes]) -> Rank:
@@ -55,7 +89,7 @@ def test_a_stopped_process_is_seen_though_its_rank_holds_nothing(
     """In a lock-step group it holds up those that do."""
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
     idle, busy = PulseTaker(rank_of(0, core)), PulseTaker(Rank(1, group=0))
-    core.send_signal(signal.SIGSTOP)
+    stop(core)
     for taker, held in ((idle, 0), (busy, 1)):
         taker.take(held, group_works=True)
     time.sleep(0.05)
@@ -70,7 +104,7 @@ def test_a_rank_that_nobody_waits_for_is_not_looked_at(
     core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
-    core.send_signal(signal.SIGSTOP)
+    stop(core)
     rank = rank_of(0, core)
     rank.heard_at = time.monotonic() + 60  # it speaks
     taker = PulseTaker(rank)
@@ -105,17 +139,19 @@ def test_a_compiler_below_the_engine_keeps_it_awake(
 ) -> None:
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
     rank = rank_of(0, core)
-    rank.pid = os.getpid()
-    taker = PulseTaker(rank)
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as compiler:
+    with python(RANK) as process:
+        rank.pid = process.pid
+        taker = PulseTaker(rank)
         takes(taker, given=1)
         until(lambda: not takes(taker, given=1).is_asleep, "its CPU time counts")
-        compiler.kill()
-        compiler.wait()
-    taker = PulseTaker(rank)
-    takes(taker, given=1)
-    time.sleep(0.05)
-    assert takes(taker, given=1).is_asleep
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        await_sleep(process)
+        taker = PulseTaker(rank)
+        takes(taker, given=1)
+        time.sleep(0.05)
+        assert takes(taker, given=1).is_asleep
 
 
 def test_preparing_is_getting_on_while_the_engine_has_nothing(core: subprocess.Popen[bytes]) -> None:
