@@ -1,10 +1,17 @@
-"""The project's own small models, for the tests on real vLLM: built once."""
+"""What all tests share: the project's own small models for those on real vLLM, built once, and hypothesis' patience."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long one example takes is the machine's business.
+hypothesis.settings.register_profile(
+    "phalanx", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("phalanx")
 
 
 @pytest.fixture(scope="session")

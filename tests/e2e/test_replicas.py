@@ -9,7 +9,7 @@ from tests.collector import Collector, Seen, collecting
 from tests.e2e.conftest import Reference, as_items, mixed_prompts
 from tests.service import Service, serving, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 DP_SIZE, TP_SIZE = 2, 2
 TRACED_ITEMS = 2
 

@@ -7,7 +7,7 @@ import pytest
 from engines.sampling import SamplingFields
 from tests.service import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 # What each field takes, and does something visible or at least harmless with.
 RIGHT: dict[str, Any] = {

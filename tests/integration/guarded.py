@@ -76,6 +76,7 @@ def make_spec(folder: Path, **fields: Any) -> RankSpec:
         "directory": str(folder / "runtime" / "0.1"),
         "log_file": str(folder / "logs" / "rank-0.log"),
         "device": "cpu",
+        "kill_grace_s": 30.0,  # on an idle machine, a resource tracker needs a hundredth
     }
     return RankSpec(**values | fields)
 

@@ -19,6 +19,16 @@ def facts(service: Service, event: str, **fields: object) -> list[Json]:
     return [fact for fact in service.events() if fact["event"] == event and fields.items() <= fact.items()]
 
 
+def tail_with(service: Service, rank: int, fact: str) -> list[str]:
+    """The rank's last lines, once this fact is among them: its guardian files them a little later."""
+
+    def look() -> list[str]:
+        tail: list[str] = service.client.get(f"/v1/ranks/{rank}").json()["log_tail"]
+        return tail if any(fact in line for line in tail) else []
+
+    return until(look, f"{fact} is not in its log")
+
+
 def test_a_batch_is_told_by_two_facts_with_the_ids_of_its_answer(service: Service) -> None:
     answer = service.post(["a", {"prompt": 5}, "b"], sampling_params={"max_tokens": 3}, priority=2, timeout_s=100)
     batch, request_id = answer.json()["id"], answer.headers["X-Request-ID"]
@@ -81,15 +91,14 @@ def test_a_client_that_goes_away_is_told_and_so_is_the_end_of_its_batch(service:
 
 
 def test_a_ranks_own_facts_are_in_its_log_and_can_be_asked_for(service: Service) -> None:
-    tail = service.client.get("/v1/ranks/1").json()["log_tail"]
-    assert '"event":"rank_serving"' in " ".join(tail)
+    tail = tail_with(service, 1, '"event":"rank_serving"')
     assert all('"rank":1,"incarnation":1' in line for line in tail)
 
 
 def test_for_people_the_ranks_write_plain_lines() -> None:
     with serving("--log-format", "auto", dp_size=1) as service:
-        tail = service.client.get("/v1/ranks/0").json()["log_tail"]
-        assert any("rank_serving" in line and "rank=0" in line and not line.startswith("{") for line in tail)
+        (line,) = [line for line in tail_with(service, 0, "rank_serving") if "rank_serving" in line]
+        assert "rank=0" in line and not line.startswith("{")
 
 
 def test_an_item_that_crashes_its_engine_is_told(service: Service) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.service import until
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0  # for an import or two
 
 
 def test_an_inspection_ends_with_its_gateway(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
         assert service.batch(["a"])["request_counts"]["ok"] == 1
         began = time.monotonic()
         service.stop()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 40  # it takes about seven
 
 
 def test_without_the_packages_the_start_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ COST = st.integers(1, 400)
 BATCHES = st.lists(st.lists(COST, min_size=1, max_size=6), min_size=1, max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ours=BATCHES, theirs=BATCHES, weight=st.integers(1, 4))
 def test_while_two_owners_wait_neither_gets_ahead(ours: list[list[int]], theirs: list[list[int]], weight: int) -> None:
     """At every moment of the time that both have something waiting, however it is cut into batches and items."""
@@ -180,7 +180,7 @@ def test_while_two_owners_wait_neither_gets_ahead(ours: list[list[int]], theirs:
         assert abs(got["one"] - got["other"]) <= QUANTUM + 2 * largest
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     events=st.lists(
         st.one_of(

@@ -184,7 +184,7 @@ class LifeInTurns(Life):
     in_turns: ClassVar = True
 
 
-EXTENT = settings(max_examples=40, stateful_step_count=30, deadline=None)
+EXTENT = settings(max_examples=40, stateful_step_count=30)
 TestLife = Life.TestCase
 TestLife.settings = EXTENT
 TestLifeLeastLoaded = LifeLeastLoaded.TestCase

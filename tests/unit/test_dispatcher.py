@@ -9,9 +9,16 @@ from types import SimpleNamespace
 import pytest
 from dispatch_bench import Bench, aborted, assert_idle, make_items, ok
 
+from app.dispatch import dispatcher
 from app.dispatch.item import Flow, Item, ItemState
 from app.dispatch.placement import Dispatch
 from engines.protocol import Outcome, Result
+
+
+@pytest.fixture(autouse=True)
+def never_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else the machine does: a pass of the event loop is not cut into parts by the clock."""
+    monkeypatch.setattr(dispatcher, "LONGEST_PUMP_S", float("inf"))
 
 
 def test_every_item_gets_its_result_in_one_go() -> None:
@@ -263,6 +270,7 @@ def test_a_backlog_that_is_slow_to_order_is_sent_in_parts(monkeypatch: pytest.Mo
     bench.submit(4)
     due.clear()
     bench.dispatcher._is_pump_due = False
+    monkeypatch.setattr(dispatcher, "LONGEST_PUMP_S", 0.02)
     clock = itertools.count(step=0.015)
     monkeypatch.setattr("app.dispatch.dispatcher.time", SimpleNamespace(monotonic=lambda: next(clock)))
     bench.ready(0)

