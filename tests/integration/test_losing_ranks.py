@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -12,6 +13,8 @@ from tests.service import Json, Service, serving, until
 
 PACE = {"step_ms": 10, "max_num_seqs": 4}
 QUICK = ("--restart-backoff-s", "50ms", "--drain-timeout-s", "1")
+STAYS_DOWN = ("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h", "--drain-timeout-s", "1")
+TRIES = 5
 
 
 @pytest.fixture
@@ -42,21 +45,35 @@ def is_well(service: Service) -> bool:
     return service.health()["status"] == "ok"
 
 
+def restart(service: Service, number: int) -> None:
+    assert service.act(number, "restart").status_code == 202
+
+
+def lives_again(service: Service, number: int) -> bool:
+    """Whether it has been lost. It is down for less than a second, which nobody may happen to see; this stays."""
+    return bool(service.ranks()[number]["incarnation"] == 2)
+
+
+def is_ready_in(rank: Json, life: int) -> bool:
+    return bool((rank["state"], rank["incarnation"]) == ("ready", life))
+
+
 def assert_all_ok(answer: Json, count: int) -> None:
     assert answer["request_counts"] == {"total": count, "ok": count, "error": 0, "cancelled": 0, "timeout": 0}
     assert [result["index"] for result in answer["results"]] == list(range(count))
 
 
 def test_a_killed_rank_costs_no_item_and_comes_back(service: Service) -> None:
-    quiet = service.batch([f"item {index}" for index in range(40)], sampling_params={"max_tokens": 30})
-    with service.begin([f"item {index}" for index in range(40)], sampling_params={"max_tokens": 30}) as batch:
+    prompts = [f"item {index}" for index in range(8)]
+    quiet = service.batch(prompts, sampling_params={"max_tokens": 100})  # a second; five times as many take five
+    with service.begin(prompts * 5, sampling_params={"max_tokens": 100}) as batch:
         until(lambda: min(service.held) > 0, "they do not run")
         kill_rank(service, 1)
-        until(lambda: not is_well(service), "nobody noticed")
+        until(lambda: lives_again(service, 1), "nobody noticed")
         answer = batch.answer()
     assert_all_ok(answer, 40)
     texts = [[result["outputs"][0]["text"] for result in each["results"]] for each in (quiet, answer)]
-    assert texts[0] == texts[1]
+    assert len(set(texts[0])) == 8 and texts[0] * 5 == texts[1]
     assert {result["attempts"] for result in answer["results"]} == {1, 2}
     until(lambda: is_well(service), "it does not come back")
     rank = service.ranks()[1]
@@ -68,27 +85,31 @@ def test_a_killed_rank_costs_no_item_and_comes_back(service: Service) -> None:
 
 
 def test_the_other_replica_serves_on() -> None:
-    with serving(*QUICK, **PACE, start_s=3) as service:
+    with serving(*STAYS_DOWN, **PACE) as service:
         service.errors_expected = True
-        with service.begin(["a"] * 20, sampling_params={"max_tokens": 20}) as batch:
+        with service.begin(["a"] * 6, sampling_params={"max_tokens": 400}) as batch:  # three on each, for four seconds
             until(lambda: min(service.held) > 0, "they do not run")
             kill_rank(service, 1)
             until(lambda: not is_well(service), "nobody noticed")
             health = service.client.get("/health")
             assert (health.status_code, health.json()["status"]) == (200, "degraded")
             assert service.batch(["b"], sampling_params={"max_tokens": 1})["results"][0]["rank"] == 0
-            assert_all_ok(batch.answer(), 20)
-        assert service.ranks()[0]["incarnation"] == 1
+            restart(service, 1)  # what it held is tried there again, and nowhere else
+            assert_all_ok(batch.answer(), 6)
+        assert [rank["incarnation"] for rank in service.ranks()] == [1, 2]
 
 
-def test_while_no_rank_is_ready_new_batches_are_told_so(lockstep: Service) -> None:
-    kill_rank(lockstep, 0)
-    until(lambda: lockstep.health()["status"] == "unavailable", "nobody noticed")
-    answer = lockstep.post(["a"])
-    if answer.status_code == 503:  # unless it is ready again already
-        assert answer.json()["error"]["code"] == "no_rank_ready" and answer.headers["retry-after"]
-    until(lambda: is_well(lockstep), "it does not come back")
-    assert {rank["incarnation"] for rank in lockstep.ranks()} == {2}
+def test_while_no_rank_is_ready_new_batches_are_told_so() -> None:
+    with serving(*STAYS_DOWN, **PACE, is_moe=True) as service:
+        service.errors_expected = True
+        kill_rank(service, 0)
+        until(lambda: service.health()["status"] == "unavailable", "nobody noticed")
+        answer = service.post(["a"])
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_rank_ready")
+        assert answer.headers["retry-after"]
+        restart(service, 0)
+        until(lambda: is_well(service), "it does not come back")
+        assert {rank["incarnation"] for rank in service.ranks()} == {2}
 
 
 def test_a_poisoned_item_is_found_and_everybody_else_succeeds(service: Service) -> None:
@@ -133,8 +154,8 @@ def test_a_frozen_rank_is_found_at_once_and_its_work_done(is_moe: bool) -> None:
             frozen = service.ranks()[0]["pid"]
             os.kill(frozen, signal.SIGSTOP)
             began = time.monotonic()
-            until(lambda: not is_well(service), "nobody noticed")
-            assert time.monotonic() - began < 15  # stall_timeout_s is two minutes
+            until(lambda: lives_again(service, 0), "nobody noticed")
+            assert time.monotonic() - began < 60  # stall_timeout_s is two minutes
             assert_all_ok(batch.answer(), 60)
         assert "was stopped" in service.ranks()[0]["last_error"]
         assert not psutil.pid_exists(frozen)
@@ -146,30 +167,44 @@ def test_an_idle_rank_that_is_frozen_is_found_before_there_is_work_for_it() -> N
         service.errors_expected = True
         frozen = service.ranks()[1]["pid"]
         os.kill(frozen, signal.SIGSTOP)
-        until(lambda: not is_well(service), "nobody noticed")
+        until(lambda: lives_again(service, 1), "nobody noticed")
         assert "has not said a word" in service.ranks()[1]["last_error"]
         until(lambda: not psutil.pid_exists(frozen), "it is still there")
         until(lambda: is_well(service), "it does not come back")
 
 
 def test_a_slow_group_is_left_alone() -> None:
-    pace = {"step_ms": 400, "max_num_seqs": 4, "slow_on": "mud", "slow_factor": 5}
-    with serving("--stall-timeout-s", "1s", dp_size=1, **pace) as service:
-        assert_all_ok(service.batch(["water"], sampling_params={"max_tokens": 3}), 1)
-        assert_all_ok(service.batch(["mud"], sampling_params={"max_tokens": 2}), 1)  # two seconds a step
+    """A step in water is far below the timeout; one in mud is above it, and far below ten times one in water.
+
+    Each batch is one step, and its end is progress by itself. Ten times the longest step holds once it was told of.
+    """
+    pace = {"step_ms": 1200, "max_num_seqs": 4, "slow_on": "mud", "slow_factor": 6}
+    with serving("--stall-timeout-s", "5.5s", dp_size=1, **pace) as service:
+        assert_all_ok(service.batch(["water"], sampling_params={"max_tokens": 1}), 1)
+        until(lambda: service.ranks()[0]["steps"] == 1, "it does not tell of its step")
+        assert_all_ok(service.batch(["mud"], sampling_params={"max_tokens": 1}), 1)  # 7.2 s
         assert service.ranks()[0]["restarts"] == 0
 
 
 def test_a_rank_that_stands_still_takes_only_its_own_metrics_with_it(replicas: Service) -> None:
-    stopped = replicas.ranks()[0]["pid"]
-    os.kill(stopped, signal.SIGSTOP)
-    try:
-        began = time.monotonic()
-        text = replicas.client.get("/metrics").text
-        took_s = time.monotonic() - began
-    finally:
-        os.kill(stopped, signal.SIGCONT)
-    assert took_s < 8  # Prometheus gives up after 10
+    """It is waited for for 3 s, and lost after 5: on a machine that is busy with other things, before the answer."""
+    for _ in range(TRIES):
+        until(lambda: is_well(replicas), "it does not come back")
+        before = replicas.ranks()[0]
+        os.kill(before["pid"], signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            text = replicas.client.get("/metrics").text
+            took_s = time.monotonic() - began
+        finally:
+            with suppress(ProcessLookupError):  # it was lost, and is gone
+                os.kill(before["pid"], signal.SIGCONT)
+        after = replicas.ranks()[0]
+        if (after["state"], after["incarnation"]) == ("ready", before["incarnation"]):
+            break
+    else:
+        pytest.fail("the rank was lost before the metrics came")
+    assert took_s < 10  # Prometheus gives up then
     assert 'phalanx_rank_state{rank="0",state="ready"}' in text
     assert 'simulated:engine_steps_total{engine="1"}' in text and 'engine="0"' not in text
 
@@ -182,17 +217,16 @@ def test_a_batchs_timeout_holds_while_its_items_are_on_trial() -> None:
             kill_rank(service, 0)
             answer = batch.answer()
         assert answer["request_counts"]["timeout"] == 20
-        assert 4 <= answer["stats"]["wall_s"] < 8
+        assert 4 <= answer["stats"]["wall_s"] < 20  # an item alone takes that long
         until(service.is_idle, "something of it stays behind")
 
 
 def test_a_group_that_fails_too_often_stays_down_until_an_operator_says_otherwise() -> None:
     with serving(*QUICK, "--breaker-failures", "2", **PACE) as service:
         service.errors_expected = True
-        for _ in range(3):
-            until(lambda: service.ranks()[1]["state"] == "ready", "it does not come back")
+        for life in (1, 2, 3):
+            until(lambda life=life: is_ready_in(service.ranks()[1], life), "it does not come back")
             kill_rank(service, 1)
-            until(lambda: service.ranks()[1]["state"] != "ready", "nobody noticed")
         until(lambda: service.ranks()[1]["state"] == "broken", "the breaker does not open")
         health = service.health()
         assert health["status"] == "degraded"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.service import serving, until
+from tests.service import Service, serving, until
 
 COUNT = 1000
 PACE = {"step_ms": 2, "max_num_seqs": 64, "crash_on": "poison"}
@@ -35,13 +35,23 @@ def test_one_or_two_among_a_thousand_are_found(poisons: set[int], is_moe: bool) 
 
 
 def test_other_groups_serve_on_while_one_is_on_trial() -> None:
-    with serving("--restart-backoff-s", "50ms", **PACE | {"start_s": 1.5}) as service:
+    """The group that crashed stays down until the test has seen enough, and starts its trial then."""
+    with serving("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h", **PACE) as service:
         service.errors_expected = True
         with service.begin(["a poison"], sampling_params={"max_tokens": 4}) as batch:
-            until(lambda: service.health()["status"] == "degraded", "it does not crash")
-            statuses = []
-            while service.health()["status"] == "degraded":
-                answer = service.batch(["quick"] * 4, sampling_params={"max_tokens": 1})
-                statuses += [result["status"] for result in answer["results"]]
-            assert set(statuses) == {"ok"} and len(statuses) >= 8
+            until(lambda: service.metric("phalanx_suspect_items") == 1, "it does not crash")
+            assert service.health()["status"] == "degraded"
+            crashed = next(rank["rank"] for rank in service.ranks() if rank["suspects"])
+            for _ in range(4):
+                assert serve_others(service) == {1 - crashed}
+            assert service.act(crashed, "restart").status_code == 202
+            while service.metric("phalanx_items_poisoned_total") == 0:
+                serve_others(service)
             assert batch.answer()["results"][0]["error"]["code"] == "poisoned"
+
+
+def serve_others(service: Service) -> set[int]:
+    """Some items that crash nothing, and on which ranks they ran."""
+    answer = service.batch(["quick"] * 4, sampling_params={"max_tokens": 1})
+    assert [(result["status"], result["attempts"]) for result in answer["results"]] == [("ok", 1)] * 4
+    return {result["rank"] for result in answer["results"]}

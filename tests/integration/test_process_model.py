@@ -159,7 +159,7 @@ def test_a_service_whose_last_rank_is_killed_while_loading_ends_with_the_reason(
 
 def test_a_rank_that_does_not_hear_is_killed_after_the_deadline() -> None:
     """Stopped by SIGSTOP, it neither finishes nor obeys; the others are not kept waiting by it for longer."""
-    with serving("--stop-timeout-s", "0.5") as service:
+    with serving("--stop-timeout-s", "5") as service:  # long enough for the one that hears
         process(service, "phalanx-rank 1").suspend()
         service.signal()
         assert service.wait() == 0
