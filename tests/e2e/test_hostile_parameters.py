@@ -7,13 +7,17 @@ import json
 import time
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.raw_client import loop_worked_s
 from tests.service import Json, Service, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-MAX_WAIT_S = 5.0  # of a plain prompt, on two busy cores
+MAX_WAIT_S = 60.0  # of a plain prompt: what explodes takes minutes, and a core may be long in coming
+MAX_WORK_S = 5.0  # CPU time of the rank's loop until a plain prompt is answered, however long the loop waits for a core
+BUSY = "too many structures wait"
 MANY = {"type": "object", "properties": {f"p{number}": {} for number in range(5000)}}
 EITHER = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
 # Minutes of CPU time each, if they were let.
@@ -81,32 +85,56 @@ def item(structure: Json, **params: Any) -> Json:
     return {"prompt": "Hello", "sampling_params": {"structured_outputs": structure, "max_tokens": 4} | params}
 
 
-def check_alive(service: Service) -> float:
-    """Seconds that a plain prompt takes."""
-    began = time.monotonic()
+def check_alive(service: Service) -> None:
+    """A plain prompt is answered by the rank that always was there, and hardly notices what else is there."""
+    (pid,) = service.titled("phalanx-rank 0")
+    worked_s, began = loop_worked_s(pid), time.monotonic()
     assert service.batch(["Hello"], sampling_params={"max_tokens": 2})["request_counts"]["ok"] == 1
+    assert time.monotonic() - began < MAX_WAIT_S
     assert [rank["incarnation"] for rank in service.ranks()] == [1]
-    return time.monotonic() - began
+    assert loop_worked_s(pid) - worked_s < MAX_WORK_S
+
+
+def judged(service: Service, items: list[Any], results: list[Json]) -> list[Json]:
+    """The results, of which those that waited too long to be compiled are sent again, as they are told to.
+
+    On a slow machine that is no fault. The first of them has nobody to wait for.
+    """
+    waiting = [place for place, result in enumerate(results) if BUSY in result.get("error", {}).get("message", "")]
+    if not waiting:
+        return results
+    some = [items[place] for place in waiting]
+    again = service.batch(some)["results"]
+    assert not all(BUSY in result.get("error", {}).get("message", "") for result in again)
+    judgements = dict(zip(waiting, judged(service, some, again), strict=True))
+    return [judgements.get(place, result) for place, result in enumerate(results)]
+
+
+def compiled_s(service: Service) -> float:
+    """CPU time that compiling has taken so far: of the lanes, and of their children, dead or alive."""
+    return sum(sum(psutil.Process(pid).cpu_times()[:4]) for pid in service.titled("phalanx-structures"))
 
 
 @pytest.mark.parametrize("name", EXPLODING)
 def test_a_structure_that_explodes_is_refused_and_nobody_waits_for_it(one_rank: Service, name: str) -> None:
     structure = EXPLODING[name]
-    with one_rank.begin([item(structure), "plain", item({"regex": "[ab]{2}"})]) as pending:
-        until(lambda: one_rank.held != [0], "the rank holds them")
-        waits = [check_alive(one_rank) for _ in range(3)]
+    items = [item(structure), "plain", item({"regex": "[ab]{2}"})]
+    before = one_rank.metric("phalanx_items_total")
+    with one_rank.begin(items) as pending:
+        until(lambda: one_rank.held != [0] or one_rank.metric("phalanx_items_total") > before, "the rank holds them")
+        for _ in range(3):
+            check_alive(one_rank)
         answer = pending.answer()
-    refused, plain, structured = answer["results"]
+    refused, plain, structured = judged(one_rank, items, answer["results"])
     assert refused["error"]["code"] == "invalid_sampling_params"
     assert refused["error"]["param"] == "prompts[0].sampling_params.structured_outputs"
     assert "--structure-cpu-s" in refused["error"]["message"] or "memory" in refused["error"]["message"]
     assert (plain["status"], structured["status"]) == ("ok", "ok")
     assert set(structured["outputs"][0]["text"]) <= {"a", "b"}
-    assert max(waits) < MAX_WAIT_S
-    began = time.monotonic()
+    compiled_before_s = compiled_s(one_rank)
     again = one_rank.batch([item(structure, temperature=0.5)] * 20)
-    assert again["request_counts"]["error"] == 20
-    assert time.monotonic() - began < MAX_WAIT_S, "a verdict is remembered"
+    assert {result["error"]["code"] for result in again["results"]} == {"invalid_sampling_params"}
+    assert compiled_s(one_rank) - compiled_before_s < 0.1, "a verdict is remembered"
 
 
 def test_it_is_refused_with_400_when_it_is_the_batchs(one_rank: Service) -> None:
@@ -117,9 +145,11 @@ def test_it_is_refused_with_400_when_it_is_the_batchs(one_rank: Service) -> None
 
 
 def test_suspicious_structures_are_refused_or_followed_and_the_rank_goes_on(one_rank: Service) -> None:
-    with one_rank.begin([item(structure) for structure in SUSPICIOUS.values()]) as pending:
-        waits = [check_alive(one_rank) for _ in range(3)]
-        results = pending.answer()["results"]
+    items = [item(structure) for structure in SUSPICIOUS.values()]
+    with one_rank.begin(items) as pending:
+        for _ in range(3):
+            check_alive(one_rank)
+        results = judged(one_rank, items, pending.answer()["results"])
     for name, result in zip(SUSPICIOUS, results, strict=True):
         if result["status"] == "error":
             assert result["error"]["code"] == "invalid_sampling_params", (name, result)
@@ -130,14 +160,14 @@ def test_suspicious_structures_are_refused_or_followed_and_the_rank_goes_on(one_
     assert statuses["many choices"] == statuses["nested quantifiers"] == "ok"
     assert statuses["a circle of references"] == statuses["no grammar"] == "error"
     assert statuses["ambiguity that grows with each token"] == statuses["the same as a regex"] == "error"
-    assert max(waits) < MAX_WAIT_S
     check_alive(one_rank)
 
 
 def test_many_items_with_structures_of_their_own_are_followed(one_rank: Service) -> None:
     words = [f"w{number:03}" for number in range(200)]
-    answer = one_rank.batch([item({"choice": [word, word + "x"]}, max_tokens=20) for word in words])
-    texts = [result["outputs"][0]["text"] for result in answer["results"]]
+    items = [item({"choice": [word, word + "x"]}, max_tokens=20) for word in words]
+    results = judged(one_rank, items, one_rank.batch(items)["results"])
+    texts = [result["outputs"][0]["text"] for result in results]
     assert all(text.removesuffix("x") == word for text, word in zip(texts, words, strict=True))
 
 
@@ -158,9 +188,8 @@ def test_parameters_at_their_bounds_cost_the_others_little(one_rank: Service, na
     count = 4 if name == "n" else 128
     one_rank.batch(["Hello"], sampling_params=params)  # what vLLM compiles for it the first time is not its cost
     with one_rank.begin([{"prompt": f"Hello {n}", "sampling_params": params} for n in range(count)]) as pending:
-        wait_s = check_alive(one_rank)
+        check_alive(one_rank)
         assert pending.answer()["request_counts"]["ok"] == count
-    assert wait_s < MAX_WAIT_S
 
 
 def test_prompts_without_end_are_refused_and_nobody_waits_for_them(one_rank: Service) -> None:
@@ -177,10 +206,10 @@ def test_prompts_without_end_are_refused_and_nobody_waits_for_them(one_rank: Ser
         {"messages": [{"role": "user", "content": "Hi", "more": json.loads("[" * 50 + "]" * 50)}]},
     ]
     with one_rank.begin(prompts, sampling_params={"max_tokens": 2}) as pending:
-        waits = [check_alive(one_rank) for _ in range(3)]
+        for _ in range(3):
+            check_alive(one_rank)
         results = pending.answer()["results"]
     codes = [result.get("error", {}).get("code") for result in results]
     long = "context_length_exceeded"
     assert codes == [long, long, None, long, long, "invalid_prompt", None, None]
     assert results[2]["usage"]["prompt_tokens"] == 10
-    assert max(waits) < MAX_WAIT_S
