@@ -54,8 +54,9 @@ def test_a_lower_priority_value_goes_first_however_late_it_comes(service: Servic
 
 
 def test_a_higher_priority_value_waits_until_nothing_else_does(service: Service) -> None:
-    patient = {"prompts": ["a"] * 20, "priority": 1}
-    normal = {"prompts": ["b"] * 200}
+    params = {"max_tokens": 4}
+    patient = {"prompts": ["a"] * 20, "sampling_params": params, "priority": 1}
+    normal = {"prompts": ["b"] * 200, "sampling_params": params}
     patient_turns, normal_turns = dispatched_after_a_wait(service, patient, normal)
     assert (len(patient_turns), len(normal_turns)) == (20, 200)
     assert min(patient_turns) > max(normal_turns)
