@@ -1,7 +1,6 @@
 """A client that speaks to the gateway byte by byte, as slowly and as wrongly as it likes."""
 
 import json
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from tests.service import BATCH, DEADLINE_S, Json, Service, until
+from tests.service import BATCH, DEADLINE_S, Json, Service, longest, until
 
 HEAD_S, BODY_S = 3.0, 1.0  # for tests that wait them out. A client may pause between connecting and its first byte
 PATIENT_BODY_S, SEND_S = 5.0, 4.0  # longer than a good client, or the gateway, may have to wait for a core
@@ -32,16 +31,14 @@ def unharmed(service: Service) -> Iterator[None]:
 
     The loop is late for want of a core, too. It was held no longer than it was late, nor than its thread has worked.
     """
-    lags, worked_s = _lags(service), loop_worked_s(service.process.pid)
+    lags, worked_s = service.lags(), loop_worked_s(service.process.pid)
     yield
     body = json.dumps({"prompts": [f"Prompt {index}" for index in range(100)]}).encode()
     with Raw(service) as raw:  # which sends it in one piece: no deadline can pass between its parts
         raw.send(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         answer = raw.rest()
     assert b'"ok":100,' in answer, answer[-1000:]
-    seen = {bound: count - lags[bound] for bound, count in _lags(service).items()}
-    late_s = min(bound for bound, count in seen.items() if count == max(seen.values()))
-    assert min(late_s, loop_worked_s(service.process.pid) - worked_s) <= MAX_HELD_S
+    assert min(longest(service.lags() - lags), loop_worked_s(service.process.pid) - worked_s) <= MAX_HELD_S
     until(lambda: service.metric("phalanx_http_connections") <= 2, "connections are left")
     until(lambda: service.metric("phalanx_held_bytes") == 0, "memory is held")
 
@@ -50,13 +47,6 @@ def loop_worked_s(pid: int) -> float:
     """CPU time of a process's main thread, which runs its event loop."""
     (main,) = [thread for thread in psutil.Process(pid).threads() if thread.id == pid]
     return float(main.user_time + main.system_time)
-
-
-def _lags(service: Service) -> dict[float, float]:
-    """How often the gateway's event loop was at most so late."""
-    text = service.client.get("/metrics").text
-    found = re.findall(r'^phalanx_event_loop_lag_seconds_bucket{le="(.+)"} (.+)$', text, re.MULTILINE)
-    return {float(bound): float(count) for bound, count in found}
 
 
 class Raw:

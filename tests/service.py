@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -156,13 +157,11 @@ class Service:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    @property
-    def longest_lag_s(self) -> float:
-        """The most that the gateway's event loop was ever late, as the bound of a bucket."""
+    def lags(self) -> Counter[float]:
+        """How often the gateway's event loop was at most so late, in seconds. Two of them can be subtracted."""
         text = self.client.get("/metrics").text
         found = re.findall(r'^phalanx_event_loop_lag_seconds_bucket{le="(.+)"} (.+)$', text, re.MULTILINE)
-        most = max(float(count) for _, count in found)
-        return min(float(bound) for bound, count in found if float(count) == most)
+        return Counter({float(bound): int(float(count)) for bound, count in found})
 
     @property
     def backlog(self) -> float:
@@ -263,6 +262,11 @@ def starting(*flags: str, **more: Any) -> Iterator[Service]:
         raise
     finally:
         service.discard()
+
+
+def longest(lags: Counter[float]) -> float:
+    """The most that the event loop was late, as the bound of a bucket."""
+    return min((bound for bound, count in lags.items() if count == max(lags.values())), default=0.0)
 
 
 def bearer(api_key: str) -> dict[str, str]:

@@ -82,9 +82,9 @@ def moe_reference(moe_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     reference.discard()
 
 
-@pytest.fixture(scope="session")
-def one_rank(dense_model: Path) -> Iterator[Service]:
-    """A service of one rank, for what concerns a rank alone."""
+@pytest.fixture(scope="package")
+def one_rank(dense_model: Path, dense_reference: Reference) -> Iterator[Service]:
+    """A service of one rank, for what concerns a rank alone. Its start leaves the reference a core to work on."""
     flags = (str(dense_model), "--enforce-eager", "--structure-cpu-s", "2")
     with serving(*flags, engine="vllm", dp_size=1) as running:
         yield running

@@ -197,7 +197,7 @@ def test_a_file_that_becomes_unusable_changes_nothing(service: Service, keys: Ke
 
 def test_a_key_with_many_batches_gets_no_more_than_a_key_with_one(service: Service, keys: Keys) -> None:
     """Sixteen batches of 25 items against one of 100: half of what is done meanwhile is the one's."""
-    params = {"max_tokens": 20}
+    params = {"max_tokens": 10}
     before = len(admitted(service))
     many = [service.begin(["a"] * 25, api_key=keys.boss.secret, sampling_params=params) for _ in range(16)]
     until(lambda: len(admitted(service)) == before + 16, "they are not under way")
