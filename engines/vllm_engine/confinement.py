@@ -24,9 +24,8 @@ import msgspec
 import setproctitle
 
 Work = Callable[[bytes], bytes]
-WALL_PER_CPU = 4  # a child may take so many times its CPU time: others may need the cores, too
+WALL_PER_CPU = 4  # a child waits for cores that others need, but not for longer than so many times its CPU time
 OUT_OF_MEMORY = 71  # exit code
-LIMIT_SIGNALS = (signal.SIGPROF, signal.SIGALRM)
 _LENGTH = struct.Struct("!I")
 
 
@@ -34,10 +33,14 @@ class Outcome(StrEnum):
     """How a piece of work went."""
 
     DONE = "done"
-    TIME = "time"  # it took more than its time
+    TIME = "time"  # it took more than its CPU time
+    STARVED = "starved"  # it got less than that, in several times as long: that says nothing of the work
     MEMORY = "memory"  # it wanted more than there is, as far as it could tell
     CRASHED = "crashed"  # its process died; of memory, too, where the library cannot tell
     FAILED = "failed"  # it raised; `data` is what
+
+
+AT_LIMIT = {signal.SIGPROF: Outcome.TIME, signal.SIGALRM: Outcome.STARVED}  # by the timer's signal that ends a child
 
 
 class Answer(msgspec.Struct, array_like=True):
@@ -114,7 +117,7 @@ def _be_lane(title: str, channel: socket.socket, prepare: Callable[[], Work], me
 def _detach(keep: int) -> None:
     """Lets go of what belongs to the rank: its sockets, its lifeline, its ways to hear of signals."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, *LIMIT_SIGNALS):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, *AT_LIMIT):
         signal.signal(number, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _close_others(keep)
@@ -171,7 +174,7 @@ class _Child:
         self.is_alive = False
         _, status = os.waitpid(self._pid, 0)
         if os.WIFSIGNALED(status):
-            return Answer(Outcome.TIME if os.WTERMSIG(status) in LIMIT_SIGNALS else Outcome.CRASHED)
+            return Answer(AT_LIMIT.get(signal.Signals(os.WTERMSIG(status)), Outcome.CRASHED))
         return Answer(Outcome.MEMORY if os.waitstatus_to_exitcode(status) == OUT_OF_MEMORY else Outcome.CRASHED)
 
 

@@ -17,7 +17,7 @@ import msgspec
 from engines.protocol import ItemError, ItemErrorCode
 from engines.vllm_engine import structure_work
 from engines.vllm_engine.bounded_cache import BoundedCache
-from engines.vllm_engine.confinement import Answer, Lane, LaneDied, Outcome
+from engines.vllm_engine.confinement import WALL_PER_CPU, Answer, Lane, LaneDied, Outcome
 from engines.vllm_engine.structure_work import PARAM, StructureVerdict
 
 QUICK_CPU_S = 0.2
@@ -25,6 +25,7 @@ LONGEST_WAIT_S = 5.0  # behind others in the quick lane
 MOST_SLOW = 4  # at once in the slow lane
 MEMORY_BYTES = 1024 * 1024 * 1024  # beyond what the rank had imported
 TITLE = "phalanx-structures"  # of the lanes' processes
+NO_VERDICT = (Outcome.FAILED, Outcome.STARVED)  # they say nothing of the structure: who asks again is answered anew
 BUSY = StructureVerdict(
     ItemError(ItemErrorCode.ENGINE_ERROR, "too many structures wait to be compiled: send the item again later", PARAM)
 )
@@ -69,7 +70,7 @@ class StructureChecker:
             self._died(str(error))
             return StructureVerdict(ItemError(ItemErrorCode.ENGINE_ERROR, str(error)))
         finally:
-            if answer is None or answer.outcome is Outcome.FAILED:  # it says nothing of the structure: ask again
+            if answer is None or answer.outcome in NO_VERDICT:
                 self._verdicts.drop(structure)
         return BUSY if answer is None else self._verdict(answer)
 
@@ -99,6 +100,10 @@ class StructureChecker:
                 return msgspec.msgpack.decode(answer.data, type=StructureVerdict)
             case Outcome.FAILED:
                 return StructureVerdict(ItemError(ItemErrorCode.ENGINE_ERROR, answer.data.decode(), PARAM))
+            case Outcome.STARVED:
+                waited_s = WALL_PER_CPU * self._cpu_s
+                why = f"in {waited_s:g} s its compiler got no {self._cpu_s:g} s of CPU time: send the item again later"
+                return StructureVerdict(ItemError(ItemErrorCode.ENGINE_ERROR, f"structured_outputs: {why}", PARAM))
             case Outcome.TIME:
                 why = f"it takes more than {self._cpu_s:g} s of CPU time to compile (--structure-cpu-s)"
             case Outcome.MEMORY | Outcome.CRASHED:

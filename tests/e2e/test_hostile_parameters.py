@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 MAX_WAIT_S = 60.0  # of a plain prompt: what explodes takes minutes, and a core may be long in coming
 MAX_WORK_S = 5.0  # CPU time of the rank's loop until a plain prompt is answered, however long the loop waits for a core
-BUSY = "too many structures wait"
+BUSY = "send the item again later"  # too many structures wait, or nothing got any CPU time
 MANY = {"type": "object", "properties": {f"p{number}": {} for number in range(5000)}}
 EITHER = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
 # Minutes of CPU time each, if they were let.

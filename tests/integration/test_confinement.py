@@ -94,7 +94,7 @@ def _title(process: psutil.Process) -> str:
     ("request_", "outcome"),
     [
         (b"loop", Outcome.TIME),
-        (b"sleep", Outcome.TIME),
+        (b"sleep", Outcome.STARVED),
         (b"grow", Outcome.MEMORY),
         (b"break", Outcome.CRASHED),
         (b"abort", Outcome.CRASHED),

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,14 +25,19 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepare() -> Callable[[bytes], bytes]:
-    """A structure is a number of CPU seconds, and more to tell it from others. One that is shaky fails at first."""
+    """A structure is a number of CPU seconds, and more to tell it from others.
+
+    One that is shaky fails at first. One that starts with / waits for that file, and uses next to no CPU time.
+    """
     seen: set[bytes] = set()
 
     def work(structure: bytes) -> bytes:
         if structure.endswith(b"shaky") and structure not in seen:
             seen.add(structure)
             raise OSError("too many open files")
-        until = time.process_time() + float(structure.split()[0])
+        while structure.startswith(b"/") and not Path(os.fsdecode(structure)).exists():
+            time.sleep(0.01)
+        until = time.process_time() + (0 if structure.startswith(b"/") else float(structure.split()[0]))
         while time.process_time() < until:
             pass
         return msgspec.msgpack.encode(StructureVerdict(fields={"regex": structure.decode(), "pid": os.getpid()}))
@@ -120,5 +126,23 @@ def test_what_could_not_be_checked_is_checked_again() -> None:
         assert (error.code, error.message) == (ItemErrorCode.ENGINE_ERROR, "OSError: too many open files")
         assert checker.known(b"0.01 shaky") is None
         assert (await checker.check(b"0.01 shaky")).error is None
+
+    with_checker(scenario)
+
+
+def test_one_whose_compiler_got_no_cpu_time_is_told_so_and_is_checked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confinement, "WALL_PER_CPU", 1)
+    awaited = tmp_path / "awaited"
+
+    async def scenario(checker: StructureChecker, _: list[str]) -> None:
+        structure = os.fsencode(awaited)
+        error = error_of(await checker.check(structure))
+        assert error.code is ItemErrorCode.ENGINE_ERROR and error.code.retryable
+        assert "got no 0.8 s of CPU time" in error.message
+        assert checker.known(structure) is None
+        awaited.touch()
+        assert (await checker.check(structure)).error is None
 
     with_checker(scenario)
