@@ -40,7 +40,8 @@ class Outcome(StrEnum):
     FAILED = "failed"  # it raised; `data` is what
 
 
-AT_LIMIT = {signal.SIGPROF: Outcome.TIME, signal.SIGALRM: Outcome.STARVED}  # by the timer's signal that ends a child
+# By the number of the timer's signal that ends a child.
+AT_LIMIT: dict[int, Outcome] = {signal.SIGPROF: Outcome.TIME, signal.SIGALRM: Outcome.STARVED}
 
 
 class Answer(msgspec.Struct, array_like=True):
@@ -174,7 +175,7 @@ class _Child:
         self.is_alive = False
         _, status = os.waitpid(self._pid, 0)
         if os.WIFSIGNALED(status):
-            return Answer(AT_LIMIT.get(signal.Signals(os.WTERMSIG(status)), Outcome.CRASHED))
+            return Answer(AT_LIMIT.get(os.WTERMSIG(status), Outcome.CRASHED))
         return Answer(Outcome.MEMORY if os.waitstatus_to_exitcode(status) == OUT_OF_MEMORY else Outcome.CRASHED)
 
 

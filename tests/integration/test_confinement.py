@@ -56,6 +56,7 @@ def prepare() -> Callable[[bytes], bytes]:
         b"grow": grow,
         b"break": lambda: ctypes.string_at(0),
         b"abort": os.abort,
+        b"real-time": lambda: signal.raise_signal(signal.SIGRTMIN + 1),  # a number that Python has no name for
         b"leave": lambda: os._exit(0),
         b"raise": fail,
         b"keep": keep,
@@ -98,6 +99,7 @@ def _title(process: psutil.Process) -> str:
         (b"grow", Outcome.MEMORY),
         (b"break", Outcome.CRASHED),
         (b"abort", Outcome.CRASHED),
+        (b"real-time", Outcome.CRASHED),
         (b"leave", Outcome.CRASHED),
         (b"raise", Outcome.FAILED),
     ],
