@@ -8,9 +8,7 @@ import hypothesis
 import pytest
 
 # How long one example takes is the machine's business.
-hypothesis.settings.register_profile(
-    "phalanx", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
-)
+hypothesis.settings.register_profile("phalanx", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("phalanx")
 
 

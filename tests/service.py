@@ -29,6 +29,7 @@ COMMAND = str(Path(sys.executable).with_name("phalanx"))
 DEADLINE_S = 120.0  # for anything that takes a second or two on an idle machine
 START_DEADLINE_S = 600.0  # real engines need 20 to 60 s, on an idle machine
 POLL_S = 0.02
+STAYS_DOWN = ("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h")  # a group that failed, until restarted
 BATCH = "/v1/batch_generate"
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -107,7 +108,7 @@ class Service:
             self.process = subprocess.Popen(
                 self._command, cwd=self.folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        listening = until(lambda: self._event("gateway_listening") or self._ended(), "it does not listen")
+        (listening,) = until(lambda: self.facts("gateway_listening") or self._ended(), "it does not listen")
         self.url = str(listening["address"])
         self.port = int(self.url.rpartition(":")[2])
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, headers=self._headers)
@@ -188,6 +189,10 @@ class Service:
         """Its log's facts."""
         return [as_object(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
 
+    def facts(self, name: str, **fields: object) -> list[Json]:
+        """Events of this name with these fields."""
+        return [fact for fact in self.events() if fact.get("event") == name and fields.items() <= fact.items()]
+
     def processes(self) -> list[psutil.Process]:
         """All that stand in its folder: the gateway and everything below it, wherever it was reparented to."""
         return [process for process in psutil.process_iter() if _folder_of(process) == str(self.folder)]
@@ -233,9 +238,6 @@ class Service:
                 process.kill()
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _event(self, name: str) -> Json | None:
-        return next((event for event in self.events() if event.get("event") == name), None)
 
     def _ended(self) -> None:
         assert self.process.poll() is None, f"it ended with exit code {self.process.returncode}"

@@ -95,17 +95,21 @@ def check_alive(service: Service) -> None:
     assert loop_worked_s(pid) - worked_s < MAX_WORK_S
 
 
+def has_to_wait(result: Json) -> bool:
+    return BUSY in result.get("error", {}).get("message", "")
+
+
 def judged(service: Service, items: list[Any], results: list[Json]) -> list[Json]:
     """The results, of which those that waited too long to be compiled are sent again, as they are told to.
 
     On a slow machine that is no fault. The first of them has nobody to wait for.
     """
-    waiting = [place for place, result in enumerate(results) if BUSY in result.get("error", {}).get("message", "")]
+    waiting = [place for place, result in enumerate(results) if has_to_wait(result)]
     if not waiting:
         return results
     some = [items[place] for place in waiting]
     again = service.batch(some)["results"]
-    assert not all(BUSY in result.get("error", {}).get("message", "") for result in again)
+    assert not all(map(has_to_wait, again))
     judgements = dict(zip(waiting, judged(service, some, again), strict=True))
     return [judgements.get(place, result) for place, result in enumerate(results)]
 

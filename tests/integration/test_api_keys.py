@@ -69,11 +69,6 @@ def ask(service: Service, path: str, key: NewKey | str | None, method: str = "GE
     return httpx.request(method, service.url + path, headers=headers, timeout=60, **body)  # type: ignore[arg-type]  # JSON
 
 
-def admitted(service: Service) -> list[Json]:
-    """What its log says of every batch that it took."""
-    return [event for event in service.events() if event["event"] == "batch_admitted"]
-
-
 def send(service: Service, key: NewKey | str | None, **fields: object) -> httpx.Response:
     return ask(service, BATCH, key, "POST", **{"prompts": ["a"], "sampling_params": {"max_tokens": 1}} | fields)
 
@@ -161,7 +156,7 @@ def test_priorities_are_limited_for_each_key(service: Service, keys: Keys) -> No
     assert "priority is 4: this API key may use 5 to 9" in error["message"]
     assert send(service, patient, priority=5).status_code == 200
     batch = send(service, patient).json()["id"]  # without a priority: the nearest to 0 that it may use
-    assert [fact["priority"] for fact in admitted(service) if fact["batch"] == batch] == [5]
+    assert [fact["priority"] for fact in service.facts("batch_admitted", batch=batch)] == [5]
 
 
 # ---------------------------------------------------------------- changes without a restart
@@ -188,7 +183,7 @@ def test_a_file_that_becomes_unusable_changes_nothing(service: Service, keys: Ke
     finally:
         keys.file.path.write_bytes(text)
     until(lambda: '"api_keys_readable_again"' in service.log, "it is not read again", RELOADED_S)
-    (event,) = [event for event in service.events() if event["event"] == "api_keys_unusable"]
+    (event,) = service.facts("api_keys_unusable")
     assert str(keys.file.path) in event["reason"]
 
 
@@ -198,9 +193,9 @@ def test_a_file_that_becomes_unusable_changes_nothing(service: Service, keys: Ke
 def test_a_key_with_many_batches_gets_no_more_than_a_key_with_one(service: Service, keys: Keys) -> None:
     """Sixteen batches of 25 items against one of 100: half of what is done meanwhile is the one's."""
     params = {"max_tokens": 10}
-    before = len(admitted(service))
+    before = len(service.facts("batch_admitted"))
     many = [service.begin(["a"] * 25, api_key=keys.boss.secret, sampling_params=params) for _ in range(16)]
-    until(lambda: len(admitted(service)) == before + 16, "they are not under way")
+    until(lambda: len(service.facts("batch_admitted")) == before + 16, "they are not under way")
     one = send(service, keys.plain, prompts=["b"] * 100, sampling_params=params).json()
     walls_s = []
     for batch in many:
@@ -239,8 +234,7 @@ def test_nothing_of_a_request_reaches_a_log(service: Service, keys: Keys) -> Non
 
 def cancelled_by(service: Service, key: NewKey) -> list[Json]:
     """What the log says of batches whose clients are gone: who they were, by the id of the key."""
-    found = [event for event in service.events() if event["event"] == "client_disconnected"]
-    return [event for event in found if event["api_key_id"] == key.key.id and event["request_id"]]
+    return [fact for fact in service.facts("client_disconnected", api_key_id=key.key.id) if fact["request_id"]]
 
 
 def test_the_ranks_do_not_inherit_a_key(service: Service) -> None:

@@ -14,11 +14,6 @@ def service() -> Iterator[Service]:
         yield running
 
 
-def facts(service: Service, event: str, **fields: object) -> list[Json]:
-    """Events of this name with these fields."""
-    return [fact for fact in service.events() if fact["event"] == event and fields.items() <= fact.items()]
-
-
 def tail_with(service: Service, rank: int, fact: str) -> list[str]:
     """The rank's last lines, once this fact is among them: its guardian files them a little later."""
 
@@ -32,8 +27,8 @@ def tail_with(service: Service, rank: int, fact: str) -> list[str]:
 def test_a_batch_is_told_by_two_facts_with_the_ids_of_its_answer(service: Service) -> None:
     answer = service.post(["a", {"prompt": 5}, "b"], sampling_params={"max_tokens": 3}, priority=2, timeout_s=100)
     batch, request_id = answer.json()["id"], answer.headers["X-Request-ID"]
-    (admitted,) = facts(service, "batch_admitted", batch=batch)
-    (ended,) = facts(service, "batch_ended", batch=batch)
+    (admitted,) = service.facts("batch_admitted", batch=batch)
+    (ended,) = service.facts("batch_ended", batch=batch)
     assert admitted["request_id"] == ended["request_id"] == request_id
     expected = {"items": 2, "refused": 1, "priority": 2, "timeout_s": 100.0, "level": "info"}
     assert expected.items() <= admitted.items()
@@ -46,8 +41,8 @@ def test_a_batch_is_told_by_two_facts_with_the_ids_of_its_answer(service: Servic
 
 def test_items_are_told_at_level_debug(service: Service) -> None:
     batch = service.batch(["a", {"prompt": 5}], sampling_params={"max_tokens": 3})["id"]
-    (sent,) = facts(service, "item_dispatched", batch=batch)
-    first, second = facts(service, "item_ended", batch=batch)
+    (sent,) = service.facts("item_dispatched", batch=batch)
+    first, second = service.facts("item_ended", batch=batch)
     assert {"index": 0, "incarnation": 1, "attempt": 1, "level": "debug"}.items() <= sent.items()
     assert {"index": 1, "status": "error", "code": "invalid_prompt", "rank": None}.items() <= first.items()
     assert {"index": 0, "status": "ok", "code": None, "rank": sent["rank"], "attempts": 1}.items() <= second.items()
@@ -67,7 +62,7 @@ def test_a_refusal_says_what_and_where_and_not_which_value(
 ) -> None:
     answer = service.client.post("/v1/batch_generate", json=body)
     assert "hot-canary" in answer.text or param in ("T", "prompts")
-    (refused,) = facts(service, "request_refused", request_id=answer.headers["X-Request-ID"])
+    (refused,) = service.facts("request_refused", request_id=answer.headers["X-Request-ID"])
     place = "sampling_params.temperature" if param == "T" else param
     assert (refused["status"], refused["code"], refused["param"]) == (status, code, place)
     assert refused["route"] == "/v1/batch_generate"
@@ -76,7 +71,7 @@ def test_a_refusal_says_what_and_where_and_not_which_value(
 
 def test_a_path_that_is_none_is_refused_without_naming_it(service: Service) -> None:
     request_id = service.client.get("/v1/hot-canary").headers["X-Request-ID"]
-    (refused,) = facts(service, "request_refused", request_id=request_id)
+    (refused,) = service.facts("request_refused", request_id=request_id)
     assert (refused["status"], refused["route"], refused["method"]) == (404, "other", "GET")
     assert "hot-canary" not in service.log
 
@@ -84,8 +79,8 @@ def test_a_path_that_is_none_is_refused_without_naming_it(service: Service) -> N
 def test_a_client_that_goes_away_is_told_and_so_is_the_end_of_its_batch(service: Service) -> None:
     with service.begin(["long"] * 40, sampling_params={"max_tokens": 8000}):
         until(lambda: sum(service.held) > 0, "it does not run")
-    gone = until(lambda: facts(service, "client_disconnected", items=40), "nobody notices")[0]
-    ended = until(lambda: facts(service, "batch_ended", batch=gone["batch"]), "it does not end")[0]
+    gone = until(lambda: service.facts("client_disconnected", items=40), "nobody notices")[0]
+    ended = until(lambda: service.facts("batch_ended", batch=gone["batch"]), "it does not end")[0]
     assert gone["request_id"] == ended["request_id"]
     assert ended["cancelled"] + ended["ok"] == 40
 
@@ -104,9 +99,9 @@ def test_for_people_the_ranks_write_plain_lines() -> None:
 def test_an_item_that_crashes_its_engine_is_told(service: Service) -> None:
     service.errors_expected = True
     batch = service.batch(["boom"])["id"]
-    (poisoned,) = facts(service, "item_poisoned", batch=batch)
+    (poisoned,) = service.facts("item_poisoned", batch=batch)
     assert {"index": 0, "level": "warning"}.items() <= poisoned.items()
-    lost = facts(service, "item_lost", batch=batch)
+    lost = service.facts("item_lost", batch=batch)
     assert [fact["attempt"] for fact in lost] == [1]  # the second time it was convicted
     assert [fact["incarnation"] for fact in lost] == [1]
-    assert sorted(fact["incarnation"] for fact in facts(service, "rank_lost")) == [1, 2]
+    assert sorted(fact["incarnation"] for fact in service.facts("rank_lost")) == [1, 2]

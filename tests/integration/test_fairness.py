@@ -32,7 +32,7 @@ def dispatched_after_a_wait(service: Service, *batches: Json) -> list[list[int]]
         until(lambda: service.metric("phalanx_active_batches") == 1 + len(batches), "they do not wait")
         blocker.hang_up()
         ids = [batch.answer()["id"] for batch in pending]
-    left = [event["batch"] for event in service.events() if event["event"] == "item_dispatched"]
+    left = [fact["batch"] for fact in service.facts("item_dispatched")]
     return [[turn for turn, batch in enumerate(left) if batch == one] for one in ids]
 
 

@@ -25,9 +25,7 @@ def test_nobody_serves_the_network_without_saying_so() -> None:
 def test_who_says_so_serves_everybody_and_is_warned() -> None:
     with serving("--host", ALL_ADDRESSES, "--insecure") as service:
         assert service.batch(["a"])["request_counts"]["ok"] == 1
-        assert [event["host"] for event in service.events() if event["event"] == "open_to_the_network"] == [
-            ALL_ADDRESSES
-        ]
+        assert [fact["host"] for fact in service.facts("open_to_the_network")] == [ALL_ADDRESSES]
     with serving("--host", ALL_ADDRESSES, variables={"PHALANX_INSECURE": "1"}) as service:
         assert service.batch(["a"])["request_counts"]["ok"] == 1
 

@@ -9,11 +9,10 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from tests.service import Json, Service, serving, until
+from tests.service import STAYS_DOWN, Json, Service, serving, until
 
 PACE = {"step_ms": 10, "max_num_seqs": 4}
 QUICK = ("--restart-backoff-s", "50ms", "--drain-timeout-s", "1")
-STAYS_DOWN = ("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h", "--drain-timeout-s", "1")
 TRIES = 5
 
 
@@ -85,7 +84,7 @@ def test_a_killed_rank_costs_no_item_and_comes_back(service: Service) -> None:
 
 
 def test_the_other_replica_serves_on() -> None:
-    with serving(*STAYS_DOWN, **PACE) as service:
+    with serving(*STAYS_DOWN, "--drain-timeout-s", "1", **PACE) as service:
         service.errors_expected = True
         with service.begin(["a"] * 6, sampling_params={"max_tokens": 400}) as batch:  # three on each, for four seconds
             until(lambda: min(service.held) > 0, "they do not run")
@@ -100,7 +99,7 @@ def test_the_other_replica_serves_on() -> None:
 
 
 def test_while_no_rank_is_ready_new_batches_are_told_so() -> None:
-    with serving(*STAYS_DOWN, **PACE, is_moe=True) as service:
+    with serving(*STAYS_DOWN, "--drain-timeout-s", "1", **PACE, is_moe=True) as service:
         service.errors_expected = True
         kill_rank(service, 0)
         until(lambda: service.health()["status"] == "unavailable", "nobody noticed")

@@ -21,7 +21,7 @@ def state(service: Service, rank: int) -> str:
 
 
 def act(service: Service, rank: int, what: str) -> Json:
-    answer = service.client.post(f"/v1/ranks/{rank}/{what}")
+    answer = service.act(rank, what)
     assert answer.status_code == 202, answer.text
     found: Json = answer.json()
     return found

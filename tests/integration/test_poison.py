@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.service import Service, serving, until
+from tests.service import STAYS_DOWN, Service, serving, until
 
 COUNT = 1000
 PACE = {"step_ms": 2, "max_num_seqs": 64, "crash_on": "poison"}
@@ -36,7 +36,7 @@ def test_one_or_two_among_a_thousand_are_found(poisons: set[int], is_moe: bool) 
 
 def test_other_groups_serve_on_while_one_is_on_trial() -> None:
     """The group that crashed stays down until the test has seen enough, and starts its trial then."""
-    with serving("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h", **PACE) as service:
+    with serving(*STAYS_DOWN, **PACE) as service:
         service.errors_expected = True
         with service.begin(["a poison"], sampling_params={"max_tokens": 4}) as batch:
             until(lambda: service.metric("phalanx_suspect_items") == 1, "it does not crash")

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.service import Json, Service, serving, starting, until
+from tests.service import STAYS_DOWN, Json, Service, serving, starting, until
 
-STAYS_DOWN = ("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h")
 SLOW = {"step_ms": 20, "max_num_seqs": 4}
 LOADING = [{"start_s": 600.0}, {"block_loop_s": 600.0}]
 GONE_S = 20.0  # for what takes a second on an idle machine
@@ -38,15 +37,10 @@ def runtime(service: Service) -> list[str]:
     return sorted(path.name for folder in service.folder.glob("phalanx-*") for path in folder.glob("*.*"))
 
 
-def events(service: Service, name: str) -> list[Json]:
-    return [event for event in service.events() if event["event"] == name]
-
-
 def lost(service: Service, number: int = 0) -> Json:
     """What the gateway says of the loss."""
     return until(
-        lambda: next((event for event in events(service, "rank_lost") if event["rank"] == number), None),
-        f"rank {number} is not reported lost",
+        lambda: next(iter(service.facts("rank_lost", rank=number)), None), f"rank {number} is not reported lost"
     )
 
 
@@ -163,7 +157,7 @@ def test_a_rank_that_does_not_hear_is_killed_after_the_deadline() -> None:
         process(service, "phalanx-rank 1").suspend()
         service.signal()
         assert service.wait() == 0
-        assert [event["rank"] for event in events(service, "rank_killed")] == [1]
+        assert [event["rank"] for event in service.facts("rank_killed")] == [1]
         service.check_nothing_left()
 
 
@@ -171,7 +165,7 @@ def test_a_rank_that_has_its_loop_blocked_is_ended_at_once(loading: Service) -> 
     """However long its deadline would be: it serves nobody."""
     loading.signal()
     assert loading.wait(deadline_s=GONE_S) == 0
-    assert events(loading, "rank_killed") == []
+    assert loading.facts("rank_killed") == []
     loading.check_nothing_left()
 
 

@@ -122,7 +122,7 @@ def test_a_client_that_does_not_want_to_be_traced_is_not(service: Service, colle
 def test_logs_and_traces_find_each_other(service: Service, collector: Collector) -> None:
     assert ask(service, ["both"], "7" * 32) == 200
     spans = trace(collector, "7" * 32, "batch", "POST /v1/batch_generate")
-    (ended,) = [fact for fact in service.events() if fact["event"] == "batch_ended" and fact["trace_id"] == "7" * 32]
+    (ended,) = service.facts("batch_ended", trace_id="7" * 32)
     assert spans["batch"][0].attributes["phalanx.batch"] == ended["batch"]
     assert spans["POST /v1/batch_generate"][0].attributes["phalanx.request_id"] == ended["request_id"]
 

@@ -136,4 +136,4 @@ def test_bodies_that_are_not_there_yet_are_not_waited_for() -> None:
 
 
 def logged_at(service: Service, name: str) -> datetime:
-    return datetime.fromisoformat(next(e["timestamp"] for e in service.events() if e["event"] == name))
+    return datetime.fromisoformat(service.facts(name)[0]["timestamp"])

@@ -9,11 +9,10 @@ import psutil
 import pytest
 
 from engines.shared_memory import mapped_by
-from tests.service import Service, starting, until
+from tests.service import STAYS_DOWN, Service, starting, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 GONE_S = 10.0
-STAYS_DOWN = ("--restart-backoff-s", "1h", "--max-restart-backoff-s", "1h")
 TITLES = {
     "gateway": "phalanx-gateway",
     "guardian": "phalanx-guardian 0",

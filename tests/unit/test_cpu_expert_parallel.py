@@ -86,9 +86,16 @@ def test_experts_of_other_ranks_become_expert_0_with_weight_0() -> None:
     assert call(kernel, None) == (WEIGHTS, IDS)
 
 
-def test_a_model_that_weighs_its_experts_inputs_is_refused() -> None:
+@pytest.mark.parametrize("wrapper", [plugin._with_local_experts, plugin._remembering_map])
+def test_a_model_that_weighs_its_experts_inputs_is_refused(wrapper: Any) -> None:
     with pytest.raises(NotImplementedError, match="turn expert parallelism off"):
-        call(mended(plugin._with_local_experts), MAP, weigh_input=True)
+        call(mended(wrapper), MAP, weigh_input=True)
+
+
+@pytest.mark.parametrize("collective", [plugin._all_gatherv, plugin._reduce_scatterv])
+def test_another_dimension_than_the_first_is_refused(collective: Any) -> None:
+    with pytest.raises(NotImplementedError, match="along dimension 1: only 0 is supported"):
+        collective(None, torch.zeros(2, 2), dim=1)
 
 
 def test_quantised_experts_are_refused_rather_than_left_to_crash() -> None:
