@@ -1,6 +1,7 @@
 """The gateway's private folder, and what other gateways have left."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ from app.ranks.runtime import Runtime
 
 
 @pytest.fixture(autouse=True)
-def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A short one: a long one is not taken."""
-    folder = Path(tempfile.mkdtemp(prefix="px-", dir="/tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+    with tempfile.TemporaryDirectory(prefix="px-", dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 def test_a_runtime_is_private_and_goes_with_all_that_is_in_it(temporary_folder: Path) -> None:
