@@ -3,12 +3,14 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import batch_generate, errors, health, ranks
+from app.api import batch_generate, errors, health, metrics, models, ranks
 from app.api.auth import KeyCheck
-from app.api.frontdoor import Frontdoor, allowed_hosts
 from app.api.openapi import describe
 from app.gateway import Gateway
+from app.http.frontdoor import Frontdoor, allowed_hosts
 from phalanx import __version__
+
+RESOURCES = (batch_generate, ranks, models, metrics, health)
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
@@ -16,8 +18,8 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="Phalanx", version=__version__, summary="Batch generation over data-parallel vLLM engines")
     app.state.gateway = gateway
     errors.install(app)
-    for module in (batch_generate, health, ranks):
-        app.include_router(module.router)
+    for resource in RESOURCES:
+        app.include_router(resource.router)
     describe(app)
     settings = gateway.settings
     checked = KeyCheck(app, gateway.keys, gateway.dispatcher.backlog)

@@ -18,9 +18,9 @@ from app.metrics import Metrics
 from app.ranks.devices import Allotment
 from app.ranks.fleet import Fleet
 from app.ranks.rank import Rank, RankState
-from app.settings import Settings
+from app.settings.declaration import Settings
 from app.traces import OFF, Traces
-from engines.protocol import Abort, ItemError, ItemErrorCode, Run
+from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Run
 from phalanx import __version__
 
 logger = get_logger("gateway")

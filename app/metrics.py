@@ -9,7 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from engines.protocol import Result
+from engines.contract.protocol import Result
 
 Watched = tuple[str, Callable[[], float]]  # help, and how to look the value up
 REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from app.settings import Settings, SettingsError, label
+from app.settings.declaration import Settings, SettingsError, label
 from engines import traces
 
 if TYPE_CHECKING:

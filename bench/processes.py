@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from engines.processes import is_resource_tracker
+from engines.host.processes import is_resource_tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_TAIL_BYTES = 3000

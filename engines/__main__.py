@@ -32,19 +32,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rank(arguments: argparse.Namespace) -> int:
-    from engines import rank
+    from engines.rank import serve
 
-    return rank.main(arguments.spec, os.environ)
+    return serve.main(arguments.spec, os.environ)
 
 
 def _guard(arguments: argparse.Namespace) -> int:
-    from engines import guardian
+    from engines.host import guardian
 
     return guardian.main(arguments.spec)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from engines.inspect_model import ModelUnusable, inspect
+    from engines.host.inspect_model import ModelUnusable, inspect
 
     if arguments.lifeline:
         threading.Thread(target=_end_with_standard_input, name="lifeline", daemon=True).start()
@@ -64,7 +64,7 @@ def _end_with_standard_input() -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from engines.tiny_model import Shape, build
+    from engines.tiny_model.build import Shape, build
 
     try:
         folder = build(Shape(arguments.shape), arguments.out)

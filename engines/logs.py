@@ -19,8 +19,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
+from engines.contract.spec import RankSpec
 from engines.failures import kind, report
-from engines.spec import RankSpec
 
 RANK_LOGGER = "rank"
 STDERR = 2

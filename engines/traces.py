@@ -8,8 +8,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from engines.protocol import Outcome, Result, RunItem
-from engines.spec import RankSpec
+from engines.contract.protocol import Outcome, Result, RunItem
+from engines.contract.spec import RankSpec
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

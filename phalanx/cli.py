@@ -86,8 +86,8 @@ def serve(model_argument: str | None, **given: Any) -> int:  # Any: as typed, or
     """
     from app import logs
     from app.errors import FatalError
-    from app.settings_checks import check_environment
-    from app.settings_loading import load_settings, service_links
+    from app.settings.checks import check_environment
+    from app.settings.loading import load_settings, service_links
 
     if model_argument is not None and given["model"] not in (None, model_argument):
         raise click.UsageError(f"MODEL is {model_argument} and --model is {given['model']}: name one model")
@@ -99,7 +99,7 @@ def serve(model_argument: str | None, **given: Any) -> int:  # Any: as typed, or
         logs.configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
         for name in service_links():
             logs.get_logger(__name__).warning("variable_ignored", variable=name, reason="service_link")
-        from app.server import run
+        from app.http.server import run
 
         return run(settings)
     except FatalError as error:

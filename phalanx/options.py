@@ -14,7 +14,7 @@ import click
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
-from app.settings import SECTIONS, spellings, variable
+from app.settings.declaration import SECTIONS, spellings, variable
 
 AFTER_DASHES = "extra_args"  # has no flag: it is what stands after --
 METAVARS = {ByteSize: "SIZE", bool: "", int: "N", float: "X", dict: "JSON", list: "A,B", Path: "FOLDER", str: "TEXT"}

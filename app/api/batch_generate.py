@@ -23,8 +23,8 @@ from app.gateway import Gateway
 from app.keys.ring import Caller
 from app.ranks.questions import NoAnswer
 from app.validation import DECODE_ERRORS, Complaint, complaint
-from engines.protocol import ItemError
-from engines.sampling import SamplingFields
+from engines.contract.protocol import ItemError
+from engines.contract.sampling import SamplingFields
 
 router = APIRouter(route_class=PlainRoute)
 NDJSON = "application/x-ndjson"

@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.batches.memory import Holding
 from app.batches.reading import BodyReads
 from app.errors import InvalidRequest, TooLarge, TooSlow, WrongMediaType
-from app.settings import Settings
+from app.settings.declaration import Settings
 
 JSON_TYPE = "application/json"
 

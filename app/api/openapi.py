@@ -13,7 +13,7 @@ from app.api import limit_headers
 from app.api.auth import OPEN
 from app.api.examples import ANSWER as ANSWER_EXAMPLE
 from app.api.examples import ERRORS, REQUESTS
-from app.api.frontdoor import REQUEST_ID_HEADER, SAFE_REQUEST_ID
+from app.api.request_id import REQUEST_ID_HEADER, SAFE_REQUEST_ID
 from app.api.schemas import ANSWER, Schema, components, ref
 from app.errors import MAX_RETRY_AFTER_S
 

@@ -1,6 +1,5 @@
-"""How each rank is doing, the models that are served, and metrics."""
+"""How each rank is doing, and the operator's hand on it."""
 
-import asyncio
 import socket
 from typing import Literal
 
@@ -12,13 +11,10 @@ from app.api.auth import caller_of, require_admin
 from app.api.state import gateway_of
 from app.errors import Conflict, NotFound
 from app.gateway import Gateway
-from app.metrics import merge_expositions
-from app.ranks.questions import NoAnswer
 from app.ranks.rank import Rank
 
 router = APIRouter()
 LOG_TAIL_LINES = 20
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -65,23 +61,6 @@ class RankList(msgspec.Struct, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[RankView]
-
-
-class Model(msgspec.Struct, kw_only=True):
-    """What is served, as OpenAI lists it."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "phalanx"
-    max_model_len: int | None
-
-
-class ModelList(msgspec.Struct, kw_only=True):
-    """One model, as a list."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
 
 
 @router.get("/v1/ranks", summary="All ranks")
@@ -131,36 +110,6 @@ async def restart(request: Request, rank: int) -> Response:
         raise Conflict(f"rank {rank} cannot be restarted: {gateway.reason}", param="rank", code="rank_not_restartable")
     group.restart()
     return Response(_encode(_view(gateway, found, 0, is_admin=True)), 202, media_type="application/json")
-
-
-@router.get("/v1/models", summary="The model that is served")
-async def models(request: Request) -> Response:
-    """A list of one."""
-    gateway = gateway_of(request)
-    facts = next((rank.facts for rank in gateway.fleet.ranks if rank.facts is not None), None)
-    model = Model(
-        id=gateway.settings.public_name,
-        created=int(gateway.started_at),
-        max_model_len=facts.max_model_len if facts else None,
-    )
-    return Response(_encode(ModelList(data=[model])), media_type="application/json")
-
-
-@router.get("/metrics", summary="Metrics in Prometheus' text format")
-async def metrics(request: Request) -> Response:
-    """The gateway's own, and those of every rank's engine, fetched now."""
-    gateway = gateway_of(request)
-    asked = [
-        gateway.fleet.questions.scrape(rank.number, rank.incarnation) for rank in gateway.fleet.ranks if rank.is_ready
-    ]
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    texts = [gateway.metrics.exposition()]
-    for text in answers:
-        if isinstance(text, bytes):
-            texts.append(text)
-        elif not isinstance(text, NoAnswer):
-            raise text
-    return Response(merge_expositions(texts), media_type=METRICS_TYPE)
 
 
 def _find(gateway: Gateway, number: int) -> Rank:

@@ -7,7 +7,7 @@ from starlette.types import Scope
 from app.batches.request import BatchRequest, PromptObject
 from app.errors import RequestError
 from app.logs import get_logger
-from engines.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
+from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
 
 logger = get_logger("http")
 UNKNOWN_ROUTE = "other"

@@ -11,14 +11,15 @@ import msgspec
 from app.api.batch_response import BatchHead, BatchTail
 from app.api.errors import ErrorAnswer, ErrorBody
 from app.api.health import Alive, Health, RankSummary
-from app.api.ranks import Model, ModelList, RankList, RankView
+from app.api.models import Model, ModelList
+from app.api.ranks import RankList, RankView
 from app.batches.request import NOT_YET, BatchRequest, PromptObject
 from app.batches.results import ItemResult, PromptTokensDetails, ResultError, Status, Usage
 from app.batches.stats import RankShare, Stats
 from app.ranks.rank import RankState
-from engines.protocol import ItemErrorCode, Stage
-from engines.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
-from engines.spec import GroupKind
+from engines.contract.protocol import ItemErrorCode, Stage
+from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
+from engines.contract.spec import GroupKind
 
 Schema = dict[str, Any]  # Any: JSON
 

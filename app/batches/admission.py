@@ -4,7 +4,7 @@ from app.batches.rate import RateMeter
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import EVERYBODY, Owner
 from app.errors import TooLarge, TryLater
-from app.settings import Settings
+from app.settings.declaration import Settings
 
 MIN_RETRY_S = 1.0
 

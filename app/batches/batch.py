@@ -14,7 +14,7 @@ from app.batches.stats import StatsKeeper
 from app.dispatch.item import EVERYBODY, Flow, Item, Owner
 from app.logs import current_ids, get_logger
 from app.traces import BatchTrace
-from engines.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
 
 logger = get_logger("batches")
 _STATUS: dict[Outcome, Status] = {

@@ -17,10 +17,10 @@ from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import EVERYBODY, Item, Owner
-from app.settings import Settings
+from app.settings.declaration import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint
-from engines.protocol import ItemError, ItemErrorCode, PromptKind
-from engines.sampling import SamplingFields
+from engines.contract.protocol import ItemError, ItemErrorCode, PromptKind
+from engines.contract.sampling import SamplingFields
 
 BYTES_PER_TOKEN = 4  # the usual estimate for text: the gateway does not tokenise
 _decode_prompt = msgspec.json.Decoder(PromptObject).decode

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from engines.protocol import ItemError, Outcome, Result
+from engines.contract.protocol import ItemError, Outcome, Result
 
 Status = Literal["ok", "error", "cancelled", "timeout"]
 NO_OUTPUTS = Raw(b"[]")

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from app.errors import TooLarge
-from app.settings import Settings
+from app.settings.declaration import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint, did_you_mean, short, shown
-from engines.sampling import SamplingFields, refusal
+from engines.contract.sampling import SamplingFields, refusal
 
 FIELD_NAMES = SamplingFields.__struct_fields__
 MAX_SCHEMA_DEPTH = 64

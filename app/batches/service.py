@@ -19,9 +19,9 @@ from app.errors import InvalidRequest
 from app.logs import get_logger
 from app.metrics import Metrics
 from app.ranks.events import Aftermath, Loss, Member
-from app.settings import Settings
+from app.settings.declaration import Settings
 from app.traces import OFF, Traces
-from engines.protocol import ItemError, ItemErrorCode, Result
+from engines.contract.protocol import ItemError, ItemErrorCode, Result
 
 logger = get_logger("batches")
 ITEM_BYTES = 512  # that an item takes up besides its prompt and its result, and what is kept of it in the end

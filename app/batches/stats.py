@@ -4,7 +4,7 @@ import time
 
 import msgspec
 
-from engines.protocol import Result
+from engines.contract.protocol import Result
 
 
 class RankShare(msgspec.Struct, kw_only=True):

@@ -3,7 +3,7 @@
 import math
 
 from app.dispatch.item import Item
-from engines.protocol import Outcome, RankFacts, Result
+from engines.contract.protocol import Outcome, RankFacts, Result
 
 MIN_PREFETCH = 8
 BURST_DECAY = 0.98  # of the largest burst, with every message of results: after 34 smaller ones half of it is forgotten

@@ -18,7 +18,7 @@ from app.dispatch.placement import Placement
 from app.dispatch.trial import Trial, verdict
 from app.dispatch.trials import Trials
 from app.ranks.events import Aftermath, Loss, Member
-from engines.protocol import Abort, Outcome, Result, Run
+from engines.contract.protocol import Abort, Outcome, Result, Run
 
 LONGEST_PUMP_S = 0.02  # in one pass of the event loop: a thousand batches with unlike items are slow to order
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation

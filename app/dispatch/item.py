@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from app.dispatch.turns import Turns
-from engines.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result, RunItem
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result, RunItem
 
 if TYPE_CHECKING:
     from app.dispatch.trial import Trial

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from app.dispatch.credit import RankCredit
 from app.dispatch.item import Item
-from engines.protocol import Run
+from engines.contract.protocol import Run
 
 
 class Outbox:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
 from app.dispatch.item import Flow, Item
-from engines.protocol import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemError, ItemErrorCode
 
 
 def verdict(reason: str) -> ItemError:

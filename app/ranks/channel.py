@@ -10,8 +10,8 @@ import zmq
 import zmq.asyncio
 
 from app.logs import get_logger
+from engines.contract.protocol import FromRank, Message, decode_from_rank, encode
 from engines.failures import kind
-from engines.protocol import FromRank, Message, decode_from_rank, encode
 
 logger = get_logger("ranks")
 OnMessage = Callable[[FromRank], None]

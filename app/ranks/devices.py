@@ -13,8 +13,8 @@ from typing import Any
 
 from app.ranks.cores import cpu_shares, usable_cores
 from app.ranks.plan import Share
-from app.settings import Settings, SettingsError, flag, label
-from engines.spec import EngineKind
+from app.settings.declaration import Settings, SettingsError, flag, label
+from engines.contract.spec import EngineKind
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CORE_BINDING = "VLLM_CPU_OMP_THREADS_BIND"

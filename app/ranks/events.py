@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from engines.protocol import RankFacts, Result
+from engines.contract.protocol import RankFacts, Result
 
 
 class LossKind(StrEnum):

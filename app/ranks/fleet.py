@@ -19,9 +19,8 @@ from app.ranks.plan import Plan, Share
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
 from app.ranks.runtime import Runtime
-from app.settings import BUILT_IN_MODEL, Settings
-from engines.failures import kind
-from engines.protocol import (
+from app.settings.declaration import BUILT_IN_MODEL, Settings
+from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Checked,
     Failed,
@@ -37,7 +36,8 @@ from engines.protocol import (
     Status,
     Stopped,
 )
-from engines.spec import EngineKind
+from engines.contract.spec import EngineKind
+from engines.failures import kind
 
 logger = get_logger("ranks")
 FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up

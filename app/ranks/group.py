@@ -22,10 +22,10 @@ from app.ranks.rank import Rank, RankState
 from app.ranks.runtime import Runtime
 from app.ranks.stalls import find_stall
 from app.ranks.strays import clear_strays
-from app.settings import Settings
-from engines.protocol import FromRank, Message
-from engines.shared_memory import SharedMemory
-from engines.spec import GroupKind
+from app.settings.declaration import Settings
+from engines.contract.protocol import FromRank, Message
+from engines.contract.spec import GroupKind
+from engines.host.shared_memory import SharedMemory
 
 logger = get_logger("ranks")
 PORT_IS_TAKEN = ("address already in use", "eaddrinuse")  # as Python, torch and ZeroMQ say it

@@ -12,9 +12,9 @@ from app.ranks.channel import ChannelContext, RankChannel
 from app.ranks.plan import Plan
 from app.ranks.process import RankProcess
 from app.ranks.rank import Rank, RankState
-from app.settings import Settings
-from engines.protocol import FromRank, Message, Stop
-from engines.spec import LockstepAddress
+from app.settings.declaration import Settings
+from engines.contract.protocol import FromRank, Message, Stop
+from engines.contract.spec import LockstepAddress
 
 logger = get_logger("ranks")
 STOP_MARGIN_S = 1.0  # beyond the rank's own deadline for its engine

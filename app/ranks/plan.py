@@ -9,9 +9,9 @@ import msgspec
 
 from app.errors import FatalError
 from app.ranks.model import ModelFacts
-from app.settings import Settings
-from engines.protocol import RankFacts
-from engines.spec import EngineKind, GroupKind, LockstepAddress, RankSpec
+from app.settings.declaration import Settings
+from engines.contract.protocol import RankFacts
+from engines.contract.spec import EngineKind, GroupKind, LockstepAddress, RankSpec
 
 LOOPBACK = "127.0.0.1"
 CPU_PLUGIN = "phalanx_cpu_expert_parallel"  # its name among pyproject.toml's entry points

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.ranks.events import Aftermath, Loss, LossKind
-from app.settings import Settings, flag
+from app.settings.declaration import Settings, flag
 
 MOST_PORT_CLASHES = 10  # in a row
 TRIAL_WINDOW_S = 3600.0

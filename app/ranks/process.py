@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from engines.spec import FAREWELL, RankSpec, write_spec
+from engines.contract.spec import FAREWELL, RankSpec, write_spec
 
 SPEC_NAME = "rank.json"
 GUARDIAN_GRACE_S = 20.0  # to kill, wait for resource trackers and clean up: much pinned memory takes its time

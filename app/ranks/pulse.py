@@ -5,8 +5,8 @@ from pathlib import Path
 
 from app.ranks.rank import Rank
 from app.ranks.stalls import Pulse
-from engines import processes
-from engines.protocol import Status
+from engines.contract.protocol import Status
+from engines.host import processes
 
 HEARTBEAT_S = 1.0  # between two looks, and about what ranks leave between two heartbeats
 LOOK_CLOSER_S = 2.0  # without progress, or without a word: only then the kernel is asked

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from engines.protocol import Check, Checked, ItemError, Message, Scrape, Scraped
+from engines.contract.protocol import Check, Checked, ItemError, Message, Scrape, Scraped
 
 CHECK_TIMEOUT_S = 30.0  # a structure may have to be compiled, behind others
 SCRAPE_TIMEOUT_S = 3.0  # Prometheus waits 10 s for the whole of it, a rank that stands still included

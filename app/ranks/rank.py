@@ -4,7 +4,7 @@ import time
 from enum import StrEnum
 from pathlib import Path
 
-from engines.protocol import RankFacts, Stage, Status
+from engines.contract.protocol import RankFacts, Stage, Status
 
 RATE_WEIGHT = 0.3  # of the newest heartbeat in the running mean of tokens per second
 LOG_TAIL_BYTES = 16 * 1024

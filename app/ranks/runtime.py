@@ -1,7 +1,7 @@
 """The folder of the ranks' sockets and private folders: one for each gateway, locked for as long as it lives.
 
-A gateway that was killed cannot remove its own; its guardians do (engines/guardian.py), and where none was left, the
-next gateway of the same user.
+A gateway that was killed cannot remove its own; its guardians do (engines/host/guardian.py), and where none was left,
+the next gateway of the same user.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from app.logs import get_logger
-from engines.spec import RUNTIME_LOCK
+from engines.contract.spec import RUNTIME_LOCK
 
 logger = get_logger("ranks")
 PREFIX = "phalanx-"

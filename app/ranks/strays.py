@@ -15,8 +15,8 @@ import psutil
 
 from app.logs import get_logger
 from app.ranks.plan import RANK_FOLDER_VARIABLE
-from engines import processes
-from engines.shared_memory import SharedMemory
+from engines.host import processes
+from engines.host.shared_memory import SharedMemory
 
 logger = get_logger("ranks")
 GRACE_S = 5.0  # for a rank whose guardian was killed, to end what is below it

@@ -5,8 +5,8 @@ import dataclasses
 import difflib
 from typing import Any, NoReturn
 
-from engines.base import EngineConfigError
-from engines.spec import GroupKind, RankSpec
+from engines.contract.spec import GroupKind, RankSpec
+from engines.rank.engine import EngineConfigError
 
 # What Phalanx decides for every rank; set by hand, the ranks would not find each other.
 OWN_ARGUMENTS = {

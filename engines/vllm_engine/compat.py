@@ -3,7 +3,7 @@
 import importlib.metadata
 from typing import Any
 
-from engines.protocol import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemError, ItemErrorCode
 
 OLDEST, NEWEST = (0, 26), (0, 33)
 MAX_ERROR_LENGTH = 400

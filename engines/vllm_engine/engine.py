@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from engines import logs, processes
-from engines.base import EmitResult, Engine, EngineConfigError, ReportStage
-from engines.protocol import ItemError, ItemErrorCode, Outcome, RankFacts, Result, Run, RunItem, Stage
-from engines.spec import RankSpec
+from engines import logs
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, RankFacts, Result, Run, RunItem, Stage
+from engines.contract.spec import RankSpec
+from engines.host import processes
+from engines.rank.engine import EmitResult, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat
 from engines.vllm_engine.arguments import engine_arguments

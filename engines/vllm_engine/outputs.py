@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from engines.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
 
 LOWEST_LOGPROB = -9999.0  # JSON has no -inf; vLLM's own server writes the same number
 LOST_REASONS = ("abort", "error")  # an end that nobody asked for is a lost attempt, never an answer

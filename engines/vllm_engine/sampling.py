@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from engines.protocol import ItemError, ItemErrorCode
-from engines.sampling import SamplingFields
+from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.sampling import SamplingFields
 from engines.vllm_engine import compat
 from engines.vllm_engine.bounded_cache import BoundedCache
 from engines.vllm_engine.structure_work import StructureVerdict

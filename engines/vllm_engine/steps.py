@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engines.base import EngineLoad
+from engines.rank.engine import EngineLoad
 
 
 def step_recorder(load: EngineLoad) -> Any:  # Any: a vLLM StatLoggerFactory

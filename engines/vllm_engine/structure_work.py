@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from engines.protocol import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemError, ItemErrorCode
 from engines.vllm_engine import compat
 
 PARAM = "sampling_params.structured_outputs"

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from engines.protocol import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemError, ItemErrorCode
 from engines.vllm_engine import structure_work
 from engines.vllm_engine.bounded_cache import BoundedCache
 from engines.vllm_engine.confinement import WALL_PER_CPU, Answer, Lane, LaneDied, Outcome

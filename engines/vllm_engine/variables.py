@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from engines.spec import RankSpec
+from engines.contract.spec import RankSpec
 
 CONFIG_NAME = "vllm-logging.json"
 PREFIX, CONFIG, LEVEL = "VLLM_LOGGING_PREFIX", "VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_LEVEL"

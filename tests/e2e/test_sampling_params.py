@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engines.sampling import SamplingFields
+from engines.contract.sampling import SamplingFields
 from tests.service import Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]

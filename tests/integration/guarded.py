@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from engines.spec import FAREWELL, EngineKind, GroupKind, RankSpec, write_spec
+from engines.contract.spec import FAREWELL, EngineKind, GroupKind, RankSpec, write_spec
 from tests.service import until
 
 DEADLINE_S = 30.0  # for anything that takes a moment on an idle machine
@@ -20,9 +20,9 @@ SHARED_MEMORY = Path("/dev/shm")
 GUARD = """
 import sys
 from pathlib import Path
-from engines import processes
-from engines.guardian import Guardian
-from engines.spec import read_spec
+from engines.host import processes
+from engines.host.guardian import Guardian
+from engines.contract.spec import read_spec
 processes.become_subreaper()
 sys.exit(Guardian(read_spec(Path(sys.argv[1])), sys.argv[2:]).run())
 """

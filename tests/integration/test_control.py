@@ -11,7 +11,7 @@ from pathlib import Path
 import zmq
 from guarded import DEADLINE_S, FAMILY, guarded, make_spec
 
-from engines.protocol import (
+from engines.contract.protocol import (
     Abort,
     Check,
     Checked,
@@ -28,18 +28,19 @@ from engines.protocol import (
     decode_from_rank,
     encode,
 )
-from engines.spec import write_spec
+from engines.contract.spec import write_spec
 from tests.service import until
 
 # What the rank does is put where MAIN stands. Its main thread then sleeps, as in loading.
 RANK = """
 import os, subprocess, sys, time
 from pathlib import Path
-from engines import logs, processes
-from engines.base import EngineDied
-from engines.control import ControlChannel
-from engines.protocol import *
-from engines.spec import read_spec
+from engines import logs
+from engines.host import processes
+from engines.rank.engine import EngineDied
+from engines.rank.control import ControlChannel
+from engines.contract.protocol import *
+from engines.contract.spec import read_spec
 
 def on_message(message):
     match message:
@@ -64,8 +65,8 @@ time.sleep(600)
 # The real rank, with an engine that trips.
 TRIPPING = """
 import os, sys
-from engines import rank
-from engines.simulated import SimulatedEngine
+from engines.rank import serve
+from engines.simulated.engine import SimulatedEngine
 
 class Tripping(SimulatedEngine):
     def submit(self, run):
@@ -75,7 +76,7 @@ class Tripping(SimulatedEngine):
         raise RuntimeError("has no metrics today")
 
 rank.make_engine = Tripping
-sys.exit(rank.main("runtime/0.1/rank.json", os.environ))
+sys.exit(serve.main("runtime/0.1/rank.json", os.environ))
 """
 
 

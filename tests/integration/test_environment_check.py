@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings, SettingsError
-from app.settings_checks import check_environment
+from app.settings.checks import check_environment
+from app.settings.declaration import Settings, SettingsError
 
 
 def test_a_path_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from app.ranks import pulse
 from app.ranks.pulse import PulseTaker
 from app.ranks.rank import Rank
 from app.ranks.stalls import STOPPED_S, Pulse, find_stall
-from engines.protocol import RankFacts, Status
+from engines.contract.protocol import RankFacts, Status
 from tests.service import until
 
 FACTS = RankFacts(

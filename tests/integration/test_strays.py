@@ -12,7 +12,7 @@ import pytest
 
 from app.ranks import strays
 from app.ranks.plan import RANK_FOLDER_VARIABLE
-from engines.shared_memory import SharedMemory
+from engines.host.shared_memory import SharedMemory
 from tests.service import until
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"

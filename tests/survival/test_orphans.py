@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engines.shared_memory import mapped_by
+from engines.host.shared_memory import mapped_by
 from tests.service import STAYS_DOWN, Service, starting, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

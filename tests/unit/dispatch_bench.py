@@ -9,7 +9,7 @@ from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Flow, Item
 from app.dispatch.placement import Dispatch, placement
 from app.ranks.events import Aftermath, Loss, LossKind, Member
-from engines.protocol import Abort, Outcome, PromptKind, RankFacts, Result, Run
+from engines.contract.protocol import Abort, Outcome, PromptKind, RankFacts, Result, Run
 
 PARAMS = b"params"
 LARGE = 10**9

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from engines.protocol import Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
-from engines.simulated import SimulatedEngine
-from engines.spec import EngineKind, GroupKind, RankSpec
+from engines.contract.protocol import Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
+from engines.contract.spec import EngineKind, GroupKind, RankSpec
+from engines.simulated.engine import SimulatedEngine
 
 DEADLINE_S = 10.0
 

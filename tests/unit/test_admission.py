@@ -10,8 +10,8 @@ from app.batches.rate import UNKNOWN_RETRY_S, RateMeter
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import EVERYBODY, Item, Owner
 from app.errors import TooLarge, TryLater
-from app.settings import Settings
-from engines.protocol import PromptKind
+from app.settings.declaration import Settings
+from engines.contract.protocol import PromptKind
 
 
 class Clock:

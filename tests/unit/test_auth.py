@@ -18,7 +18,7 @@ from app.dispatch.item import EVERYBODY, Flow, Item, Owner
 from app.keys.key import KeyLimits
 from app.keys.ring import Caller, KeyRing
 from app.keys.store import KeysFile
-from engines.protocol import PromptKind
+from engines.contract.protocol import PromptKind
 
 LIMITS = KeyLimits(max_waiting_items=5, requests_per_s=2)
 

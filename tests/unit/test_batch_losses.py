@@ -9,7 +9,7 @@ from dispatch_bench import Bench, ok
 from app.batches.batch import Batch
 from app.dispatch.item import Item
 from app.ranks.events import Loss, LossKind
-from engines.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result
 
 GAVE_UP = ItemError(ItemErrorCode.ENGINE_ERROR, "the engine ended the generation with 'abort'")
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import structlog
 
-from app.settings import Settings, variable
+from app.settings.declaration import Settings, variable
 from phalanx.cli import main
 from phalanx.options import AFTER_DASHES, setting_options
 from phalanx.ranks_table import print_ranks
@@ -30,9 +30,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
         calls.append(settings)
         return 7
 
-    server = ModuleType("app.server")
+    server = ModuleType("app.http.server")
     server.run = run  # type: ignore[attr-defined]  # a module is given its function
-    monkeypatch.setitem(sys.modules, "app.server", server)
+    monkeypatch.setitem(sys.modules, "app.http.server", server)
     root = logging.getLogger()
     before = (root.level, root.handlers[:])
     yield calls

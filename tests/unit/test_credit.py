@@ -8,7 +8,7 @@ from dispatch_bench import facts, make_item
 from app.dispatch.credit import Fill, RankCredit
 from app.dispatch.item import Flow, Item
 from app.dispatch.placement import Dispatch, LeastLoaded, RoundRobin, placement
-from engines.protocol import Outcome, Result
+from engines.contract.protocol import Outcome, Result
 
 FLOW = Flow(0)
 

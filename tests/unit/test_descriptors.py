@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from app.descriptors import OWN
+from app.http.descriptors import OWN
 
 CODE = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-from app.descriptors import room_for
+from app.http.descriptors import room_for
 print(room_for({asked}), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 

@@ -5,8 +5,8 @@ import pytest
 from app.ranks import devices
 from app.ranks.cores import cpu_shares
 from app.ranks.devices import DeviceError, Devices, Gpu, allot, assign, visible
-from app.settings import Settings
-from engines.spec import EngineKind
+from app.settings.declaration import Settings
+from engines.contract.spec import EngineKind
 
 TWO = [Gpu(0, "GPU-aaaa-1", "H200"), Gpu(1, "GPU-bbbb-2", "H200")]
 FOUR = [*TWO, Gpu(2, "GPU-cccc-3", "H200"), Gpu(3, "GPU-ccdd-4", "H200")]

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from app.dispatch.item import Flow, Item, ItemState, Owner
 from app.dispatch.placement import Dispatch
 from app.ranks.events import LossKind
-from engines.protocol import Outcome, Result
+from engines.contract.protocol import Outcome, Result
 
 MAX_NUM_SEQS = 4
 KV_CACHE_TOKENS = 200

@@ -12,7 +12,7 @@ from dispatch_bench import Bench, aborted, assert_idle, make_items, ok
 from app.dispatch import dispatcher
 from app.dispatch.item import Flow, Item, ItemState
 from app.dispatch.placement import Dispatch
-from engines.protocol import Outcome, Result
+from engines.contract.protocol import Outcome, Result
 
 
 @pytest.fixture(autouse=True)

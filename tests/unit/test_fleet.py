@@ -13,8 +13,8 @@ from app.ranks.fleet import Fleet, state_folder
 from app.ranks.model import ModelFacts
 from app.ranks.plan import Share, make_plan
 from app.ranks.rank import Rank, RankState
-from app.settings import Settings
-from engines.protocol import (
+from app.settings.declaration import Settings
+from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Failed,
     FailureKind,

@@ -11,9 +11,9 @@ import structlog
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.frontdoor import Frontdoor, allowed_hosts
+from app.http.frontdoor import Frontdoor, allowed_hosts
 from app.metrics import Metrics
-from app.settings_checks import is_loopback
+from app.settings.checks import is_loopback
 
 Headers = Iterable[tuple[bytes, bytes]]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engines import inspect_model
-from engines.inspect_model import ModelUnusable, inspect
+from engines.host import inspect_model
+from engines.host.inspect_model import ModelUnusable, inspect
 
 
 def folder_with(path: Path, config: Any, name: str = "config.json") -> str:

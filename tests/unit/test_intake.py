@@ -13,8 +13,8 @@ from app.batches.sampling import SamplingResolver
 from app.batches.seeds import derive_seed
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
-from app.settings import Settings
-from engines.protocol import PromptKind
+from app.settings.declaration import Settings
+from engines.contract.protocol import PromptKind
 
 MESSAGES = '[{"role":"user","content":"Hi"}]'
 

@@ -1,7 +1,7 @@
 """/metrics: our own families, and those of several engines under one head each."""
 
 from app.metrics import Metrics, merge_expositions
-from engines.protocol import Outcome, Result
+from engines.contract.protocol import Outcome, Result
 
 ONE = b"""\
 # HELP e:steps_total Steps made

@@ -9,7 +9,6 @@ import pytest
 from fastapi import FastAPI
 from openapi_spec_validator import validate
 
-from app.api import batch_generate, health, ranks
 from app.api.auth import OPEN
 from app.api.batch_generate import parse
 from app.api.batch_response import BatchHead, BatchTail
@@ -22,8 +21,9 @@ from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
-from app.settings import Settings
-from engines import simulated_answers
+from app.factory import RESOURCES
+from app.settings.declaration import Settings
+from engines.simulated import answers
 from engines.vllm_engine import outputs as vllm_outputs
 
 Schema = dict[str, Any]
@@ -32,8 +32,8 @@ Schema = dict[str, Any]
 @pytest.fixture(scope="module")
 def document() -> Schema:
     app = FastAPI(title="Phalanx", version="1")
-    for module in (batch_generate, health, ranks):
-        app.include_router(module.router)
+    for resource in RESOURCES:
+        app.include_router(resource.router)
     describe(app)
     assert app.openapi() is app.openapi()  # made once
     return app.openapi()
@@ -75,7 +75,7 @@ def test_nothing_is_left_undescribed(document: Schema) -> None:
             assert found.get("items") != {}, f"{name}.{field} has entries that are JSON as they came"
 
 
-@pytest.mark.parametrize("struct", [simulated_answers.Output, vllm_outputs.Output, vllm_outputs.TokenLogprob])
+@pytest.mark.parametrize("struct", [answers.Output, vllm_outputs.Output, vllm_outputs.TokenLogprob])
 def test_what_the_engines_encode_is_described(document: Schema, struct: type[msgspec.Struct]) -> None:
     assert set(struct.__struct_fields__) <= set(schema_of(document, struct.__name__)["properties"])
 

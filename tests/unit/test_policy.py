@@ -4,7 +4,7 @@ import pytest
 
 from app.ranks.events import Aftermath, Loss, LossKind
 from app.ranks.policy import MOST_PORT_CLASHES, Break, Limits, Restart, RestartPolicy
-from app.settings import Settings
+from app.settings.declaration import Settings
 
 LIMITS = Limits(failures=3, window_s=100, backoff_s=2, longest_backoff_s=10, trial_crashes=4)
 NOTHING = Aftermath()

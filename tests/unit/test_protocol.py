@@ -5,7 +5,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from engines.protocol import (
+from engines.contract.protocol import (
     Abort,
     Check,
     Checked,

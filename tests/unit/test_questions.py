@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.ranks.questions import NoAnswer, Questions
-from engines.protocol import Check, Scrape, Scraped
+from engines.contract.protocol import Check, Scrape, Scraped
 
 
 class Asked:

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from engines import logs
-from engines.spec import EngineKind, GroupKind, RankSpec
+from engines.contract.spec import EngineKind, GroupKind, RankSpec
 from engines.vllm_engine.variables import choose
 
 PROMPT = "a prompt"

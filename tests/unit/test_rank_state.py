@@ -7,7 +7,7 @@ import pytest
 
 from app.ranks import rank as ranks
 from app.ranks.rank import LOG_TAIL_BYTES, Rank, RankState
-from engines.protocol import Stage, Status
+from engines.contract.protocol import Stage, Status
 
 LOG = Path("/none/rank-0.log")
 

@@ -9,7 +9,7 @@ from app.api.batch_response import PIECE_BYTES, body, pieces
 from app.batches.batch import Batch
 from app.batches.results import encode_result
 from app.dispatch.item import Item
-from engines.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result
 
 OUTPUTS = b'[{"index":0,"text":"x","finish_reason":"stop","stop_reason":null}]'
 NO_USAGE = {

@@ -7,9 +7,9 @@ import pytest
 
 from app.batches.sampling import Params, ParamsRefused, SamplingResolver
 from app.errors import TooLarge
-from app.settings import Settings
+from app.settings.declaration import Settings
 from app.validation import Complaint
-from engines.sampling import REFUSED_FIELDS, SamplingFields
+from engines.contract.sampling import REFUSED_FIELDS, SamplingFields
 
 SETTINGS = Settings()
 

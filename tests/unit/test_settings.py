@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from app.settings import SECTIONS, Settings, SettingsError, spellings, variable
-from app.settings_loading import RANK_VARIABLES, load_settings, service_links
-from engines.spec import EngineKind
+from app.settings.declaration import SECTIONS, Settings, SettingsError, spellings, variable
+from app.settings.loading import RANK_VARIABLES, load_settings, service_links
+from engines.contract.spec import EngineKind
 
 MIB = 1024 * 1024
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from simulated_bench import Bench, chat, drive, ids, outputs, text
 
-from engines.protocol import ItemErrorCode, Outcome, PromptKind, RunItem
+from engines.contract.protocol import ItemErrorCode, Outcome, PromptKind, RunItem
 
 # ---------------------------------------------------------------- answers
 

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from simulated_bench import DEADLINE_S, Bench, drive, text
 
-from engines.base import EngineConfigError
-from engines.protocol import Outcome, Result, Stage
+from engines.contract.protocol import Outcome, Result, Stage
+from engines.rank.engine import EngineConfigError
 
 # ---------------------------------------------------------------- timing
 

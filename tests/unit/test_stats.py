@@ -6,7 +6,7 @@ import pytest
 
 from app.batches import stats
 from app.batches.stats import Stats, StatsKeeper
-from engines.protocol import Outcome, Result
+from engines.contract.protocol import Outcome, Result
 
 
 class Clock:

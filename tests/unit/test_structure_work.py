@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 import pytest
 
-from engines.protocol import ItemErrorCode
+from engines.contract.protocol import ItemErrorCode
 from engines.vllm_engine import structure_work
 from engines.vllm_engine.structure_work import TRIAL_STEPS, StructureVerdict
 

@@ -12,7 +12,7 @@ pytest.importorskip("safetensors")
 
 from tokenizers import Tokenizer
 
-from engines.tiny_model import BUILT_IN, CORPUS, MANIFEST, Shape, build, build_named, default_cache
+from engines.tiny_model.build import BUILT_IN, CORPUS, MANIFEST, Shape, build, build_named, default_cache
 
 TEXTS = [
     "Hello, my name is",

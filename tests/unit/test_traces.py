@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app.settings import Settings, SettingsError
-from app.settings_loading import load_settings
+from app.settings.declaration import Settings, SettingsError
+from app.settings.loading import load_settings
 from app.traces import OFF, BatchTrace, OtlpTraces, RequestTrace, Traces, open_traces
 
 COUNTS = [("ok", 1), ("error", 0), ("cancelled", 0), ("timeout", 0)]
@@ -110,7 +110,7 @@ def test_without_an_endpoint_there_is_nothing_and_nothing_is_imported() -> None:
     batch = OFF.batch(1)
     batch.admitted(batch="b", items=1, tokens=1, priority=0)
     assert batch.started(0, 1, 0, 1) is None
-    code = "import sys, app.server, app.traces; app.traces.OFF.request('/v1/x', {}, 'r').end('GET', '/', 200)\n"
+    code = "import sys, app.http.server, app.traces; app.traces.OFF.request('/v1/x', {}, 'r').end('GET', '/', 200)\n"
     code += "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from simulated_bench import text
 
-from engines.protocol import ItemError, ItemErrorCode, Outcome, Result, Run, RunItem
-from engines.spec import EngineKind, GroupKind, RankSpec
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result, Run, RunItem
+from engines.contract.spec import EngineKind, GroupKind, RankSpec
 from engines.vllm_engine.engine import VllmEngine
 from engines.vllm_engine.logprobs import FEWEST, LogprobsRoom
 
@@ -277,7 +277,7 @@ def test_an_attempt_is_no_suspect_before_the_engine_has_it() -> None:
 def test_time_before_the_engine_has_anything_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither while the model was loaded nor while a structure was checked: a stall would be found ten times later."""
     now = 1000.0
-    monkeypatch.setattr("engines.base.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("engines.rank.engine.time", SimpleNamespace(monotonic=lambda: now))
 
     async def scenario(bench: Bench) -> None:
         nonlocal now

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from engines.protocol import ItemError, RankFacts, Result, Run, Stage
-from engines.spec import RankSpec
+from engines.contract.protocol import ItemError, RankFacts, Result, Run, Stage
+from engines.contract.spec import RankSpec
 
 ReportStage = Callable[[Stage], None]
 EmitResult = Callable[[Result], None]

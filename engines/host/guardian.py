@@ -3,7 +3,7 @@
 Two things end a rank from outside: the gateway closes the guardian's standard input (or dies, which closes it, too),
 or the rank dies. Either way the guardian kills everything below it, frees what it held, and exits with the rank's
 exit code. That its exit means "all gone" is what the gateway relies on before it starts another incarnation. Should
-the guardian itself be killed, the rank notices on its own standard input and does the same (engines/control.py).
+the guardian itself be killed, the rank notices on its own standard input and does the same (engines/rank/control.py).
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import setproctitle
 
-from engines import processes
-from engines.shared_memory import SharedMemory
-from engines.spec import FAREWELL, RankSpec, read_spec
+from engines.contract.spec import FAREWELL, RankSpec, read_spec
+from engines.host import processes
+from engines.host.shared_memory import SharedMemory
 
 IPC = "ipc://"
 LOG_LIMIT_BYTES = 8 * 1024 * 1024

@@ -17,11 +17,12 @@ from typing import NoReturn
 import msgspec
 import zmq
 
-from engines import logs, processes
-from engines.base import EngineDied, EngineLoad
-from engines.protocol import Failed, FailureKind, Message, Status, ToRank, decode_to_rank, encode
-from engines.shared_memory import SharedMemory
-from engines.spec import RankSpec
+from engines import logs
+from engines.contract.protocol import Failed, FailureKind, Message, Status, ToRank, decode_to_rank, encode
+from engines.contract.spec import RankSpec
+from engines.host import processes
+from engines.host.shared_memory import SharedMemory
+from engines.rank.engine import EngineDied, EngineLoad
 
 logger = logs.get_logger(logs.RANK_LOGGER)
 EXIT_OK = 0

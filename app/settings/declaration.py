@@ -1,8 +1,8 @@
 """Every setting: its type, default, meaning and spellings, declared once.
 
 The flags of `phalanx serve` and the PHALANX_* variables are both read off the classes below, so they cannot
-disagree. A class's docstring is its heading in --help. `app/settings_loading.py` reads them, and
-`app/settings_checks.py` finds what contradicts itself or the machine.
+disagree. A class's docstring is its heading in --help. `app/settings/loading.py` reads them, and
+`app/settings/checks.py` finds what contradicts itself or the machine.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import FatalError
-from app.settings_types import (
+from app.settings.field_types import (
     Arguments,
     Count,
     CountOrAuto,
@@ -27,7 +27,7 @@ from app.settings_types import (
     home,
     lower,
 )
-from engines.spec import EngineKind
+from engines.contract.spec import EngineKind
 
 PREFIX = "PHALANX_"
 BUILT_IN_MODEL = "phalanx-tiny-random"

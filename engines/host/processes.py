@@ -13,7 +13,7 @@ import time
 
 import psutil
 
-from engines.shared_memory import SharedMemory
+from engines.host.shared_memory import SharedMemory
 
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST_PAUSE_S = 0.25  # between two looks: a process that the kernel holds on to may take its time

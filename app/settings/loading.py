@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
-from app.settings import PREFIX, Settings, SettingsError, label, variable
-from app.settings_checks import contradictions
+from app.settings.checks import contradictions
+from app.settings.declaration import PREFIX, Settings, SettingsError, label, variable
 
 # pydantic's kinds of errors, as what the operator has to do. Others are said in pydantic's words.
 REMEDIES = {

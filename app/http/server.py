@@ -14,22 +14,22 @@ import setproctitle
 import uvicorn
 import uvloop
 
-from app import lag
-from app.bounded_protocol import BoundedProtocol
-from app.connections import FAREWELLS, ConnectionLimits, Connections
-from app.descriptors import room_for
 from app.errors import FatalError
 from app.factory import create_app
 from app.gateway import Gateway
+from app.http import lag
+from app.http.bounded_protocol import BoundedProtocol
+from app.http.connections import FAREWELLS, ConnectionLimits, Connections
+from app.http.descriptors import room_for
 from app.logs import configure, get_logger
 from app.ranks.devices import Allotment, allot
 from app.ranks.strays import adopt_orphans
-from app.settings import Settings
-from app.settings_checks import check_environment, is_loopback
-from app.settings_loading import CLIENT_VARIABLES
+from app.settings.checks import check_environment, is_loopback
+from app.settings.declaration import Settings
+from app.settings.loading import CLIENT_VARIABLES
 from app.traces import Traces, open_traces
+from engines.contract.spec import EngineKind
 from engines.logs import loop_failure_logger
-from engines.spec import EngineKind
 
 logger = get_logger("server")
 BACKLOG = 4096  # connections that the kernel keeps waiting

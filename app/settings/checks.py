@@ -8,8 +8,17 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from app.keys.store import KeysFile, KeysFileError
-from app.settings import EngineSettings, ModelSettings, RankSettings, Settings, SettingsError, flag, label, spellings
-from engines.spec import EngineKind
+from app.settings.declaration import (
+    EngineSettings,
+    ModelSettings,
+    RankSettings,
+    Settings,
+    SettingsError,
+    flag,
+    label,
+    spellings,
+)
+from engines.contract.spec import EngineKind
 
 PATH_BEGINNINGS = ("/", "./", "../", "~")
 MODEL_FILES = ("config.json", "params.json")  # of transformers and of Mistral

@@ -19,9 +19,9 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.connections import FAREWELLS, MOST_AHEAD_BYTES, Connections, Cut
 from app.errors import InvalidRequest, RequestError, TryLater
-from app.http_text import encoded, large_head, slow_head, tiny_parts, too_many_ahead, without_upgrade
+from app.http.connections import FAREWELLS, MOST_AHEAD_BYTES, Connections, Cut
+from app.http.text import encoded, large_head, slow_head, tiny_parts, too_many_ahead, without_upgrade
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FRAMING_BYTES = 64 * 1024  # of a body beyond its data

@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from engines.base import EngineConfigError
-from engines.spec import RankSpec
+from engines.contract.spec import RankSpec
+from engines.rank.engine import EngineConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[float, Meta(ge=0)]

@@ -16,11 +16,11 @@ from multiprocessing.shared_memory import SharedMemory
 
 import msgspec
 
-from engines.base import EmitResult, Engine, EngineLoad, ReportStage
-from engines.protocol import ItemError, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
-from engines.simulated_answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt
-from engines.simulated_args import Fault, SimulatedArgs, hold_shared_memory, read_args
-from engines.spec import GroupKind, RankSpec
+from engines.contract.protocol import ItemError, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
+from engines.contract.spec import GroupKind, RankSpec
+from engines.rank.engine import EmitResult, Engine, EngineLoad, ReportStage
+from engines.simulated.answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt
+from engines.simulated.arguments import Fault, SimulatedArgs, hold_shared_memory, read_args
 
 MAX_LAG_S = 0.25
 

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engines.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result, RunItem
-from engines.sampling import SamplingFields
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result, RunItem
+from engines.contract.sampling import SamplingFields
 
 VOCAB_SIZE = 65_536  # what token ids in a prompt may be; answers use the first 256
 DEFAULT_MAX_TOKENS = 16

@@ -26,7 +26,7 @@ RECIPE = 1  # raise it whenever a change here changes the files
 SEED = 20_240_613
 VOCAB_SIZE = 1024
 MANIFEST = "phalanx-model.json"
-CORPUS = Path(__file__).with_name("tiny_corpus.txt")
+CORPUS = Path(__file__).with_name("tokenizer_corpus.txt")
 
 HIDDEN, LAYERS, HEADS, HEAD_DIM = 128, 2, 2, 64
 EXPERTS, EXPERT_HIDDEN, DENSE_HIDDEN = 8, 128, 256

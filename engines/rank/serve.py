@@ -1,6 +1,6 @@
 """One rank: it brings its engine up, runs the items it is sent, and hands back exactly one result for each.
 
-The main thread runs the engine and its asyncio loop; the control thread (engines/control.py) talks to the gateway.
+The main thread runs the engine and its asyncio loop; the control thread (engines/rank/control.py) talks to the gateway.
 """
 
 import asyncio
@@ -12,11 +12,8 @@ from pathlib import Path
 import setproctitle
 import uvloop
 
-from engines import logs, processes
-from engines.base import EmitResult, Engine, EngineConfigError
-from engines.control import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, ControlChannel
-from engines.failures import report, summary
-from engines.protocol import (
+from engines import logs
+from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Abort,
     Check,
@@ -36,7 +33,11 @@ from engines.protocol import (
     Stopped,
     ToRank,
 )
-from engines.spec import EngineKind, RankSpec, read_spec
+from engines.contract.spec import EngineKind, RankSpec, read_spec
+from engines.failures import report, summary
+from engines.host import processes
+from engines.rank.control import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, ControlChannel
+from engines.rank.engine import EmitResult, Engine, EngineConfigError
 from engines.traces import open_rank_traces
 from engines.vllm_engine import variables
 
@@ -201,7 +202,7 @@ class RankService:
 def make_engine(spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> Engine:
     """The engine that the spec asks for; imported here, so that a simulated rank needs no vllm."""
     if spec.engine is EngineKind.SIMULATED:
-        from engines.simulated import SimulatedEngine
+        from engines.simulated.engine import SimulatedEngine
 
         return SimulatedEngine(spec, emit, died)
     from engines.vllm_engine.engine import VllmEngine

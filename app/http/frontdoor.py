@@ -1,7 +1,5 @@
 """The first thing a request meets: its id, and the check of its Host header. Plain ASGI, so that it costs little."""
 
-import re
-import secrets
 import time
 from collections.abc import Iterable
 
@@ -11,15 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import internal_error, refusal
 from app.api.refusals import route_of
+from app.api.request_id import REQUEST_ID_HEADER, choose_request_id
 from app.errors import Forbidden, InvalidRequest, RequestError
 from app.logs import get_logger
 from app.metrics import Metrics
-from app.settings_checks import is_loopback
+from app.settings.checks import is_loopback
 from app.traces import OFF, Traces
 
 logger = get_logger("http")
-REQUEST_ID_HEADER = "X-Request-ID"
-SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OWN_PAGES = ("same-origin", "none")  # what Sec-Fetch-Site says of them; none: the person typed the address
@@ -40,7 +37,7 @@ class Frontdoor:
             return
         began = time.monotonic()
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get(REQUEST_ID_HEADER))
+        request_id = choose_request_id(headers.get(REQUEST_ID_HEADER))
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -113,9 +110,3 @@ def _hostname(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
-
-
-def _request_id(given: str | None) -> str:
-    if given is not None and SAFE_REQUEST_ID.fullmatch(given):
-        return given
-    return f"req-{secrets.token_hex(16)}"

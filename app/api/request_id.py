@@ -1,0 +1,12 @@
+"""The id of a request: the client's own where it is safe to log and to send back, or else a new one."""
+
+import re
+import secrets
+
+REQUEST_ID_HEADER = "X-Request-ID"
+SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
+
+
+def choose_request_id(given: str | None) -> str:
+    """The id of a request whose header says `given`."""
+    return given if given is not None and SAFE_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(16)}"
