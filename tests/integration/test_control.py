@@ -75,7 +75,7 @@ class Tripping(SimulatedEngine):
     def metrics(self):
         raise RuntimeError("has no metrics today")
 
-rank.make_engine = Tripping
+serve.make_engine = Tripping
 sys.exit(serve.main("runtime/0.1/rank.json", os.environ))
 """
 
