@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from engines.contract.spec import GroupKind, RankSpec
 from engines.rank.engine import EngineConfigError
+from engines.vllm_engine.batch_defaults import FEWER, is_decided
 
 # What Phalanx decides for every rank; set by hand, the ranks would not find each other.
 OWN_ARGUMENTS = {
@@ -27,18 +28,22 @@ OWN_ARGUMENTS = {
     "otlp_traces_endpoint": "--otlp-traces-endpoint before `--`",
 }
 
-# The defaults of vLLM's server suit interactive use; its CUDA graphs reach 512 sequences, and beyond that it runs
-# eagerly: on an H200 that is 2 to 3 times slower for this kind of load.
-BATCH_DEFAULTS_CUDA = {"max_num_seqs": 512, "max_num_batched_tokens": 16384}
+# The defaults of vLLM's server suit interactive use. How many sequences a GPU runs at once is batch_defaults' business.
+BATCH_DEFAULTS_CUDA = {"max_num_batched_tokens": 16384}
 BATCH_DEFAULTS_CPU = {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "dtype": "float32"}
 
 
 def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument values
-    """Keyword arguments of vLLM's AsyncEngineArgs. Raises EngineConfigError with a sentence for the operator."""
+    """Keyword arguments of vLLM's AsyncEngineArgs. Raises EngineConfigError with a sentence for the operator.
+
+    On a GPU `max_num_seqs` is missing where the operator leaves it open.
+    """
     arguments = {**(BATCH_DEFAULTS_CUDA if spec.device == "cuda" else BATCH_DEFAULTS_CPU)}
     given = _given(spec)
     _check_names(given)
     arguments |= given
+    if spec.device == "cuda" and is_decided(given):
+        arguments.setdefault("max_num_seqs", FEWER)
     if spec.device == "cpu" and spec.group_kind is GroupKind.LOCKSTEP:
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
     arguments |= {

@@ -74,6 +74,11 @@ def shortened(error: BaseException, *, with_type: bool = True) -> str:
     return f"{kind}: {text}" if with_type else text
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def pin_structure_backend(vllm_config: Any) -> None:  # Any: vllm's VllmConfig
     """Lets vLLM compile every structure with one library.
 
@@ -97,6 +102,13 @@ def grammar_error(grammar: Any) -> str | None:
     """What guidance says of a grammar it has given up on; the others have no such state."""
     matcher = getattr(grammar, "ll_matcher", None)
     return matcher.get_error()[:MAX_ERROR_LENGTH].splitlines()[0] if matcher and matcher.get_error() else None
+
+
+def gpu_bytes() -> int:
+    """The memory of this rank's first GPU, in use or not. It creates no CUDA context."""
+    from vllm.platforms import current_platform
+
+    return int(current_platform.get_device_total_memory())
 
 
 def is_moe(model_config: Any) -> bool:  # Any: vllm's ModelConfig, untyped here

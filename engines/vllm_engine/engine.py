@@ -16,7 +16,7 @@ from engines.host import processes
 from engines.rank.engine import EmitResult, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat
-from engines.vllm_engine.arguments import engine_arguments
+from engines.vllm_engine.configuring import configure
 from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of
 from engines.vllm_engine.metrics import exposition
 from engines.vllm_engine.outputs import to_result
@@ -53,11 +53,8 @@ class VllmEngine(Engine):
         version = compat.version()
         if not compat.is_supported(version):
             raise EngineConfigError(f"vLLM {version} is installed: 0.26 to 0.33 are supported, install one of them")
-        from vllm.engine.arg_utils import AsyncEngineArgs
-
         report(Stage.CONFIGURING)
-        arguments = engine_arguments(self.spec)
-        config = self._configure(AsyncEngineArgs, arguments)
+        config = configure(self.spec)
         self._structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
         report(Stage.LOADING)
         self._llm = self._build(config)
@@ -109,17 +106,6 @@ class VllmEngine(Engine):
             await asyncio.to_thread(self._llm.shutdown)
 
     # -- starting
-
-    def _configure(self, engine_args_class: Any, arguments: dict[str, Any]) -> Any:
-        """vLLM's checked configuration. What vLLM refuses here, it would refuse again."""
-        from vllm.usage.usage_lib import UsageContext
-
-        try:
-            config = engine_args_class(**arguments).create_engine_config(UsageContext.LLM_CLASS)
-        except Exception as error:
-            raise EngineConfigError(f"vLLM refuses this configuration: {_first_line(error)}") from error
-        compat.pin_structure_backend(config)
-        return config
 
     def _build(self, config: Any) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -240,7 +226,7 @@ class VllmEngine(Engine):
                 return await loop.run_in_executor(self._aside, to_result, item.attempt, final, item.return_token_ids)
         except Exception as error:  # noqa: BLE001  the door: vLLM's errors become this item's error here
             if self._llm.errored or compat.is_engine_death(error):  # all requests end with the same error
-                self.died(f"vLLM's engine is dead: {_first_line(error)}")
+                self.died(f"vLLM's engine is dead: {compat.first_line(error)}")
                 return None
             return Result(item.attempt, Outcome.ERROR, error=compat.sampling_error(error))
 
@@ -286,8 +272,3 @@ def _watched() -> dict[str, int]:
         if name.startswith(WATCHED_TITLES):
             found[name] = process.pid
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

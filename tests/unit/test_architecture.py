@@ -60,7 +60,7 @@ DOORS = {
     "fastapi": ("app.api", "app.factory"),
     "httptools": ("app.http",),
     "httpx": ("phalanx.ranks_table",),
-    "huggingface_hub": ("engines.host.inspect_model",),
+    "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.weights"),
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
     "numpy": ("engines.tiny_model",),
     "opentelemetry": ("app.traces", "engines.traces"),
@@ -78,6 +78,7 @@ DOORS = {
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.vllm_engine",),
+    "transformers": ("engines.vllm_engine.weights",),
     "uvicorn": ("app.http",),
     "uvloop": ("app.http.server", "engines.rank.serve"),
     "vllm": ("engines.vllm_engine",),

@@ -1,0 +1,76 @@
+"""How many sequences a rank on a GPU runs at once, where the operator does not say.
+
+The limit of a batch load is the engine's Python, which costs more a step than a sequence, so more sequences are faster
+as long as CUDA graphs cover them and the KV cache holds them. vLLM captures graphs for up to 512 by itself, runs
+eagerly beyond that, and preempts what its cache cannot hold. So a rank gets 1024 with graphs for them where its cache
+is going to hold 1024 sequences of an expected length, and 512 elsewhere. All of that is an estimate: what the cache
+really holds is known only after the weights are loaded, and then the graphs' sizes are settled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engines.vllm_engine.weights import Weights
+
+MANY, FEWER = 1024, 512
+EXPECTED_PROMPT_TOKENS, EXPECTED_OUTPUT_TOKENS = 256, 256
+EXPECTED_TOKENS = EXPECTED_PROMPT_TOKENS + EXPECTED_OUTPUT_TOKENS
+WORKING_BYTES = 4 << 30  # activations of a step of 16,384 tokens, CUDA's context and the graphs themselves
+# Whoever sets one of these has decided how many sequences, or which graphs.
+DECIDED_BY = (
+    "max_num_seqs",
+    "enforce_eager",
+    "compilation_config",
+    "cudagraph_capture_sizes",
+    "max_cudagraph_capture_size",
+)
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """So many sequences, and why, for the log."""
+
+    max_num_seqs: int
+    reason: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:  # Any: vLLM's argument values
+        """The engine arguments that make it so."""
+        graphs = {} if self.max_num_seqs <= FEWER else {"max_cudagraph_capture_size": self.max_num_seqs}
+        return {"max_num_seqs": self.max_num_seqs} | ({"compilation_config": graphs} if graphs else {})
+
+
+def is_decided(given: Mapping[str, Any]) -> bool:  # Any: vLLM's argument values
+    """Whether what the operator gave settles how many sequences there are, or which graphs."""
+    return any(name in given for name in DECIDED_BY)
+
+
+def choose(config: Any, weights: Weights | None, gpu_bytes: int) -> Choice:  # Any: vLLM's VllmConfig
+    """The choice for a model with these weights on GPUs with so much memory."""
+    if weights is None:
+        return Choice(FEWER, "the size of the model's weights is not known before they are loaded")
+    cache_bytes = gpu_bytes * config.cache_config.gpu_memory_utilization
+    cache_bytes -= resident_bytes(weights, config.parallel_config) + WORKING_BYTES
+    tokens = max(0, int(cache_bytes / bytes_per_token(config)))
+    holds = f"about {max(0.0, cache_bytes) / GIB:.1f} GiB of KV cache hold {tokens} tokens"
+    length = f"{MANY} sequences of {EXPECTED_PROMPT_TOKENS} + {EXPECTED_OUTPUT_TOKENS} tokens take"
+    needed = MANY * min(EXPECTED_TOKENS, config.model_config.max_model_len)
+    return Choice(MANY if tokens >= needed else FEWER, f"{holds}, {length} {needed}")
+
+
+def resident_bytes(weights: Weights, parallel: Any) -> float:  # Any: vLLM's ParallelConfig
+    """What of the weights lies on one GPU: experts are spread over all ranks of a lock-step group."""
+    workers = parallel.tensor_parallel_size * parallel.pipeline_parallel_size
+    owners = workers * (parallel.data_parallel_size if parallel.enable_expert_parallel else 1)
+    return float(weights.shared_bytes / workers + weights.expert_bytes / owners)
+
+
+def bytes_per_token(config: Any) -> float:  # Any: vLLM's VllmConfig
+    """KV cache of one token on one GPU, as if every layer were one of full attention: no less than it takes."""
+    model, parallel = config.model_config, config.parallel_config
+    layers, heads = model.get_num_layers(parallel), model.get_num_kv_heads(parallel)
+    of_head = model.get_head_size() * (1 if model.use_mla else 2)  # keys and values, unless they are one latent
+    width = 1 if "fp8" in str(config.cache_config.cache_dtype) else model.dtype.itemsize
+    return float(layers * heads * of_head * width)

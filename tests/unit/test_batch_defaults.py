@@ -1,0 +1,121 @@
+"""How many sequences a rank on a GPU runs at once, and how large weights are before they are loaded."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engines.contract.spec import EngineKind, GroupKind, RankSpec
+from engines.vllm_engine.arguments import engine_arguments
+from engines.vllm_engine.batch_defaults import FEWER, MANY, choose
+from engines.vllm_engine.weights import Weights, read_weights
+
+GIB = 1 << 30
+POWERMOE_3B = Weights(expert_bytes=6_039_797_760, shared_bytes=557_779_968)
+
+
+def config(*, dp_size: int = 1, tp_size: int = 1, utilization: float = 0.9, **model: Any) -> Any:
+    """The parts of vLLM's own configuration that matter, of PowerMoE-3b unless told otherwise."""
+    shape = {"layers": 32, "kv_heads": 8, "head_size": 64, "use_mla": False, "max_model_len": 4096} | model
+    return SimpleNamespace(
+        model_config=SimpleNamespace(
+            get_num_layers=lambda _: shape["layers"],
+            get_num_kv_heads=lambda parallel: max(1, shape["kv_heads"] // parallel.tensor_parallel_size),
+            get_head_size=lambda: shape["head_size"],
+            use_mla=shape["use_mla"],
+            max_model_len=shape["max_model_len"],
+            dtype=SimpleNamespace(itemsize=2),
+        ),
+        parallel_config=SimpleNamespace(
+            tensor_parallel_size=tp_size,
+            pipeline_parallel_size=1,
+            data_parallel_size=dp_size,
+            enable_expert_parallel=dp_size > 1,
+        ),
+        cache_config=SimpleNamespace(gpu_memory_utilization=utilization, cache_dtype="auto"),
+    )
+
+
+def test_a_small_model_on_a_large_gpu_runs_a_thousand_sequences_with_graphs_for_them() -> None:
+    choice = choose(config(), POWERMOE_3B, 80 * GIB)
+    assert choice.arguments == {"max_num_seqs": MANY, "compilation_config": {"max_cudagraph_capture_size": MANY}}
+    assert "sequences of 256 + 256 tokens" in choice.reason
+
+
+def test_a_cache_that_would_preempt_gets_half_as_many() -> None:
+    of_8b = config(layers=32, kv_heads=8, head_size=128)
+    assert choose(of_8b, Weights(0, 16 * GIB), 80 * GIB).arguments == {"max_num_seqs": FEWER}
+    assert choose(config(utilization=0.42), POWERMOE_3B, 80 * GIB).max_num_seqs == FEWER
+
+
+def test_weights_that_do_not_fit_leave_no_cache() -> None:
+    assert choose(config(), Weights(0, 140 * GIB), 80 * GIB).max_num_seqs == FEWER
+    assert "hold 0 tokens" in choose(config(), Weights(0, 140 * GIB), 80 * GIB).reason
+
+
+def test_experts_are_spread_over_a_group_and_everything_over_a_ranks_workers() -> None:
+    large = Weights(expert_bytes=60 * GIB, shared_bytes=4 * GIB)
+    assert choose(config(), large, 80 * GIB).max_num_seqs == FEWER
+    assert choose(config(dp_size=4), large, 80 * GIB).max_num_seqs == MANY
+    assert choose(config(tp_size=4), large, 80 * GIB).max_num_seqs == MANY
+
+
+def test_short_contexts_need_less_cache() -> None:
+    of_8b = {"layers": 32, "kv_heads": 8, "head_size": 128}
+    assert choose(config(**of_8b, max_model_len=256), Weights(0, 16 * GIB), 80 * GIB).max_num_seqs == MANY
+
+
+def test_a_model_of_unknown_size_gets_fewer_and_says_why() -> None:
+    choice = choose(config(), None, 80 * GIB)
+    assert choice.max_num_seqs == FEWER
+    assert "not known" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"max_num_seqs": 64}, 64),
+        ({"enforce_eager": True}, FEWER),
+        ({"compilation_config": {"level": 3}}, FEWER),
+        ({"block_size": 32}, None),
+    ],
+)
+def test_what_an_operator_sets_wins(given: dict[str, Any], expected: int | None) -> None:
+    spec = RankSpec(
+        rank=0,
+        incarnation=1,
+        dp_size=1,
+        tp_size=1,
+        engine=EngineKind.VLLM,
+        group_kind=GroupKind.REPLICAS,
+        expert_parallel=False,
+        model="m",
+        endpoint="",
+        directory="",
+        log_file="",
+        device="cuda",
+        engine_args=given,
+    )
+    assert engine_arguments(spec).get("max_num_seqs") == expected
+
+
+def test_a_checkpoints_headers_tell_its_experts_from_the_rest(tmp_path: Path) -> None:
+    sizes = {
+        "model.layers.0.block_sparse_moe.input_linear.weight": 400,
+        "model.layers.0.mlp.experts.7.up_proj.weight": 30,
+        "model.layers.0.mlp.shared_experts.up_proj.weight": 5,
+        "model.layers.0.block_sparse_moe.router.layer.weight": 2,
+        "lm_head.weight": 1,
+    }
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, size in sizes.items():
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+        end += size
+    encoded = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(end))
+    model = SimpleNamespace(model=str(tmp_path), revision=None)
+    assert read_weights(model) == Weights(expert_bytes=430, shared_bytes=8)
