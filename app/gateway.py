@@ -6,25 +6,29 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from app.batches.acceptance import Acceptance
+from app.batches.admission import AdmissionGate
+from app.batches.availability import Availability
+from app.batches.engine_check import EngineCheck
+from app.batches.memory import HeldBytes
+from app.batches.rate import RateMeter
 from app.batches.reading import BodyReads
-from app.batches.service import BatchService
+from app.batches.runs import Runs
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.placement import Dispatch, placement
-from app.errors import TryLater
 from app.keys.ring import KeyRing
 from app.keys.store import KeysFile
 from app.logs import get_logger
 from app.metrics import Metrics
 from app.ranks.devices import Allotment
+from app.ranks.events import Loss
 from app.ranks.fleet import Fleet
-from app.ranks.rank import Rank, RankState
 from app.settings.declaration import Settings
 from app.traces import OFF, Traces
-from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Run
+from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Result, Run
 from phalanx import __version__
 
 logger = get_logger("gateway")
-LOADING_RETRY_S = 5.0
 
 
 class RankView(msgspec.Struct):
@@ -44,7 +48,6 @@ class Gateway:
         self.settings = settings
         self.traces = traces
         self.started_at = time.time()
-        self.is_draining = False
         self.metrics = Metrics(__version__)
         self.keys = KeyRing(KeysFile(settings.api_keys_file)) if settings.api_keys_file else None
         self.dispatcher = Dispatcher(
@@ -53,12 +56,18 @@ class Gateway:
             settings.fairness_quantum_tokens,
             settings.prefetch,
             asyncio.get_running_loop().call_soon,
+            self,
         )
-        self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, traces)
-        self.bodies = BodyReads()
-        self.accepted_params: set[bytes] = set()  # digests of batch-wide parameters that the engine has said yes to
         self.changed = asyncio.Event()
-        self.fleet = Fleet(settings, environ, allotment.device, allotment.shares, self.batches, self.changed.set)
+        self.fleet = Fleet(settings, environ, allotment.device, allotment.shares, self.dispatcher, self._on_change)
+        self.availability = Availability(self.fleet, self.dispatcher)
+        rate = RateMeter()
+        self.memory = HeldBytes(settings.max_held_bytes, lambda: rate.seconds_for(self.dispatcher.outstanding_tokens))
+        self.bodies = BodyReads()
+        admission = AdmissionGate(settings, self.dispatcher.backlog, rate)
+        self.runs = Runs(self.dispatcher, admission, rate, self.metrics)
+        engine_check = EngineCheck(self.fleet, self.availability)
+        self.acceptance = Acceptance(settings, self.availability, engine_check, admission, self.runs, traces)
         self._watch()
 
     # -- life
@@ -71,24 +80,24 @@ class Gateway:
 
     async def drain(self) -> None:
         """Admits nothing more, and lets what is admitted finish, up to the deadline; the rest gets its error."""
-        self.is_draining = True
+        self.availability.is_draining = True
         self.bodies.end()
         timeout_s = self.settings.drain_timeout_s
-        logger.info("draining", batches=self.batches.active, timeout_s=timeout_s)
+        logger.info("draining", batches=self.runs.active, timeout_s=timeout_s)
         try:
-            await asyncio.wait_for(self.batches.wait_idle(), timeout_s)
+            await asyncio.wait_for(self.runs.wait_idle(), timeout_s)
         except TimeoutError:
-            logger.warning("drain_deadline", batches=self.batches.active)
+            logger.warning("drain_deadline", batches=self.runs.active)
         finally:  # after a second signal, too: every item gets its result
-            self.batches.end_all(
+            self.runs.end_all(
                 ItemError(ItemErrorCode.SHUTTING_DOWN, "the service is shutting down: send the item again")
             )
 
     def give_up(self) -> None:
         """The service cannot go on: what is admitted gets its error at once."""
-        self.is_draining = True
+        self.availability.is_draining = True
         self.bodies.end()
-        self.batches.end_all(ItemError(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again"))
+        self.runs.end_all(ItemError(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again"))
 
     async def stop(self) -> None:
         """Stops the ranks. May be called twice."""
@@ -96,38 +105,25 @@ class Gateway:
         if self.keys is not None:
             await self.keys.stop()
 
-    # -- what requests ask first
+    # -- between the parts
 
-    def check_open(self) -> None:
-        """Raises TryLater while nothing can run: no rank is ready, or the service is ending."""
-        if self.is_draining:
-            raise self.unavailable("the service is shutting down", "shutting_down")
-        if not self.dispatcher.has_ranks:
-            raise self.unavailable(self.reason, "no_rank_ready")
+    def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
+        """The dispatcher has handed a rank's results on."""
+        self.runs.results_taken(rank, results, completed_tokens)
 
-    def unavailable(self, reason: str, code: str) -> TryLater:
-        """A 503 with the reason."""
-        return TryLater(
-            f"{reason}: try again in {LOADING_RETRY_S:.0f} s", status=503, code=code, retry_after_s=LOADING_RETRY_S
-        )
-
-    @property
-    def reason(self) -> str:
-        """Why not all ranks are ready, in words that everybody may read."""
-        if self.is_draining:
-            return "the service is shutting down"
-        waiting = [rank for rank in self.fleet.ranks if not rank.is_ready]
-        if not waiting:
-            return "all ranks are ready"
-        if all(rank.state is RankState.PENDING for rank in waiting):
-            return "no rank is ready: the model's configuration is being read"
-        parts = [f"rank {rank.number} is {rank.state}{_detail(rank)}" for rank in waiting]
-        return (
-            f"{'no rank is ready' if not self.dispatcher.has_ranks else 'not all ranks are ready'}: {'; '.join(parts)}"
-        )
+    def group_lost(self, loss: Loss) -> None:
+        """The dispatcher has lost a group."""
+        self.metrics.group_lost(str(loss.kind))
 
     def _send(self, rank: int, message: Run | Abort) -> None:
         self.fleet.send(rank, message)
+
+    def _on_change(self) -> None:
+        """Something has changed with the ranks. With none left that could come back, work would wait for ever."""
+        self.changed.set()
+        if not self.fleet.has_hope:
+            reason = f"no rank is left: {self.availability.reason}"
+            self.runs.end_all(ItemError(ItemErrorCode.RANK_LOST, reason))
 
     # -- metrics
 
@@ -143,8 +139,8 @@ class Gateway:
                     lambda: sum(self.dispatcher.suspects(group) for group in self.fleet.groups),
                 ),
                 "phalanx_asyncio_tasks": ("Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
-                "phalanx_active_batches": ("Batches under way.", lambda: self.batches.active),
-                "phalanx_held_bytes": ("Bodies and results in memory, in bytes.", lambda: self.batches.memory.total),
+                "phalanx_active_batches": ("Batches under way.", lambda: self.runs.active),
+                "phalanx_held_bytes": ("Bodies and results in memory, in bytes.", lambda: self.memory.total),
             },
             {
                 "phalanx_items_requeued_total": (
@@ -175,11 +171,3 @@ class Gateway:
                 if status.step_age_s is not None:
                     figures["phalanx_rank_step_age_seconds"] = status.step_age_s
             yield RankView(rank.number, str(rank.state), figures)
-
-
-def _detail(rank: Rank) -> str:
-    """How far it is, or why it is down; for one that starts again, both."""
-    parts = [f"stage {rank.stage}"] if rank.state is RankState.STARTING else []
-    if rank.error_line:
-        parts.append(f"after: {rank.error_line}" if parts else rank.error_line)
-    return f" ({', '.join(parts)})" if parts else ""

@@ -44,13 +44,13 @@ class PhalanxServer:
         self.stages: list[Stage] = []
 
     @classmethod
-    def on(cls, settings: EngineSettings, folder: Path) -> "PhalanxServer":
-        """With the same engines as the other sides."""
+    def on(cls, settings: EngineSettings, folder: Path, flags: Sequence[str] = ()) -> "PhalanxServer":
+        """With the same engines as the other sides, and more flags."""
         arguments = ["--model", settings.model, "--dp-size", str(settings.dp_size), "--device", settings.device]
         arguments += ["--engine-args", msgspec.json.encode(settings.arguments).decode()]
         if settings.device == "cpu":
             arguments += ["--cpu-kv-cache-gib", str(CPU_KV_CACHE_GIB)]
-        return cls(arguments, folder)
+        return cls([*arguments, *flags], folder)
 
     @property
     def pids(self) -> list[int]:

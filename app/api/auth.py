@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import refusal
 from app.api.limit_headers import limit_headers
+from app.batches.admission import owner_of
 from app.dispatch.backlog import Backlog
-from app.dispatch.item import EVERYBODY, Owner
 from app.errors import Forbidden, TryLater, Unauthorized
 from app.keys.ring import OPERATOR, STRANGER, Caller, KeyRing
 
@@ -102,12 +102,6 @@ def require_admin(request: Request) -> None:
             "`phalanx api-keys create NAME --admin`",
             code="admin_key_required",
         )
-
-
-def owner_of(caller: Caller) -> Owner:
-    """The caller as the one whose batches share the ranks with others'."""
-    key = caller.key
-    return EVERYBODY if key is None else Owner(key.id, key.weight, key.limits.max_waiting_items)
 
 
 def _secret(authorization: str | None) -> str:

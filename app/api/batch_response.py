@@ -5,19 +5,21 @@ gives its batch up.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.batches.batch import Batch
 from app.batches.results import Usage
-from app.batches.service import BatchService
+from app.batches.results_in_memory import ResultsInMemory
+from app.batches.run import BatchRun
 from app.batches.stats import Stats
 
 PIECE_BYTES = 64 * 1024  # of an answer that are handed over at a time; a client has --send-timeout-s for each
 _encode = msgspec.json.Encoder().encode
+MemoryRun: TypeAlias = BatchRun[ResultsInMemory]
 
 
 class BatchHead(msgspec.Struct, kw_only=True):
@@ -42,33 +44,32 @@ class BatchResponse(Response):
 
     media_type = "application/json"
 
-    def __init__(self, batch: Batch, batches: BatchService, keepalive_s: float) -> None:
+    def __init__(self, run: MemoryRun, cancel: Callable[[MemoryRun], None], keepalive_s: float) -> None:
         super().__init__()
         del self.headers["content-length"]
-        self._batch = batch
-        self._batches = batches
+        self._run = run
+        self._cancel = cancel
         self._keepalive_s = keepalive_s
         self._client_is_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer. Never leaves the batch running behind a client that is gone."""
-        watcher = asyncio.create_task(self._watch_client(receive), name=f"client of {self._batch.id}")
+        watcher = asyncio.create_task(self._watch_client(receive), name=f"client of {self._run.record.id}")
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not await self._is_done_soon():
                 await send({"type": "http.response.body", "body": b" ", "more_body": True})
             if await self._send_body(send):
-                self._batch.trace.answered()
+                self._run.trace.answered()
         finally:
-            self._batches.cancel(self._batch)
-            if self._batch.holding is not None:
-                self._batch.holding.close()
+            self._cancel(self._run)
+            self._run.sink.release()
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
 
     async def _send_body(self, send: Send) -> bool:
         """Whether all of it was sent; the end goes with the last piece, for small answers are many."""
-        parts = pieces(body(self._batch))
+        parts = pieces(body(self._run))
         piece = next(parts)
         for following in parts:
             if self._client_is_gone:
@@ -82,7 +83,7 @@ class BatchResponse(Response):
     async def _is_done_soon(self) -> bool:
         try:
             async with asyncio.timeout(self._keepalive_s):
-                await self._batch.done.wait()
+                await self._run.done.wait()
         except TimeoutError:
             return False
         return True
@@ -92,18 +93,19 @@ class BatchResponse(Response):
             message = await receive()
             if message["type"] == "http.disconnect":
                 self._client_is_gone = True
-                self._batches.cancel(self._batch)
+                self._cancel(self._run)
                 return
 
 
-def body(batch: Batch) -> Iterator[bytes]:
+def body(run: MemoryRun) -> Iterator[bytes]:
     """The JSON of an answer, in pieces: the results are spliced in as they came from the ranks."""
-    head = BatchHead(id=batch.id, model=batch.model, created_at=batch.created_at)
+    record = run.record
+    head = BatchHead(id=record.id, model=record.model, created_at=record.created_at)
     yield _encode(head)[:-1] + b',"results":['
-    for index in range(batch.size):
-        yield b"," + batch.result(index) if index else batch.result(index)
-    counts: dict[str, int] = {"total": batch.size} | dict(batch.counts.items())
-    tail = BatchTail(request_counts=counts, usage=batch.usage, stats=batch.stats.summary())
+    for index in range(record.size):
+        yield b"," + run.sink.read(index) if index else run.sink.read(index)
+    counts: dict[str, int] = {"total": record.size} | dict(run.counts.items())
+    tail = BatchTail(request_counts=counts, usage=run.usage, stats=run.stats.summary())
     yield b"]," + _encode(tail)[1:]
 
 

@@ -12,7 +12,8 @@ from msgspec import UNSET, UnsetType
 from app.api.auth import caller_of
 from app.api.errors import ErrorBody
 from app.api.state import gateway_of
-from app.gateway import LOADING_RETRY_S, Gateway
+from app.batches.availability import LOADING_RETRY_S
+from app.gateway import Gateway
 from app.ranks.rank import RankState
 from phalanx import __version__
 
@@ -89,13 +90,13 @@ def _view(gateway: Gateway, is_admin: bool) -> Health:
     ready = gateway.fleet.ready_ranks
     now = time.monotonic()
     status: Literal["ok", "degraded", "unavailable"] = "ok"
-    if not ready or gateway.is_draining:
+    if not ready or gateway.availability.is_draining:
         status = "unavailable"
     elif len(ready) < len(gateway.fleet.ranks):  # a group that stalls is lost as soon as that is seen
         status = "degraded"
     return Health(
         status=status,
-        reason=gateway.reason,
+        reason=gateway.availability.reason,
         model=gateway.settings.public_name,
         ready_ranks=len(ready),
         ranks=[

@@ -106,8 +106,10 @@ async def restart(request: Request, rank: int) -> Response:
     gateway = gateway_of(request)
     found = _find(gateway, rank)
     group = gateway.fleet.group_of(rank)
-    if group is None or gateway.is_draining:
-        raise Conflict(f"rank {rank} cannot be restarted: {gateway.reason}", param="rank", code="rank_not_restartable")
+    if group is None or gateway.availability.is_draining:
+        raise Conflict(
+            f"rank {rank} cannot be restarted: {gateway.availability.reason}", param="rank", code="rank_not_restartable"
+        )
     group.restart()
     return Response(_encode(_view(gateway, found, 0, is_admin=True)), 202, media_type="application/json")
 

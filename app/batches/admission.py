@@ -4,6 +4,7 @@ from app.batches.rate import RateMeter
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import EVERYBODY, Owner
 from app.errors import TooLarge, TryLater
+from app.keys.ring import Caller
 from app.settings.declaration import Settings
 
 MIN_RETRY_S = 1.0
@@ -81,3 +82,9 @@ class AdmissionGate:
             code="backlog_full",
             retry_after_s=retry_after_s,
         )
+
+
+def owner_of(caller: Caller) -> Owner:
+    """The caller as the one whose batches share the ranks with others'."""
+    key = caller.key
+    return EVERYBODY if key is None else Owner(key.id, key.weight, key.limits.max_waiting_items)

@@ -1,22 +1,21 @@
-"""From the JSON of a request to a batch: each prompt becomes an item, or a result that says why not.
+"""From the JSON of a request's prompts to a batch's items: each prompt becomes one, or a result that says why not.
 
 One bad prompt never fails its neighbours. A prompt's own JSON is not parsed further than its kind: the rank does
 that, strictly.
 """
 
 import contextlib
-from collections.abc import Callable
 
 import msgspec
-from msgspec import UNSET
 
-from app.batches.batch import Batch
-from app.batches.memory import Holding
-from app.batches.request import DEFAULT_PRIORITY, BatchRequest, CustomId, PromptObject, bytes_of
+from app.batches.record import NO_LABEL, Label
+from app.batches.request import BatchRequest, CustomId, PromptObject, bytes_of
+from app.batches.run import BatchRun
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
+from app.batches.sink import ResultSink
 from app.batches.turnstile import Turnstile
-from app.dispatch.item import EVERYBODY, Item, Owner
+from app.dispatch.item import Item
 from app.settings.declaration import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint
 from engines.contract.protocol import ItemError, ItemErrorCode, PromptKind
@@ -45,7 +44,7 @@ class _Refused(Exception):
 
 
 class Intake:
-    """Builds one batch."""
+    """Fills one batch."""
 
     def __init__(
         self,
@@ -53,33 +52,28 @@ class Intake:
         prompts: list[bytes],
         resolver: SamplingResolver,
         settings: Settings,
-        model: str,
-        on_done: Callable[[Batch], None],
-        owner: Owner = EVERYBODY,
-        holding: Holding | None = None,
+        run: BatchRun[ResultSink],
     ) -> None:
         self._request = request
         self._prompts = prompts
         self._resolver = resolver
         self._settings = settings
         self._seen: set[str] = set()
-        priority = DEFAULT_PRIORITY if request.priority is UNSET else request.priority
-        self._batch = Batch(len(prompts), model, priority, on_done, owner, holding)
+        self._run = run
 
-    async def build(self, turnstile: Turnstile) -> Batch:
+    async def build(self, turnstile: Turnstile) -> None:
         """Takes all prompts in."""
         for index, prompt in enumerate(self._prompts):
             self._take(index, prompt)
             await turnstile.pause_when_over()
-        return self._batch
 
     def _take(self, index: int, raw: bytes) -> None:
         try:
             item = self._item_of_object(index, raw) if raw[:1] == b"{" else self._bare_item(index, raw)
         except _Refused as refused:
-            self._batch.refuse(index, refused.error)
+            self._run.refuse(index, refused.error)
         else:
-            self._batch.items.append(item)
+            self._run.items.append(item)
 
     def _bare_item(self, index: int, raw: bytes) -> Item:
         place = f"prompts[{index}]"
@@ -95,9 +89,9 @@ class Intake:
             _check_encoding(raw)
             entry = _decode_prompt(raw)
         except DECODE_ERRORS as error:
-            self._batch.describe(index, *_label_of(raw))
+            self._describe(index, _label_of(raw))
             raise _Refused(ItemErrorCode.INVALID_PROMPT, _with_hint(complaint(error, place, _PROMPT_FIELDS))) from error
-        self._batch.describe(index, entry.custom_id, bytes_of(entry.metadata))
+        self._describe(index, Label(entry.custom_id, bytes_of(entry.metadata)))
         prompt, messages = bytes_of(entry.prompt), bytes_of(entry.messages)
         if (prompt is None) == (messages is None):
             found = "both prompt and messages" if prompt is not None else "neither prompt nor messages"
@@ -108,6 +102,10 @@ class Intake:
         if messages is not None and messages[:1] != b"[":
             raise _invalid(f"{place}.messages", "must be a list of messages")
         return self._item(index, PromptKind.CHAT, messages or b"[]", own, entry)
+
+    def _describe(self, index: int, label: Label) -> None:
+        if label != NO_LABEL:
+            self._run.record.labels[index] = label
 
     def _kind(self, raw: bytes, place: str) -> PromptKind:
         if raw[:1] == b'"':
@@ -136,8 +134,8 @@ class Intake:
         if not params.seed_is_own and batch_seed is not None:
             seed = derive_seed(batch_seed, entry.custom_id, index)
         return Item(
-            self._batch,
-            self._batch.flow,
+            self._run,
+            self._run.flow,
             index,
             kind,
             prompt,
@@ -171,7 +169,7 @@ def _check_encoding(raw: bytes) -> None:
         raw.decode()
 
 
-def _label_of(raw: bytes) -> tuple[str | None, bytes | None]:
+def _label_of(raw: bytes) -> Label:
     """The custom_id and the metadata of a prompt object, as far as they are right themselves."""
     custom_id = metadata = None
     with contextlib.suppress(*DECODE_ERRORS):
@@ -181,7 +179,7 @@ def _label_of(raw: bytes) -> tuple[str | None, bytes | None]:
             custom_id = _decode_custom_id(label.custom_id)
         _check_encoding(found or b"")
         metadata = found
-    return custom_id, metadata
+    return Label(custom_id, metadata)
 
 
 def _invalid(place: str, what: str) -> _Refused:

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from app.batches.record import Label
 from engines.contract.protocol import ItemError, Outcome, Result
 
 Status = Literal["ok", "error", "cancelled", "timeout"]
@@ -63,8 +64,7 @@ _encode = msgspec.json.Encoder().encode
 
 def encode_result(
     index: int,
-    custom_id: str | None,
-    metadata: bytes | None,
+    label: Label,
     status: Status,
     result: Result | None,
     rank: int | None,
@@ -75,15 +75,15 @@ def encode_result(
     usage = Usage()
     entry = ItemResult(
         index=index,
-        custom_id=custom_id,
+        custom_id=label.custom_id,
         status=status,
         outputs=NO_OUTPUTS,
         usage=usage,
         rank=rank,
         attempts=attempts,
     )
-    if metadata is not None:
-        entry.metadata = Raw(metadata)
+    if label.metadata is not None:
+        entry.metadata = Raw(label.metadata)
     if result is not None:
         usage.add(result)
         if result.outcome is Outcome.OK:

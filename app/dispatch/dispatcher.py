@@ -8,6 +8,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Protocol
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.credit import Fill, RankCredit
@@ -22,6 +23,18 @@ from engines.contract.protocol import Abort, Outcome, Result, Run
 
 LONGEST_PUMP_S = 0.02  # in one pass of the event loop: a thousand batches with unlike items are slow to order
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
+
+
+class DispatchObserver(Protocol):
+    """Who counts what is dispatched."""
+
+    def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
+        """A rank has answered, and the items' owners know. The answered items cost so many tokens."""
+
+    def group_lost(self, loss: Loss) -> None:
+        """A group is gone."""
+
+
 Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
 
 
@@ -35,12 +48,14 @@ class Dispatcher:
         quantum_tokens: int,
         prefetch: int | None,
         soon: Soon = lambda act: act(),
+        observer: DispatchObserver | None = None,
     ) -> None:
         self.backlog = Backlog(quantum_tokens)
         self._send = send
         self._placement = placement
         self._prefetch = prefetch
         self._soon = soon
+        self._observer = observer
         self._is_pump_due = False
         self._fill = Fill()
         self._groups: dict[int, DispatchGroup] = {}  # those that are ready, by number
@@ -48,7 +63,6 @@ class Dispatcher:
         self._given_up: set[int] = set()  # groups that will not come back by themselves
         self._trials = Trials()
         self._attempts = itertools.count(1)
-        self.completed_tokens = 0  # the cost of what ranks have answered: what the rate is measured from
         self.requeued_items = 0  # attempts that were lost and had to be made again
 
     # -- from the batches
@@ -78,6 +92,15 @@ class Dispatcher:
             self._send(rank, Abort(incarnation=self._ranks[rank].incarnation, attempts=attempts))
         self.pump()
 
+    def hold_back(self, flow: Flow) -> None:
+        """Dispatches nothing more of a flow until `let_go`; what runs is finished. May be called twice."""
+        self.backlog.hold(flow)
+
+    def let_go(self, flow: Flow) -> None:
+        """The flow goes on, behind all others of its owner. Does nothing to one that is not held back."""
+        self.backlog.release(flow)
+        self._pump_soon()
+
     # -- from the groups
 
     def group_ready(self, group: int, members: list[Member], *, is_held: bool = False) -> None:
@@ -99,6 +122,8 @@ class Dispatcher:
 
     def group_lost(self, group: int, loss: Loss) -> Aftermath:
         """The group takes nothing any more. What ran there runs again."""
+        if self._observer is not None:
+            self._observer.group_lost(loss)
         lost = self._groups.pop(group, None)
         if lost is None:
             return Aftermath(explained=self._trials.explained(group))
@@ -124,15 +149,17 @@ class Dispatcher:
         credit = self._ranks.get(rank)
         if credit is None or credit.incarnation != incarnation:
             return
-        ended = 0
+        ended = completed_tokens = 0
         for result in results:
             item = self._end(credit, result)
             if item is not None and result.outcome is not Outcome.ABORTED:
                 ended += item.sequences
-                self.completed_tokens += item.cost
+                completed_tokens += item.cost
                 self._fill.observe(item, result)
         credit.observe_burst(ended)
         self._pump_soon()
+        if self._observer is not None:
+            self._observer.results_taken(rank, results, completed_tokens)
 
     # -- for those who look
 

@@ -64,7 +64,7 @@ class GroupListener(Protocol):
     def group_lost(self, group: int, loss: Loss) -> Aftermath:
         """The group takes nothing any more. What it held has to run again."""
 
-    def group_given_up(self, group: int, reason: str) -> None:
+    def group_given_up(self, group: int) -> None:
         """The group did not come back, or will not by itself: others have to run what is on trial there."""
 
     def held(self, rank: int) -> int:

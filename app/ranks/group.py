@@ -156,12 +156,12 @@ class Group:
         self.restarts[loss.kind] += 1
         if loss.kind is LossKind.CANNOT_START:
             self.start_failures += 1
-            self._listener.group_given_up(self.number, loss.reason)
+            self._listener.group_given_up(self.number)
         decision = self._policy.decide(loss, self._aftermath, time.monotonic())
         if isinstance(decision, Break):
             self._set_state(RankState.BROKEN, decision.reason)
             logger.error("group_broken", group=self.number, reason=decision.reason)
-            self._listener.group_given_up(self.number, decision.reason)
+            self._listener.group_given_up(self.number)
             self._on_change(self)
             await self._wake.wait()
         elif decision.delay_s:

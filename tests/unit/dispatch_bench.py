@@ -106,7 +106,8 @@ class Bench:
         self.held: dict[int, dict[int, int]] = {}  # rank -> attempt -> the incarnation it was sent to
         self.lives: dict[int, int] = {}
         self.owner = Owner()
-        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch, soon)
+        self.completed_tokens = 0  # the cost of what ranks have answered
+        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch, soon, self)
         for rank in range(ranks):
             self.ready(rank)
 
@@ -115,6 +116,12 @@ class Bench:
         self.sent.append((rank, msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Run | Abort)))
         if isinstance(message, Run):
             self.held[rank] |= {item.attempt: message.incarnation for item in message.items}
+
+    def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
+        self.completed_tokens += completed_tokens
+
+    def group_lost(self, loss: Loss) -> None:
+        pass
 
     def ready(self, *ranks: int, group: int | None = None, is_held: bool = False, **of_facts: int) -> None:
         for rank in ranks:

@@ -3,15 +3,14 @@
 from typing import Any
 
 import pytest
+from batch_bench import make_items, make_run
 
 from app.batches.admission import AdmissionGate
-from app.batches.batch import Batch
 from app.batches.rate import UNKNOWN_RETRY_S, RateMeter
 from app.dispatch.backlog import Backlog
-from app.dispatch.item import EVERYBODY, Item, Owner
+from app.dispatch.item import EVERYBODY, Owner
 from app.errors import TooLarge, TryLater
 from app.settings.declaration import Settings
-from engines.contract.protocol import PromptKind
 
 
 class Clock:
@@ -45,12 +44,8 @@ def gate(
     """A gate before a backlog in which each of the owners has so many items of this cost."""
     backlog = Backlog(quantum_tokens=4096)
     for owner in owners:
-        batch = Batch(waiting, "a-model", 0, lambda _: None, owner)
-        items = [
-            Item(batch, batch.flow, index, PromptKind.TEXT, b'"x"', b"", prompt_tokens=1, max_tokens=cost - 1)
-            for index in range(waiting)
-        ]
-        backlog.add(batch.flow, items)
+        run = make_run(waiting, owner=owner)
+        backlog.add(run.flow, make_items(run, max_tokens=cost - 1))
     return AdmissionGate(Settings(**settings), backlog, rate or RateMeter())
 
 

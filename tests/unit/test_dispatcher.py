@@ -215,11 +215,11 @@ def test_only_work_that_was_done_counts_for_the_rate() -> None:
     flow = bench.submit(3, max_tokens=7)
     attempts = list(bench.held[0])
     bench.answer(0, attempts[0])
-    assert bench.dispatcher.completed_tokens == 7
+    assert bench.completed_tokens == 7
     bench.dispatcher.cancel(flow)
     bench.answer(0, attempts[1], make=aborted)
     bench.lose(0)
-    assert bench.dispatcher.completed_tokens == 7
+    assert bench.completed_tokens == 7
 
 
 def test_tokens_outstanding_are_those_that_wait_or_run() -> None:

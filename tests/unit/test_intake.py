@@ -5,10 +5,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from batch_bench import make_run
 
-from app.batches.batch import Batch
 from app.batches.intake import Intake
-from app.batches.request import BatchRequest, bytes_of
+from app.batches.request import DEFAULT_PRIORITY, BatchRequest, bytes_of
+from app.batches.results_in_memory import ResultsInMemory
+from app.batches.run import BatchRun
 from app.batches.sampling import SamplingResolver
 from app.batches.seeds import derive_seed
 from app.batches.turnstile import Turnstile
@@ -16,10 +18,11 @@ from app.dispatch.item import Item
 from app.settings.declaration import Settings
 from engines.contract.protocol import PromptKind
 
+Run = BatchRun[ResultsInMemory]
 MESSAGES = '[{"role":"user","content":"Hi"}]'
 
 
-def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settings: Any) -> Batch:
+def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settings: Any) -> Run:
     """The batch of these prompts, given as JSON."""
     raw = [prompt.encode() if isinstance(prompt, str) else prompt for prompt in prompts]
     fields = batch or {}
@@ -27,7 +30,10 @@ def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settin
     request = BatchRequest(prompts=msgspec.Raw(b"[]"), sampling_params=params, **fields)
     made = Settings(**settings)
     resolver = SamplingResolver(made, bytes_of(request.sampling_params))
-    return asyncio.run(Intake(request, raw, resolver, made, "a-model", lambda _: None).build(Turnstile()))
+    priority = DEFAULT_PRIORITY if request.priority is msgspec.UNSET else request.priority
+    run = make_run(len(raw), priority=priority)
+    asyncio.run(Intake(request, raw, resolver, made, run).build(Turnstile()))
+    return run
 
 
 def item(prompt: str, **more: Any) -> Item:
@@ -35,8 +41,8 @@ def item(prompt: str, **more: Any) -> Item:
     return found
 
 
-def result(batch: Batch, index: int) -> dict[str, Any]:
-    decoded: dict[str, Any] = msgspec.json.decode(batch.result(index))
+def result(batch: Run, index: int) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(batch.sink.read(index))
     return decoded
 
 
@@ -85,7 +91,7 @@ def test_the_cost_of_an_item_is_its_prompt_and_all_it_may_generate() -> None:
 def test_items_stand_in_the_order_of_their_prompts() -> None:
     batch = take_in(*(f'"{number}"' for number in range(1500)))
     assert [found.index for found in batch.items] == list(range(1500))
-    assert batch.size == 1500 and not batch.done.is_set()
+    assert batch.record.size == 1500 and not batch.done.is_set()
 
 
 # ---------------------------------------------------------------- seeds

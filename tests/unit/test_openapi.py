@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from openapi_spec_validator import validate
 
 from app.api.auth import OPEN
-from app.api.batch_generate import parse
 from app.api.batch_response import BatchHead, BatchTail
 from app.api.examples import ANSWER, ERRORS, REQUESTS
 from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
 from app.api.schemas import ANSWER as ANSWER_SCHEMA
 from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
+from app.batches.parsing import parse
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.splitting import split
 from app.batches.turnstile import Turnstile

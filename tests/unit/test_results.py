@@ -4,13 +4,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from batch_bench import make_items, make_run
 
 from app.api.batch_response import PIECE_BYTES, body, pieces
-from app.batches.batch import Batch
+from app.batches.record import NO_LABEL, Label
 from app.batches.results import encode_result
-from app.dispatch.item import Item
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result
+from app.batches.results_in_memory import ResultsInMemory
+from app.batches.run import BatchRun
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
 
+Run = BatchRun[ResultsInMemory]
 OUTPUTS = b'[{"index":0,"text":"x","finish_reason":"stop","stop_reason":null}]'
 NO_USAGE = {
     "prompt_tokens": 0,
@@ -25,19 +28,17 @@ def decoded(raw: bytes) -> dict[str, Any]:
     return found
 
 
-def make_batch(size: int) -> tuple[Batch, list[Batch]]:
+def make_batch(size: int) -> tuple[Run, list[Run]]:
     """A batch whose items are on rank 0, and the list that it enters when it is done."""
-    ended: list[Batch] = []
-    batch = Batch(size, "a-model", 0, ended.append)
-    for index in range(size):
-        item = Item(batch, batch.flow, index, PromptKind.TEXT, b'"x"', b"", prompt_tokens=1, max_tokens=5)
+    ended: list[Run] = []
+    run = make_run(size, on_done=ended.append)
+    for item in make_items(run, max_tokens=5):
         item.attempts = 1
-        batch.items.append(item)
-        batch.item_started(item, 0)
-    return batch, ended
+        run.item_started(item, 0)
+    return run, ended
 
 
-def answer(batch: Batch) -> dict[str, Any]:
+def answer(batch: Run) -> dict[str, Any]:
     return decoded(b"".join(body(batch)))
 
 
@@ -46,7 +47,7 @@ def answer(batch: Batch) -> dict[str, Any]:
 
 def test_an_answered_item_has_its_outputs_and_usage() -> None:
     result = Result(1, Outcome.OK, OUTPUTS, prompt_tokens=7, completion_tokens=3, cached_tokens=4)
-    found = encode_result(2, "fr-1", b'{"row": 17}', "ok", result, 1, 1)
+    found = encode_result(2, Label("fr-1", b'{"row": 17}'), "ok", result, 1, 1)
     assert OUTPUTS in found  # spliced in as they came
     assert decoded(found) == {
         "object": "batch_generation.result",
@@ -67,7 +68,7 @@ def test_an_answered_item_has_its_outputs_and_usage() -> None:
 
 
 def test_an_item_that_never_ran_has_no_outputs_and_no_usage() -> None:
-    assert decoded(encode_result(0, None, None, "timeout", None, None, 0)) == {
+    assert decoded(encode_result(0, NO_LABEL, "timeout", None, None, 0)) == {
         "object": "batch_generation.result",
         "index": 0,
         "custom_id": None,
@@ -80,7 +81,7 @@ def test_an_item_that_never_ran_has_no_outputs_and_no_usage() -> None:
 
 
 def test_logprobs_of_the_prompt_stand_beside_the_outputs() -> None:
-    found = decoded(encode_result(0, None, None, "ok", Result(1, Outcome.OK, prompt_logprobs=b"[null]"), 0, 1))
+    found = decoded(encode_result(0, NO_LABEL, "ok", Result(1, Outcome.OK, prompt_logprobs=b"[null]"), 0, 1))
     assert (found["prompt_logprobs"], found["outputs"]) == ([None], [])
 
 
@@ -96,7 +97,7 @@ def test_logprobs_of_the_prompt_stand_beside_the_outputs() -> None:
 def test_an_errors_param_is_the_full_place(param: str | None, place: str, shown: str | None) -> None:
     error = ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, "no", param)
     result = Result(1, Outcome.ERROR, OUTPUTS, error=error)
-    found = decoded(encode_result(3, None, None, "error", result, 0, 1, place))
+    found = decoded(encode_result(3, NO_LABEL, "error", result, 0, 1, place))
     assert found["outputs"] == []  # an error never has any
     assert found["error"] == {
         "code": "invalid_sampling_params",
@@ -109,7 +110,7 @@ def test_an_errors_param_is_the_full_place(param: str | None, place: str, shown:
 @pytest.mark.parametrize("code", ItemErrorCode)
 def test_every_error_code_says_whether_to_try_again(code: ItemErrorCode) -> None:
     result = Result(1, Outcome.ERROR, error=ItemError(code, "why"))
-    found = decoded(encode_result(0, None, None, "error", result, None, 0))["error"]
+    found = decoded(encode_result(0, NO_LABEL, "error", result, None, 0))["error"]
     assert (found["code"], found["message"]) == (code.value, "why")
     assert found["retryable"] is (code.value in ("rank_lost", "engine_error", "shutting_down"))
 
@@ -150,7 +151,7 @@ def test_pieces_are_all_there_is_and_never_large(sizes: list[int]) -> None:
 
 def test_an_end_gives_every_open_item_its_result_and_keeps_the_others() -> None:
     batch, ended = make_batch(3)
-    batch.describe(2, "last", b"[1]")
+    batch.record.labels[2] = Label("last", b"[1]")
     batch.item_finished(batch.items[1], Result(1, Outcome.OK, OUTPUTS), 0)
     batch.end("error", ItemError(ItemErrorCode.SHUTTING_DOWN, "bye"))
     found = answer(batch)
@@ -167,3 +168,14 @@ def test_a_second_result_for_an_item_is_our_fault_and_not_passed_on() -> None:
     batch.item_finished(batch.items[0], Result(1, Outcome.OK, OUTPUTS), 0)
     with pytest.raises(RuntimeError, match=r"item 0 of .* has a result already"):
         batch.refuse(0, ItemError(ItemErrorCode.INVALID_PROMPT, "no"))
+
+
+def test_a_result_reads_the_same_however_often() -> None:
+    batch, _ = make_batch(2)
+    batch.record.labels.update({0: Label("first", b'{"row":1}'), 1: Label("last", None)})
+    batch.item_finished(batch.items[0], Result(1, Outcome.OK, OUTPUTS), 0)
+    batch.end("timeout")
+    for index, custom_id in enumerate(("first", "last")):
+        once, again = (decoded(batch.sink.read(index)) for _ in range(2))
+        assert once == again
+        assert once["custom_id"] == custom_id

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from app.api.batch_generate import parse
+from app.batches.parsing import parse
 from app.errors import InvalidRequest
 from app.validation import DECODE_ERRORS, complaint, did_you_mean, shown
 

@@ -1,0 +1,123 @@
+"""How a batch is accepted, whoever asks: its steps have one order, and it is this one."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from app.batches.admission import AdmissionGate, owner_of
+from app.batches.availability import Availability
+from app.batches.engine_check import EngineCheck
+from app.batches.intake import Intake
+from app.batches.memory import Holding
+from app.batches.parsing import parse_in_turn
+from app.batches.record import BatchRecord
+from app.batches.request import DEFAULT_PRIORITY, NOT_YET, BatchRequest, bytes_of
+from app.batches.run import BatchRun
+from app.batches.runs import Runs
+from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.batches.sink import ResultSink
+from app.batches.splitting import split
+from app.batches.turnstile import Turnstile
+from app.dispatch.item import Owner
+from app.errors import InvalidRequest, NotFound
+from app.keys.ring import Caller
+from app.settings.declaration import Settings
+from app.traces import Traces
+
+ITEM_BYTES = 512  # that an item takes up besides its prompt and its result, and what is kept of it in the end
+SinkT = TypeVar("SinkT", bound=ResultSink)
+
+
+class Acceptance:
+    """From a request's body to a batch that runs, or to the error that says why not."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        availability: Availability,
+        engine_check: EngineCheck,
+        admission: AdmissionGate,
+        runs: Runs,
+        traces: Traces,
+    ) -> None:
+        self._settings = settings
+        self._availability = availability
+        self._engine_check = engine_check
+        self._admission = admission
+        self._runs = runs
+        self._traces = traces
+        self._turnstile = Turnstile()
+
+    async def accept(
+        self, body: bytearray, caller: Caller, holding: Holding, open_sink: Callable[[int], SinkT]
+    ) -> BatchRun[SinkT]:
+        """A batch that runs, with the sink that `open_sink` makes for so many items.
+
+        What it takes in memory counts for `holding`. Raises RequestError.
+        """
+        request = await parse_in_turn(body, self._turnstile)
+        self._check(request)
+        priority = _priority(request, caller)
+        resolver = self._resolve(request)
+        await self._engine_check.ask(resolver.batch_wide.wire)
+        prompts = await self._take_apart(request, owner_of(caller))
+        holding.take(len(prompts) * ITEM_BYTES)
+        record = BatchRecord(len(prompts), self._settings.public_name, priority, owner_of(caller))
+        run = BatchRun(record, open_sink(record.size), self._runs.forget, self._traces.batch(record.size))
+        await Intake(request, prompts, resolver, self._settings, run).build(self._turnstile)
+        holding.take(resolver.wire_bytes)
+        self._availability.check()
+        self._runs.begin(run, request.timeout_s or self._settings.default_timeout_s)
+        return run
+
+    def _check(self, request: BatchRequest) -> None:
+        """What concerns the batch as a whole."""
+        settings = self._settings
+        for name in NOT_YET:
+            if getattr(request, name):
+                raise InvalidRequest(f"{name} does not exist yet: leave it out", param=name, code="unsupported")
+        if request.model is not None and request.model != settings.public_name:
+            raise NotFound(
+                f"model {request.model[:200]!r} is not served here: leave model out, or name {settings.public_name!r}",
+                param="model",
+                code="model_not_found",
+            )
+        if request.timeout_s is not None and request.timeout_s > settings.max_timeout_s:
+            raise InvalidRequest(
+                f"timeout_s is {request.timeout_s:g}: at most {settings.max_timeout_s:g} is accepted (--max-timeout-s)",
+                param="timeout_s",
+            )
+
+    def _resolve(self, request: BatchRequest) -> SamplingResolver:
+        """The batch-wide sampling parameters."""
+        try:
+            return SamplingResolver(self._settings, bytes_of(request.sampling_params))
+        except ParamsRefused as refused:
+            found = refused.complaint
+            raise InvalidRequest(found.message, param=found.param, code="invalid_sampling_params") from refused
+
+    async def _take_apart(self, request: BatchRequest, owner: Owner) -> list[bytes]:
+        """The prompts, each as the JSON that it came in. What has no room is refused before memory is spent on it."""
+        admission = self._admission
+        await self._turnstile.enter()
+        most, longest = admission.most_items + 1, self._settings.max_prompt_bytes
+        prompts = await split(memoryview(request.prompts), most, longest, self._turnstile)
+        admission.check_size(len(prompts), owner)
+        admission.check_share(owner, len(prompts))
+        admission.check_room(len(prompts), 0)
+        return prompts
+
+
+def _priority(request: BatchRequest, caller: Caller) -> int:
+    """The batch's own, or else the nearest to the default that the API key may use."""
+    limits = caller.key.limits if caller.key else None
+    if request.priority is msgspec.UNSET:
+        return limits.nearest_priority(DEFAULT_PRIORITY) if limits else DEFAULT_PRIORITY
+    if limits is not None and not limits.allows_priority(request.priority):
+        raise InvalidRequest(
+            f"priority is {request.priority}: this API key may use {limits.priorities}",
+            param="priority",
+            code="priority_not_allowed",
+        )
+    return request.priority

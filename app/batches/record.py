@@ -1,0 +1,37 @@
+"""What a batch is, apart from how it runs: who asked for it and when, and what its results repeat of its prompts."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from app.dispatch.item import EVERYBODY, Owner
+from app.logs import current_ids
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a result hands back of its prompt. `metadata` is JSON."""
+
+    custom_id: str | None = None
+    metadata: bytes | None = None
+
+
+NO_LABEL = Label()
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """One accepted request. Items are its prompts, numbered from 0."""
+
+    size: int
+    model: str
+    priority: int
+    owner: Owner = EVERYBODY
+    id: str = field(default_factory=lambda: f"batchgen-{secrets.token_hex(16)}")
+    created_at: int = field(default_factory=lambda: int(time.time()))
+    request_ids: dict[str, str] = field(default_factory=current_ids)  # for the log's lines about its end
+    labels: dict[int, Label] = field(default_factory=dict)  # by index, of the items that have one
+
+    def label(self, index: int) -> Label:
+        """Of one item."""
+        return self.labels.get(index, NO_LABEL)

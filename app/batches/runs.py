@@ -1,0 +1,133 @@
+"""The batches that run: begun, and ended by their last result, a deadline, a lost client or the service's end."""
+
+import asyncio
+from typing import Any, TypeAlias
+
+from app.batches.admission import AdmissionGate
+from app.batches.rate import RateMeter
+from app.batches.results import Status
+from app.batches.run import BatchRun
+from app.dispatch.dispatcher import Dispatcher
+from app.dispatch.item import Flow
+from app.logs import get_logger
+from app.metrics import Metrics
+from engines.contract.protocol import ItemError, Result
+
+logger = get_logger("batches")
+AnyRun: TypeAlias = BatchRun[Any]  # Any: whatever sink its results go to
+
+
+class Runs:
+    """Owns the batches that run, and measures how fast they do."""
+
+    def __init__(self, dispatcher: Dispatcher, admission: AdmissionGate, rate: RateMeter, metrics: Metrics) -> None:
+        self._dispatcher = dispatcher
+        self._admission = admission
+        self._rate = rate
+        self._metrics = metrics
+        self._active: dict[AnyRun, asyncio.TimerHandle | None] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # -- beginning
+
+    def begin(self, run: AnyRun, timeout_s: float | None) -> None:
+        """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room."""
+        self._admission.check_share(run.flow.owner, len(run.items))
+        self._admission.check_room(len(run.items), run.tokens)
+        figures = {"items": len(run.items), "tokens": run.tokens, "priority": run.flow.priority}
+        run.trace.admitted(batch=run.record.id, **figures)
+        logger.info("batch_admitted", batch=run.record.id, **figures, refused=run.ended, timeout_s=timeout_s)
+        if run.done.is_set():  # every item was refused
+            run.trace.ended(run.counts.items())
+            self._conclude(run)
+            return
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, run) if timeout_s else None
+        self._active[run] = timer
+        self._idle.clear()
+        self._rate.busy()
+        run.sink.open(_FlowBrake(self._dispatcher, run.flow))
+        self._dispatcher.submit(run.flow, run.items)
+
+    # -- ending
+
+    def cancel(self, run: AnyRun) -> None:
+        """The client is gone: what is left of the batch is given up, in the backlog and on the ranks."""
+        if run in self._active:
+            logger.info("client_disconnected", batch=run.record.id, items=run.record.size, ended=run.ended)
+            self._end(run, "cancelled")
+
+    def end_all(self, error: ItemError) -> None:
+        """Every item of every batch that has no result gets this error."""
+        for run in list(self._active):
+            self._end(run, "error", error)
+
+    def forget(self, run: AnyRun) -> None:
+        """The batch has its last result."""
+        if run in self._active:
+            timer = self._active.pop(run)
+            if not self._active:
+                self._idle.set()
+            if timer is not None:
+                timer.cancel()
+            self._conclude(run)
+
+    async def wait_idle(self) -> None:
+        """Until no batch runs."""
+        await self._idle.wait()
+
+    @property
+    def active(self) -> int:
+        """Batches that run."""
+        return len(self._active)
+
+    def _expire(self, run: AnyRun) -> None:
+        if run in self._active:
+            logger.info("batch_timeout", batch=run.record.id, items=run.record.size, ended=run.ended)
+            self._end(run, "timeout")
+
+    def _end(self, run: AnyRun, status: Status, error: ItemError | None = None) -> None:
+        self._dispatcher.cancel(run.flow)
+        run.end(status, error)
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._active:
+            self._rate.idle()
+
+    def _conclude(self, run: AnyRun) -> None:
+        self._metrics.batch_ended(run.counts.items())
+        stats = run.stats.summary()
+        logger.info(
+            "batch_ended",
+            **run.record.request_ids,
+            batch=run.record.id,
+            **run.counts,
+            prompt_tokens=run.usage.prompt_tokens,
+            completion_tokens=run.usage.completion_tokens,
+            wall_s=stats.wall_s,
+            queue_s=stats.queue_s,
+            ranks=[share.rank for share in stats.ranks],
+        )
+
+    # -- from the dispatcher
+
+    def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
+        """A rank has answered; the items' batches know. `completed_tokens` are what the answered items cost."""
+        self._rate.observe(completed_tokens)
+        self._rest()
+        self._metrics.results(rank, results)
+
+
+class _FlowBrake:
+    """A sink's hold on its batch."""
+
+    def __init__(self, dispatcher: Dispatcher, flow: Flow) -> None:
+        self._dispatcher = dispatcher
+        self._flow = flow
+
+    def hold(self) -> None:
+        self._dispatcher.hold_back(self._flow)
+
+    def release(self) -> None:
+        self._dispatcher.let_go(self._flow)
