@@ -8,33 +8,21 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Protocol
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.credit import Fill, RankCredit
 from app.dispatch.group import DispatchGroup
 from app.dispatch.item import Flow, Item, ItemState
+from app.dispatch.observer import DispatchObserver
 from app.dispatch.outbox import Outbox
 from app.dispatch.placement import Placement
-from app.dispatch.trial import Trial, verdict
+from app.dispatch.trial import verdict
 from app.dispatch.trials import Trials
 from app.ranks.events import Aftermath, Loss, Member
 from engines.contract.protocol import Abort, Outcome, Result, Run
 
 LONGEST_PUMP_S = 0.02  # in one pass of the event loop: a thousand batches with unlike items are slow to order
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
-
-
-class DispatchObserver(Protocol):
-    """Who counts what is dispatched."""
-
-    def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
-        """A rank has answered, and the items' owners know. The answered items cost so many tokens."""
-
-    def group_lost(self, loss: Loss) -> None:
-        """A group is gone."""
-
-
 Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
 
 
@@ -64,6 +52,7 @@ class Dispatcher:
         self._trials = Trials()
         self._attempts = itertools.count(1)
         self.requeued_items = 0  # attempts that were lost and had to be made again
+        self.convicted = 0  # culprits found so far that somebody still wanted
 
     # -- from the batches
 
@@ -74,23 +63,20 @@ class Dispatcher:
 
     def cancel(self, flow: Flow) -> None:
         """Forgets what a flow has waiting, and tells the ranks to give up what runs. Its sink hears nothing more."""
-        for item in self.backlog.discard(flow):
-            item.state = ItemState.DONE
-            item.release()
-        for item in self._trials.discard(flow):
+        suspects = self._trials.take_back(flow)
+        for item in suspects:
             self.backlog.uncount(item)
+        for item in (*suspects, *self.backlog.discard(flow)):
             item.state = ItemState.DONE
             item.release()
         unwanted: dict[int, list[int]] = defaultdict(list)
         for item in flow.running:
             if item.state is ItemState.RUNNING:
                 item.state = ItemState.DONE
-                if item.trial is not None:
-                    item.trial.was_thinned = True
                 unwanted[item.rank].append(item.attempt)
         for rank, attempts in unwanted.items():
             self._send(rank, Abort(incarnation=self._ranks[rank].incarnation, attempts=attempts))
-        self.pump()
+        self._pump_soon()
 
     def hold_back(self, flow: Flow) -> None:
         """Dispatches nothing more of a flow until `let_go`; what runs is finished. May be called twice."""
@@ -113,7 +99,7 @@ class Dispatcher:
         self._given_up.discard(group)
         for other in self._given_up if not is_held else ():
             self._trials.move(other, group)
-        self.pump()
+        self._pump_soon()
 
     def group_held(self, group: int) -> None:
         """The group finishes what it holds, what is on trial there counted in, and takes nothing new."""
@@ -132,9 +118,12 @@ class Dispatcher:
         attempts = lost.give_back_all()
         for item in attempts:
             item.flow.running.discard(item)
-        was_trial = self._judge(group, loss, attempts)
-        self.pump()
-        return Aftermath(was_trial, self._trials.explained(group))
+        judgement = self._trials.judge(group, loss, attempts)
+        if judgement.culprit is not None and judgement.culprit.state is ItemState.RUNNING:
+            self._convict(judgement.culprit, loss)
+        self._run_lost_again(attempts)
+        self._pump_soon()
+        return Aftermath(judgement.was_trial, self._trials.explained(group))
 
     def group_given_up(self, group: int) -> None:
         """The group does not come back by itself: others have to run its trials, now or once they are ready."""
@@ -142,7 +131,7 @@ class Dispatcher:
         others = [other.number for other in self._groups.values() if not other.is_held]
         if others:
             self._trials.move(group, min(others, key=self._trials.suspects))
-        self.pump()
+        self._pump_soon()
 
     def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
         """Attempts that ended. Those of a former incarnation are dropped: their items run again, or have run."""
@@ -178,11 +167,6 @@ class Dispatcher:
         return self._trials.suspects(group)
 
     @property
-    def convicted(self) -> int:
-        """Culprits found so far."""
-        return self._trials.convicted
-
-    @property
     def has_ranks(self) -> bool:
         """Whether any rank takes items."""
         return any(not group.is_held for group in self._groups.values())
@@ -208,10 +192,11 @@ class Dispatcher:
     def pump(self) -> None:
         """Sends as much as there is credit for: one message per rank, unless it takes so long that others must wait."""
         self._is_pump_due = False
-        outbox = Outbox()
-        free = [group for group in self._groups.values() if not self._run_trial(group, outbox) and not group.is_held]
+        outbox, until = Outbox(), time.monotonic() + LONGEST_PUMP_S
+        free = [
+            group for group in self._groups.values() if not self._run_trial(group, outbox, until) and not group.is_held
+        ]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
-        until = time.monotonic() + LONGEST_PUMP_S
         while (item := self.backlog.head()) is not None and time.monotonic() < until:
             chosen = self._placement.choose(ranks, item)
             if chosen is None:
@@ -222,13 +207,13 @@ class Dispatcher:
         if time.monotonic() > until:
             self._pump_soon()
 
-    def _run_trial(self, group: DispatchGroup, outbox: Outbox) -> bool:
+    def _run_trial(self, group: DispatchGroup, outbox: Outbox, until: float) -> bool:
         """Whether the group has a trial to run. Its items are sent once nothing else runs there."""
         trial = self._trials.current(group.number)
         if trial is None:
             return False
-        while trial.waiting and group.runs_only(trial):
-            chosen = self._placement.choose(group.ranks, trial.waiting[0])
+        while trial.waiting and group.runs_only(trial) and time.monotonic() < until:
+            chosen = self._placement.choose(group.ranks, trial.next)
             if chosen is None:
                 break
             item = trial.start()
@@ -281,46 +266,26 @@ class Dispatcher:
         self._close(item)
 
     def _close(self, item: Item) -> None:
-        if item.trial is not None:
-            item.trial.clear(item)
-            item.trial = None
+        self._trials.release(item)
         item.release()
 
-    # -- judging
+    # -- what was lost
 
-    def _judge(self, group: int, loss: Loss, attempts: list[Item]) -> bool:
-        """Sends lost items back to the backlog or to trial. Returns whether a trial's round has crashed.
-
-        What nobody wants any more is judged like the rest, for it may have been the cause, and forgotten then.
-        """
-        trial = self._trials.current(group)
-        on_trial = [item for item in attempts if item.trial is not None]
-        touched = [item for item in attempts if loss.is_crash and item.attempt not in loss.untouched]
-        culprit = None
-        if trial is not None and on_trial:
-            culprit = trial.crash([item for item in touched if item.trial is trial]) if loss.is_crash else None
-            if not loss.is_crash:
-                trial.interrupt()
-        if trial is not None and culprit is not None and culprit.state is ItemState.RUNNING:
-            self._convict(culprit, trial, loss)
-        cohort = [item for item in touched if item.trial is None and item.state is ItemState.RUNNING]
-        suspected = set(cohort)
+    def _run_lost_again(self, attempts: list[Item]) -> None:
+        """At the head of the backlog, or on trial; what nobody wants any more is forgotten."""
         again = [item for item in attempts if item.state is ItemState.RUNNING]
         for item in again:
             item.state = ItemState.WAITING
             item.sink.item_lost(item, item.rank)
         self.requeued_items += len(again)
-        self.backlog.put_back([item for item in again if item.trial is None and item not in suspected])
-        for item in (*cohort, *(item for item in again if item.trial is not None)):
-            self.backlog.count(item)
-        if cohort:
-            self._trials.open(group, cohort)
+        self.backlog.put_back([item for item in again if item.trial is None])
+        for item in again:
+            if item.trial is not None:
+                self.backlog.count(item)
         for item in attempts:
             if item.state is ItemState.DONE:
                 self._close(item)
-        return loss.is_crash and bool(on_trial)
 
-    def _convict(self, culprit: Item, trial: Trial, loss: Loss) -> None:
-        self._trials.convict(trial)
-        culprit.trial = None  # the trial knows already
+    def _convict(self, culprit: Item, loss: Loss) -> None:
+        self.convicted += 1
         self._finish(culprit, Result(culprit.attempt, Outcome.ERROR, error=verdict(loss.reason)), culprit.rank)

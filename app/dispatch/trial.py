@@ -9,11 +9,15 @@ together afterwards, as at the beginning. For k culprits among N suspects that t
 k (ceil(log2 N) + 1) + 1 crashes, the first one counted in.
 """
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Set
+from itertools import islice
+from typing import TypeAlias
 
-from app.dispatch.item import Flow, Item
+from app.dispatch.item import Item
 from engines.contract.protocol import ItemError, ItemErrorCode
+
+Line: TypeAlias = "OrderedDict[Item, None]"  # items in order, any of which leaves at once: there may be 16,384 of them
 
 
 def verdict(reason: str) -> ItemError:
@@ -30,16 +34,15 @@ class Trial:
     The items of the current round are `waiting`, or `running` on the group that the trial is on.
     """
 
-    def __init__(self, cohort: Iterable[Item], origin: int = 0) -> None:
+    def __init__(self, cohort: Iterable[Item], origin: int = 0, *, was_thinned: bool = False) -> None:
         self.origin = origin
-        self._unknown = list(cohort)  # may hold culprits
-        self._blamed: list[Item] = []  # holds one, if those that run now do not
-        self.waiting: deque[Item] = deque()
+        self.waiting: Line = OrderedDict.fromkeys(cohort)
+        self._blamed: Line = OrderedDict()  # holds a culprit, if those that run now do not
+        self._unknown: Line = OrderedDict()  # may hold culprits
         self.running: set[Item] = set()
         self._tried = 0  # in this round so far
-        self._has_convicted = False
-        self.was_thinned = False  # somebody took back a suspect that had not been cleared
-        self._begin_round()
+        self.was_thinned = was_thinned  # somebody took back a suspect that had not been cleared
+        self.is_explained = False  # whether its first crash has been put down to an item
 
     @property
     def is_over(self) -> bool:
@@ -47,88 +50,78 @@ class Trial:
         return not (self.waiting or self.running)
 
     @property
-    def is_unsolved(self) -> bool:
-        """Whether the cause may have been a suspect that was taken back."""
-        return self.was_thinned and not self._has_convicted
-
-    @property
     def suspects(self) -> int:
         """Items that have not been cleared yet."""
         return len(self._unknown) + len(self._blamed) + len(self.waiting) + len(self.running)
 
+    @property
+    def next(self) -> Item:
+        """The one that `start` takes."""
+        return next(iter(self.waiting))
+
     def start(self) -> Item:
         """Takes the next one of this round: it is on its way to a rank."""
-        item = self.waiting.popleft()
+        item, _ = self.waiting.popitem(last=False)
         self.running.add(item)
         self._tried += 1
         return item
 
     def clear(self, item: Item) -> None:
         """The item has its result, or nobody wants one any more."""
-        if item in self.running:
-            self.running.discard(item)
-        else:
-            self._remove(lambda other: other is item)
+        self.running.discard(item)
+        for line in (self.waiting, self._blamed, self._unknown):
+            line.pop(item, None)
         if self.is_over:
             self._next_round()
+
+    def take_back(self, item: Item) -> None:
+        """Nobody wants the item any more. It does not run, and may have been the cause."""
+        self.was_thinned = True
+        self.clear(item)
 
     def retry(self, item: Item) -> None:
         """The rank gave the item up, and lives: it runs once more in this round."""
         self.running.discard(item)
-        self.waiting.append(item)
+        self.waiting[item] = None
         self._tried -= 1
 
-    def crash(self, touched: Collection[Item]) -> Item | None:
+    def crash(self, touched: Set[Item]) -> Item | None:
         """The group crashed in this round; `touched` are those that its engines had been given. Returns a culprit."""
-        suspects = [item for item in self.running if item in touched]
-        suspects.sort(key=lambda item: item.attempt)
-        spared = [item for item in self.running if item not in touched]
-        self._unknown = [*spared, *self.waiting, *self._blamed, *self._unknown]
-        self._blamed = []
+        ran = self._take_running()
+        suspects = [item for item in ran if item in touched]
+        _put_first(self._unknown, [*(item for item in ran if item not in touched), *self.waiting, *self._blamed])
         self.waiting.clear()
-        self.running.clear()
+        self._blamed.clear()
         culprit = suspects[0] if len(suspects) == 1 and self._tried == 1 else None
         if culprit is None:
-            self._blamed = suspects
-        else:
-            self._has_convicted = True
+            self._blamed.update(dict.fromkeys(suspects))
         self._next_round()
         return culprit
 
     def interrupt(self) -> None:
         """The group is gone by nobody's fault: this round runs again."""
-        self.waiting.extendleft(sorted(self.running, key=lambda item: -item.attempt))
-        self.running.clear()
+        _put_first(self.waiting, self._take_running())
         self._tried = 0
 
-    def discard(self, flow: Flow) -> list[Item]:
-        """Takes out what a flow has here and does not run."""
-        dropped = [item for item in (*self.waiting, *self._blamed, *self._unknown) if item.flow is flow]
-        if dropped:
-            self.was_thinned = True
-            self._remove(lambda item: item.flow is flow)
-            if self.is_over:
-                self._next_round()
-        return dropped
-
-    def _remove(self, unwanted: Callable[[Item], bool]) -> None:
-        self.waiting = deque(item for item in self.waiting if not unwanted(item))
-        self._blamed = [item for item in self._blamed if not unwanted(item)]
-        self._unknown = [item for item in self._unknown if not unwanted(item)]
+    def _take_running(self) -> list[Item]:
+        """In the order in which they were sent."""
+        ran = sorted(self.running, key=lambda item: item.attempt)
+        self.running.clear()
+        return ran
 
     def _next_round(self) -> None:
         """The first half of those that are blamed; with nobody to blame, all that are unknown."""
         self._tried = 0
-        if len(self._blamed) > 1:
-            half = (len(self._blamed) + 1) // 2
-            self.waiting.extend(self._blamed[:half])
-            self._blamed = self._blamed[half:]
-        elif self._blamed:
-            self.waiting.extend(self._blamed)
-            self._blamed = []
+        if self._blamed:
+            for item in list(islice(self._blamed, (len(self._blamed) + 1) // 2)):
+                del self._blamed[item]
+                self.waiting[item] = None
         else:
-            self._begin_round()
+            self.waiting, self._unknown = self._unknown, self.waiting
 
-    def _begin_round(self) -> None:
-        self.waiting.extend(self._unknown)
-        self._unknown = []
+
+def _put_first(line: Line, items: list[Item]) -> None:
+    """Puts items before the others, in this order."""
+    for item in reversed(items):
+        line[item] = None
+        line.move_to_end(item, last=False)

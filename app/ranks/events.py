@@ -43,10 +43,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What a loss did to the items: whether it ended a trial's round, and this group's crashes that items explain."""
+    """What a loss did to the items, and this group's crashes so far that items explain."""
 
-    was_trial: bool = False
-    explained: int = 0  # so far
+    was_trial: bool = False  # it ended a trial's round, or would have begun one if anybody still wanted the suspects
+    explained: int = 0
 
 
 class GroupListener(Protocol):

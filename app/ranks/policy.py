@@ -2,9 +2,9 @@
 
 Failures are counted in a window; each makes the next start wait longer, and too many open the breaker. Some are not
 counted: an operator's own restarts; a clash of ports, of which there may be a few in a row; a trial's crashes, which
-find culprits one by one and have a budget of their own; and the crash that brought a cohort to trial, once a culprit
-has been found for it, or may have been among items that were taken back. Starts that fail may take so long that a
-window never holds enough of them: so many in a row are too many as well.
+find culprits one by one and have a budget of their own, as have crashes whose suspects nobody wants any more; and the
+crash that brought a cohort to trial, once a culprit has been found for it, or may have been among items that were taken
+back. Starts that fail may take so long that a window never holds enough of them: so many in a row are too many as well.
 """
 
 import random
