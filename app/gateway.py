@@ -128,29 +128,18 @@ class Gateway:
     # -- metrics
 
     def _watch(self) -> None:
-        backlog = self.dispatcher.backlog
+        dispatcher = self.dispatcher
         self.metrics.watch(
             {
-                "phalanx_backlog_items": ("Items accepted and not yet dispatched.", lambda: backlog.items),
-                "phalanx_backlog_tokens": ("Tokens that these may take.", lambda: backlog.tokens),
-                "phalanx_running_items": ("Items on ranks.", lambda: self.dispatcher.running_items),
-                "phalanx_suspect_items": (
-                    "Items on trial, after their group crashed.",
-                    lambda: sum(self.dispatcher.suspects(group) for group in self.fleet.groups),
-                ),
-                "phalanx_asyncio_tasks": ("Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
-                "phalanx_active_batches": ("Batches under way.", lambda: self.runs.active),
-                "phalanx_held_bytes": ("Bodies and results in memory, in bytes.", lambda: self.memory.total),
-            },
-            {
-                "phalanx_items_requeued_total": (
-                    "Attempts that were lost and made again.",
-                    lambda: self.dispatcher.requeued_items,
-                ),
-                "phalanx_items_poisoned_total": (
-                    "Items that were found to crash an engine.",
-                    lambda: self.dispatcher.convicted,
-                ),
+                "phalanx_backlog_items": lambda: dispatcher.backlog.items,
+                "phalanx_backlog_tokens": lambda: dispatcher.backlog.tokens,
+                "phalanx_running_items": lambda: dispatcher.running_items,
+                "phalanx_suspect_items": lambda: sum(dispatcher.suspects(group) for group in self.fleet.groups),
+                "phalanx_asyncio_tasks": lambda: len(asyncio.all_tasks()),
+                "phalanx_active_batches": lambda: self.runs.active,
+                "phalanx_held_bytes": lambda: self.memory.total,
+                "phalanx_items_requeued_total": lambda: dispatcher.requeued_items,
+                "phalanx_items_poisoned_total": lambda: dispatcher.convicted,
             },
             self._rank_views,
         )

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from engines.contract.protocol import Result
 
-Watched = tuple[str, Callable[[], float]]  # help, and how to look the value up
+Reader = Callable[[], float]
 REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATUSES = ("ok", "error", "cancelled", "timeout")
@@ -28,7 +28,21 @@ class RankFigures(Protocol):
     def figures(self) -> Mapping[str, float]: ...
 
 
-# Gauge per rank -> its help.
+# Read at every scrape: the name and its help.
+WATCHED_GAUGES = {
+    "phalanx_backlog_items": "Items accepted and not yet dispatched.",
+    "phalanx_backlog_tokens": "Tokens that these may take.",
+    "phalanx_running_items": "Items on ranks.",
+    "phalanx_suspect_items": "Items on trial, after their group crashed.",
+    "phalanx_asyncio_tasks": "Tasks of the event loop.",
+    "phalanx_active_batches": "Batches under way.",
+    "phalanx_held_bytes": "Bodies and results in memory, in bytes.",
+}
+WATCHED_COUNTERS = {
+    "phalanx_items_requeued_total": "Attempts that were lost and made again.",
+    "phalanx_items_poisoned_total": "Items that were found to crash an engine.",
+}
+# The same, for each rank.
 RANK_GAUGES = {
     "phalanx_rank_held_items": "Items on the rank.",
     "phalanx_rank_credit_sequences": "Sequences the rank may take now.",
@@ -114,16 +128,12 @@ class Metrics:
         cut = {reason: self._cut.labels(reason) for reason in reasons}
         return lambda reason: cut[reason].inc()
 
-    def watch(
-        self,
-        gauges: Mapping[str, Watched],
-        counters: Mapping[str, Watched],
-        ranks: Callable[[], Iterable[RankFigures]],
-    ) -> None:
-        """Gauges and counters (name -> help, how to look it up) and ranks that are read at every scrape."""
-        for name, (text, read) in gauges.items():
-            Gauge(name, text, registry=self.registry).set_function(read)
-        self.registry.register(_CounterCollector(counters))
+    def watch(self, readers: Mapping[str, Reader], ranks: Callable[[], Iterable[RankFigures]]) -> None:
+        """How each watched gauge and counter, and each rank, is read at every scrape. Raises KeyError for one that
+        nobody reads."""
+        for name, text in WATCHED_GAUGES.items():
+            Gauge(name, text, registry=self.registry).set_function(readers[name])
+        self.registry.register(_CounterCollector({name: readers[name] for name in WATCHED_COUNTERS}))
         self.registry.register(_RankCollector(ranks))
 
     def exposition(self) -> bytes:
@@ -132,11 +142,11 @@ class Metrics:
 
 
 class _CounterCollector(Collector):
-    def __init__(self, counters: Mapping[str, Watched]) -> None:
-        self._counters = counters
+    def __init__(self, readers: Mapping[str, Reader]) -> None:
+        self._readers = readers
 
     def collect(self) -> Iterable[Metric]:
-        return [CounterMetricFamily(name, text, value=read()) for name, (text, read) in self._counters.items()]
+        return [CounterMetricFamily(name, WATCHED_COUNTERS[name], value=read()) for name, read in self._readers.items()]
 
 
 class _RankCollector(Collector):

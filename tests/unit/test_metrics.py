@@ -1,8 +1,9 @@
 """/metrics: our own families, and those of several engines under one head each."""
 
-from app.metrics import Metrics, merge_expositions
+from app.metrics import WATCHED_COUNTERS, WATCHED_GAUGES, Metrics, Reader, merge_expositions
 from engines.contract.protocol import Outcome, Result
 
+NOTHING: dict[str, Reader] = dict.fromkeys([*WATCHED_GAUGES, *WATCHED_COUNTERS], lambda: 0.0)
 ONE = b"""\
 # HELP e:steps_total Steps made
 # TYPE e:steps_total counter
@@ -67,9 +68,7 @@ def test_what_is_counted_is_shown() -> None:
     metrics.results(1, [Result(1, Outcome.OK, prompt_tokens=5, completion_tokens=7), Result(2, Outcome.OK)])
     metrics.batch_ended({"ok": 2, "error": 1, "timeout": 0}.items())
     metrics.group_lost("died")
-    metrics.watch(
-        {"phalanx_backlog_items": ("Items.", lambda: 42)}, {"phalanx_items_requeued_total": ("Items.", lambda: 7)}, list
-    )
+    metrics.watch(NOTHING | {"phalanx_backlog_items": lambda: 42.0, "phalanx_items_requeued_total": lambda: 7.0}, list)
     found = samples(metrics)
     assert found['phalanx_build_info{version="1.2.3"}'] == 1
     assert found['phalanx_http_requests_total{method="POST",route="/v1/batch_generate",status="200"}'] == 1
@@ -87,7 +86,7 @@ def test_what_is_counted_is_shown() -> None:
 def test_gauges_are_looked_up_at_every_scrape() -> None:
     metrics = Metrics("1")
     waiting = [3]
-    metrics.watch({"phalanx_backlog_items": ("Items.", waiting.pop)}, {}, list)
+    metrics.watch(NOTHING | {"phalanx_backlog_items": waiting.pop}, list)
     assert samples(metrics)["phalanx_backlog_items"] == 3
     waiting.append(0)
     assert samples(metrics)["phalanx_backlog_items"] == 0
