@@ -18,7 +18,7 @@ endif
 SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench load survival chaos clean
+.PHONY: help serve test check bench load survival chaos gpu clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,10 @@ survival: ## Kill real vLLM's processes in every stage and see it recover; about
 chaos: ## 500 random rounds of kills, stops, stalls and poison on simulated ranks; ARGS='--seed 2 --only 17'
 	$(SETUP) --dev
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+gpu: ## On a host with GPUs: values at the edge of what vLLM's workers hold; about two minutes
+	$(SETUP)
+	$(BIN)/python -m tests.gpu $(ARGS)
 
 clean: ## Remove .venv and everything else that was built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What only a GPU can show: a program, because GPU hosts have no test runner."""
