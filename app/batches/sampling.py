@@ -1,9 +1,8 @@
 """Sampling parameters of a batch and of its items: merged key by key, checked, and encoded for the ranks.
 
-Types and limits are checked here, values by the engine. Equal parameters of many items are worked out once.
+Types, ranges and limits are checked here, the rest by the engine. Equal parameters of many items are worked out once.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -142,7 +141,6 @@ class SamplingResolver:
             _limit(f"{place}.n", "outputs", fields.n, limits.max_n, "--max-n")
         if structured is not msgspec.UNSET:
             _check_structure(structured, f"{place}.structured_outputs", limits)
-        _check_finite(fields, place)
 
 
 def _over(base: SamplingFields, own: SamplingFields, nulls: set[str]) -> SamplingFields:
@@ -233,13 +231,6 @@ def _children(node: Any) -> Iterable[Any]:
     if isinstance(node, dict):
         return node.values()
     return node if isinstance(node, list) else ()
-
-
-def _check_finite(fields: SamplingFields, place: str) -> None:
-    for name in FIELD_NAMES:
-        value = getattr(fields, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ParamsRefused(Complaint(f"{place}.{name}", f"{place}.{name} is {value}: it must be a finite number"))
 
 
 def _list(value: Any) -> list[Any]:

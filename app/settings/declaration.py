@@ -163,7 +163,7 @@ class WorkSettings(Section):
     structure_cpu_s: Seconds = setting(
         5.0, "CPU time that compiling one of these may take; keep it well below a quarter of --stall-timeout-s."
     )
-    max_list_length: Count = setting(4096, "Entries of stop_token_ids, allowed_token_ids, logit_bias.")
+    max_list_length: Count = setting(4096, "Entries of stop_token_ids, or of a structure's choice.")
 
 
 class TimeSettings(Section):

@@ -1,8 +1,10 @@
 """What a request's ``sampling_params`` may hold: vLLM's SamplingParams by name, on an allow-list, typed strictly.
 
 A mistyped field that reaches vLLM's engine core kills its input thread without a word, so nothing passes that was
-not converted to these types first. A field that is absent follows the model's generation_config; JSON null is the
-same as absence.
+not converted to these types first. Nor does a value pass that vLLM's workers cannot hold: on GPUs they keep
+parameters as 64-bit and 32-bit numbers and in lists of a fixed length, and one that does not fit ends the engine with
+all that it runs. The limits are the same on every device. A field that is absent follows the model's
+generation_config; JSON null is the same as absence.
 """
 
 from typing import Annotated, Any
@@ -12,12 +14,15 @@ from msgspec import UNSET, Meta, UnsetType
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 INT32_MAX = 2**31 - 1
+# Real numbers become 32-bit floats. Within these bounds nothing that is reckoned from them overflows or becomes 0.
+TINIEST, LARGEST = 1e-9, 1e9
 
 Seed = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Count = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 TokenId = Annotated[int, Meta(ge=0, le=INT32_MAX)]
-SomeTokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 LogprobCount = Annotated[int, Meta(ge=-1, le=INT32_MAX)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+Bias = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 
 
 class StructuredOutputs(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -44,16 +49,19 @@ class RepetitionDetection(msgspec.Struct, omit_defaults=True, forbid_unknown_fie
 
 
 class SamplingFields(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """The public fields of vLLM's SamplingParams, 0.26 to 0.33. Ranges that vLLM checks itself are left to it."""
+    """The public fields of vLLM's SamplingParams, 0.26 to 0.33.
+
+    What is too much for the engine of this model only is left to that engine.
+    """
 
     n: Annotated[int, Meta(ge=1, le=INT32_MAX)] | UnsetType = UNSET
-    presence_penalty: float | UnsetType = UNSET
-    frequency_penalty: float | UnsetType = UNSET
-    repetition_penalty: float | UnsetType = UNSET
-    temperature: float | UnsetType = UNSET
-    top_p: float | UnsetType = UNSET
+    presence_penalty: Penalty | UnsetType = UNSET
+    frequency_penalty: Penalty | UnsetType = UNSET
+    repetition_penalty: Annotated[float, Meta(ge=TINIEST, le=LARGEST)] | UnsetType = UNSET
+    temperature: Annotated[float, Meta(ge=0.0, le=LARGEST)] | UnsetType = UNSET
+    top_p: Annotated[float, Meta(ge=TINIEST, le=1.0)] | UnsetType = UNSET
     top_k: Annotated[int, Meta(ge=-1, le=INT32_MAX)] | UnsetType = UNSET
-    min_p: float | UnsetType = UNSET
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | UnsetType = UNSET
     seed: Seed | UnsetType = UNSET
     stop: str | list[str] | UnsetType = UNSET
     stop_token_ids: list[TokenId] | UnsetType = UNSET
@@ -64,14 +72,14 @@ class SamplingFields(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=T
     min_tokens: Count | UnsetType = UNSET
     logprobs: LogprobCount | UnsetType = UNSET
     prompt_logprobs: LogprobCount | UnsetType = UNSET
-    logprob_token_ids: SomeTokenIds | UnsetType = UNSET
+    logprob_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=128)] | UnsetType = UNSET
     flat_logprobs: bool | UnsetType = UNSET
     detokenize: bool | UnsetType = UNSET
     skip_special_tokens: bool | UnsetType = UNSET
     spaces_between_special_tokens: bool | UnsetType = UNSET
     structured_outputs: StructuredOutputs | UnsetType = UNSET
-    logit_bias: dict[TokenId, float] | UnsetType = UNSET
-    allowed_token_ids: SomeTokenIds | UnsetType = UNSET
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=1024)] | UnsetType = UNSET
+    allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1024)] | UnsetType = UNSET
     skip_reading_prefix_cache: bool | UnsetType = UNSET
     thinking_token_budget: Annotated[int, Meta(ge=-1, le=INT32_MAX)] | UnsetType = UNSET
     repetition_detection: RepetitionDetection | UnsetType = UNSET

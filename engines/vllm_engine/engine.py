@@ -114,10 +114,11 @@ class VllmEngine(Engine):
             config, stat_loggers=[step_recorder(self.load)], disable_log_stats=False, enable_log_requests=False
         )
 
-    def _validate(self, sampling: Any) -> None:  # Any: vLLM's SamplingParams
-        """All that vLLM checks of parameters, on a prompt of one token."""
+    def _validate(self, sampling: Any) -> Any:  # Any: vLLM's SamplingParams
+        """All that vLLM checks of parameters, on a prompt of one token. Returns them as the engine core gets them."""
         (prompt,) = self._llm.renderer.render_cmpl([{"prompt_token_ids": [0]}])
-        self._llm.input_processor.process_inputs("check", prompt, sampling, supported_tasks=("generate",))
+        checked = self._llm.input_processor.process_inputs("check", prompt, sampling, supported_tasks=("generate",))
+        return checked.sampling_params
 
     async def _warm_up(self) -> None:
         """One short generation: a rank that says ready has generated."""

@@ -9,7 +9,7 @@ import msgspec
 
 from engines.contract.protocol import ItemError, ItemErrorCode
 from engines.contract.sampling import SamplingFields
-from engines.vllm_engine import compat
+from engines.vllm_engine import compat, worker_limits
 from engines.vllm_engine.bounded_cache import BoundedCache
 from engines.vllm_engine.structure_work import StructureVerdict
 from engines.vllm_engine.structures import StructureChecker
@@ -20,11 +20,12 @@ _encode = msgspec.msgpack.Encoder().encode
 class SamplingCompiler:
     """Builds SamplingParams that the engine will accept. Equal encodings share one template.
 
-    `validate` is vLLM's own check of parameters but for their structure; it raises whatever vLLM raises.
+    `validate` is vLLM's own check of parameters but for their structure: it returns them as the engine core would get
+    them, and raises whatever vLLM raises.
     """
 
     def __init__(
-        self, model_config: Any, tokenizer: Any, validate: Callable[[Any], None], structures: StructureChecker
+        self, model_config: Any, tokenizer: Any, validate: Callable[[Any], Any], structures: StructureChecker
     ) -> None:  # Any: vLLM's own classes
         self._vocab_size = model_config.get_vocab_size()
         self._defaults = model_config.get_diff_sampling_param()
@@ -73,7 +74,8 @@ class SamplingCompiler:
                 if verdict is None or verdict.error is not None:
                     return verdict and verdict.error
             arguments = self._defaults | _arguments(fields) | {"output_kind": RequestOutputKind.FINAL_ONLY}
-            self._validate(self._verified_stop_tokens(SamplingParams(**arguments)))
+            validated = self._validate(self._verified_stop_tokens(SamplingParams(**arguments)))
+            worker_limits.check(validated, self._vocab_size)
             template = _verified_class()(**arguments)
             template.learn_bad_words(self._tokenizer)
             if verdict is not None:

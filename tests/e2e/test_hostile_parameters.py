@@ -180,7 +180,7 @@ PARAMS_AT_THEIR_BOUNDS: dict[str, Json] = {
     "allowed_token_ids": {"allowed_token_ids": list(range(1000))},
     "stop_token_ids": {"stop_token_ids": list(range(24, 1000))},
     "stop": {"stop": [f"{number:02}" + "x" * 1000 for number in range(64)]},
-    "bad_words": {"bad_words": [f"{number:02}" + " word" * 12 for number in range(64)]},
+    "bad_words": {"bad_words": [f"{number:02}" + " word" * 3 for number in range(64)]},
     "n": {"n": 128, "temperature": 1.0},
     "logprobs": {"logprobs": 20, "prompt_logprobs": 20},
 }

@@ -65,8 +65,8 @@ def post(service: Service, body: bytes, **headers: str) -> httpx.Response:
         ({"sampling_params": {"max_token": 5}}, "sampling_params.max_token", "did you mean 'max_tokens'?"),
         ({"sampling_params": {"output_kind": 2}}, "sampling_params.output_kind", "the service chooses it"),
         ({"sampling_params": {"extra_args": {}}}, "sampling_params.extra_args", "is not accepted"),
-        ({"sampling_params": {"temperature": -1}}, "sampling_params.temperature", "-1"),  # the engine's own word
-        ({"sampling_params": {"logprobs": 5}}, "sampling_params.logprobs", "simulated engine"),
+        ({"sampling_params": {"temperature": -1}}, "sampling_params.temperature", "(it is -1)"),
+        ({"sampling_params": {"logprobs": 5}}, "sampling_params.logprobs", "simulated engine"),  # the engine's own word
         ({"sampling_params": {"seed": 2**64}}, "sampling_params.seed", "<= 9223372036854775807"),
         (
             {"sampling_params": {"structured_outputs": {"json": {"const": 2**70}}}},

@@ -45,13 +45,13 @@ IDS: list[Any] = [TEXT, 1, OBJECT, [TEXT], [1.5], [-1], [2**31], [None]]
 STRINGS: list[Any] = [1, OBJECT, [1], [None], [[TEXT]]]
 WRONG: dict[str, list[Any]] = {
     "n": [*INTEGER, 0, -1, 2**31],
-    "presence_penalty": NUMBER,
-    "frequency_penalty": NUMBER,
-    "repetition_penalty": NUMBER,
-    "temperature": NUMBER,
-    "top_p": NUMBER,
+    "presence_penalty": [*NUMBER, -2.1, 2.1],
+    "frequency_penalty": [*NUMBER, -2.1, 2.1],
+    "repetition_penalty": [*NUMBER, 0, -0.0, 5e-324, 1e-10, 1e10, 1e308],
+    "temperature": [*NUMBER, -1, -5e-324, 1e10, 1e308],
+    "top_p": [*NUMBER, 0, -0.0, 5e-324, 1e-10, 1.1],
     "top_k": [*INTEGER, -2, 2**31],
-    "min_p": NUMBER,
+    "min_p": [*NUMBER, -0.1, 1.1, 1e308],
     "seed": [*INTEGER, 2**63, -(2**63) - 1],
     "stop": STRINGS,
     "stop_token_ids": IDS,
@@ -62,14 +62,14 @@ WRONG: dict[str, list[Any]] = {
     "min_tokens": [*INTEGER, -1, 2**31],
     "logprobs": [*INTEGER, -2, 2**31],
     "prompt_logprobs": [*INTEGER, -2, 2**31],
-    "logprob_token_ids": [*IDS, []],
+    "logprob_token_ids": [*IDS, [], [1] * 129],
     "flat_logprobs": BOOLEAN,
     "detokenize": BOOLEAN,
     "skip_special_tokens": BOOLEAN,
     "spaces_between_special_tokens": BOOLEAN,
-    "structured_outputs": [TEXT, 1, True, LIST, OBJECT, {"json": 1}, {"regex": None}, {"choice": []}, {"choice": "a"}],
-    "logit_bias": [TEXT, 1, LIST, {"a": 1}, {"1": TEXT}, {"-1": 1}, {"1.5": 1}, {"1": None}],
-    "allowed_token_ids": [*IDS, []],
+    "structured_outputs": [TEXT, 1, True, LIST, OBJECT, {"json": 1}, {"regex": 1}, {"choice": []}, {"choice": "a"}],
+    "logit_bias": [TEXT, 1, LIST, {"a": 1}, {"1": TEXT}, {"-1": 1}, {"1.5": 1}, {"1": None}, {"1": 1e10}, {"1": -1e39}],
+    "allowed_token_ids": [*IDS, [], [1] * 1025],
     "skip_reading_prefix_cache": BOOLEAN,
     "thinking_token_budget": [*INTEGER, -2, 2**31],
     "repetition_detection": [TEXT, 1, True, LIST, OBJECT, {"min_count": TEXT}, {"min_count": -1}],
@@ -115,6 +115,13 @@ def test_huge_numbers_are_refused_or_run_and_never_a_fault(around: str, digits: 
         assert (refused.complaint.param or "").startswith("sampling_params")
     else:
         assert digits == 30 and fields(params).keys() & {"temperature", "logit_bias"}
+
+
+def test_more_biases_than_a_worker_can_hold_are_refused() -> None:
+    resolver({"logit_bias": dict.fromkeys(range(1024), 1.0), "allowed_token_ids": [1] * 1024})
+    found = refusal({"logit_bias": dict.fromkeys(range(1025), 1.0)})
+    assert found.param == "sampling_params.logit_bias"
+    assert "length <= 1024" in found.message
 
 
 # ---------------------------------------------------------------- names
