@@ -11,7 +11,7 @@ import msgspec
 from app.errors import TooLarge
 from app.settings.declaration import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint, did_you_mean, short, shown
-from engines.contract.sampling import SamplingFields, refusal
+from engines.contract.sampling import NO_SEED, SamplingFields, refusal, seed_refusal
 
 FIELD_NAMES = SamplingFields.__struct_fields__
 MAX_SCHEMA_DEPTH = 64
@@ -74,6 +74,9 @@ class SamplingResolver:
         found = self._merged.get(key)
         if found is None:
             found = self._merged[key] = self._params(_over(self._base, fields, nulls))
+        why = None if seed is None else seed_refusal(seed, found.n)
+        if why is not None:
+            return Complaint(f"{PLACE}.seed", f"{PLACE}.{why}")
         is_own = seed is not None or "seed" in nulls  # the batch's is not
         return msgspec.structs.replace(found, seed=seed, seed_is_own=is_own)
 
@@ -89,6 +92,9 @@ class SamplingResolver:
             fields = msgspec.convert(values, SamplingFields, strict=True, str_keys=True)
         except DECODE_ERRORS as error:
             raise ParamsRefused(_with_value(complaint(error, PLACE, FIELD_NAMES), values)) from error
+        if fields.seed == NO_SEED:
+            fields.seed = msgspec.UNSET
+            nulls.add("seed")
         self._check_limits(fields, PLACE)
         _wire(fields, PLACE)  # what cannot be encoded is refused here
         return fields, nulls

@@ -108,6 +108,11 @@ def test_an_items_own_seed_is_used_as_it_is() -> None:
     assert item('"a"').seed is None
 
 
+def test_minus_one_is_no_seed() -> None:
+    assert item('"a"', batch={"sampling_params": {"seed": -1}}).seed is None
+    assert item('{"prompt":"a","sampling_params":{"seed":-1}}', batch={"sampling_params": {"seed": 42}}).seed is None
+
+
 # ---------------------------------------------------------------- refusals
 
 ANY_KIND = "must be a string, a list of token ids, or an object with prompt or messages"
