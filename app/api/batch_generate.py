@@ -115,7 +115,7 @@ def _check(parsed: BatchRequest, gateway: Gateway) -> None:
 def _priority(parsed: BatchRequest, caller: Caller) -> int:
     """The batch's own, or else the nearest to the default that the API key may use."""
     limits = caller.key.limits if caller.key else None
-    if parsed.priority is msgspec.UNSET:
+    if parsed.priority is None:
         return limits.nearest_priority(DEFAULT_PRIORITY) if limits else DEFAULT_PRIORITY
     if limits is not None and not limits.allows_priority(parsed.priority):
         raise InvalidRequest(

@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Callable
 
 import msgspec
-from msgspec import UNSET
 
 from app.batches.batch import Batch
 from app.batches.memory import Holding
@@ -63,7 +62,7 @@ class Intake:
         self._resolver = resolver
         self._settings = settings
         self._seen: set[str] = set()
-        priority = DEFAULT_PRIORITY if request.priority is UNSET else request.priority
+        priority = DEFAULT_PRIORITY if request.priority is None else request.priority
         self._batch = Batch(len(prompts), model, priority, on_done, owner, holding)
 
     async def build(self, turnstile: Turnstile) -> Batch:
@@ -147,7 +146,7 @@ class Intake:
             sequences=params.n,
             seed=seed,
             truncate=entry.truncate_prompt_tokens,
-            return_token_ids=self._request.return_token_ids,
+            return_token_ids=bool(self._request.return_token_ids),
             tools=tools,
             template_kwargs=template_kwargs,
         )

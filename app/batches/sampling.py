@@ -17,6 +17,7 @@ FIELD_NAMES = SamplingFields.__struct_fields__
 MAX_SCHEMA_DEPTH = 64
 MAX_BYTES = 1024 * 1024  # of parameters as JSON, beside what a structure may have: they are decoded in one go
 PLACE = "sampling_params"
+OBJECTS = ("structured_outputs", "repetition_detection")  # fields that have fields of their own
 _encode = msgspec.msgpack.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode  # Any: checked by the conversion that follows
 
@@ -88,6 +89,7 @@ class SamplingResolver:
         values = _object(raw, PLACE)
         nulls = {name for name, value in values.items() if value is None}
         _check_names(values, PLACE)
+        values = _without_nulls(values)
         try:
             fields = msgspec.convert(values, SamplingFields, strict=True, str_keys=True)
         except DECODE_ERRORS as error:
@@ -172,11 +174,18 @@ def _object(raw: bytes, place: str) -> dict[str, Any]:
         raise ParamsRefused(complaint(error, place)) from error
 
 
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that are null, as if nobody had named them."""
+    found = {name: value for name, value in values.items() if value is not None}
+    for name in OBJECTS:
+        if isinstance(found.get(name), dict):
+            found[name] = {field: value for field, value in found[name].items() if value is not None}
+    return found
+
+
 def _check_names(values: dict[str, Any], place: str) -> None:
-    for name in [name for name, value in values.items() if value is None]:
-        del values[name]
-    for name in values:
-        if name in FIELD_NAMES:
+    for name, value in values.items():
+        if name in FIELD_NAMES or value is None:
             continue
         why = refusal(name)
         name = short(name)  # noqa: PLW2901  it may be as long as the body

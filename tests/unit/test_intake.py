@@ -72,6 +72,7 @@ def test_what_goes_with_a_prompt_goes_with_the_item() -> None:
 
 def test_a_batch_without_a_priority_has_the_default() -> None:
     assert take_in('"a"').flow.priority == 0
+    assert take_in('"a"', batch={"priority": None}).flow.priority == 0
     assert take_in('"a"', batch={"priority": -7}).flow.priority == -7
 
 
