@@ -54,7 +54,14 @@ class Gateway:
             settings.prefetch,
             asyncio.get_running_loop().call_soon,
         )
-        self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, traces)
+        self.batches = BatchService(
+            settings,
+            self.dispatcher,
+            self.metrics,
+            lambda: self.fleet.has_hope,
+            lambda: self.fleet.max_model_len,
+            traces,
+        )
         self.bodies = BodyReads()
         self.accepted_params: set[bytes] = set()  # digests of batch-wide parameters that the engine has said yes to
         self.changed = asyncio.Event()

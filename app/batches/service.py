@@ -36,6 +36,7 @@ class BatchService:
         dispatcher: Dispatcher,
         metrics: Metrics,
         has_hope: Callable[[], bool],
+        max_model_len: Callable[[], int | None],
         traces: Traces = OFF,
     ) -> None:
         self._settings = settings
@@ -43,6 +44,7 @@ class BatchService:
         self._metrics = metrics
         self._traces = traces
         self._has_hope = has_hope
+        self._max_model_len = max_model_len
         self._rate = RateMeter()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -65,7 +67,8 @@ class BatchService:
         self.admission.check_room(len(prompts), 0)
         holding.take(len(prompts) * ITEM_BYTES)
         trace = self._traces.batch(len(prompts))
-        intake = Intake(request, prompts, resolver, settings, settings.public_name, self._forget, owner, holding)
+        name, context = settings.public_name, self._max_model_len()
+        intake = Intake(request, prompts, resolver, settings, name, self._forget, owner, holding, context)
         batch = await intake.build(self.turnstile)
         batch.trace = trace
         holding.take(resolver.wire_bytes)
