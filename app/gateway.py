@@ -67,7 +67,9 @@ class Gateway:
         admission = AdmissionGate(settings, self.dispatcher.backlog, rate)
         self.runs = Runs(self.dispatcher, admission, rate, self.metrics)
         engine_check = EngineCheck(self.fleet, self.availability)
-        self.acceptance = Acceptance(settings, self.availability, engine_check, admission, self.runs, traces)
+        self.acceptance = Acceptance(
+            settings, self.fleet, self.availability, engine_check, admission, self.runs, traces
+        )
         self._watch()
 
     # -- life

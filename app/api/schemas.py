@@ -211,12 +211,13 @@ def _as_written(struct: type[msgspec.Struct], schema: Schema) -> None:
 
 def _as_read(schemas: dict[str, Schema]) -> None:
     """What the code that reads a request allows or refuses beyond the types."""
-    sampling = schemas[SamplingFields.__name__]["properties"]
-    for name, schema in sampling.items():
-        sampling[name] = or_null(schema)  # null is the same as absence
+    for struct in (SamplingFields, StructuredOutputs, RepetitionDetection):
+        properties = schemas[struct.__name__]["properties"]
+        for name, schema in properties.items():
+            properties[name] = or_null(schema)  # null is the same as absence
     request = schemas[BatchRequest.__name__]["properties"]
     for name in NOT_YET:
-        request[name] = {"const": False, "default": False, "description": "Does not exist yet: leave it out."}
+        request[name] = {"enum": [False, None], "default": None, "description": "Does not exist yet: leave it out."}
     present = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("prompt", "messages")]
     schemas[PromptObject.__name__]["oneOf"] = present
 

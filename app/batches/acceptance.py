@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
-
 from app.batches.admission import AdmissionGate, owner_of
 from app.batches.availability import Availability
 from app.batches.engine_check import EngineCheck
@@ -22,6 +20,7 @@ from app.batches.turnstile import Turnstile
 from app.dispatch.item import Owner
 from app.errors import InvalidRequest, NotFound
 from app.keys.ring import Caller
+from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from app.traces import Traces
 
@@ -35,6 +34,7 @@ class Acceptance:
     def __init__(
         self,
         settings: Settings,
+        fleet: Fleet,
         availability: Availability,
         engine_check: EngineCheck,
         admission: AdmissionGate,
@@ -42,6 +42,7 @@ class Acceptance:
         traces: Traces,
     ) -> None:
         self._settings = settings
+        self._fleet = fleet
         self._availability = availability
         self._engine_check = engine_check
         self._admission = admission
@@ -65,7 +66,7 @@ class Acceptance:
         holding.take(len(prompts) * ITEM_BYTES)
         record = BatchRecord(len(prompts), self._settings.public_name, priority, owner_of(caller))
         run = BatchRun(record, open_sink(record.size), self._runs.forget, self._traces.batch(record.size))
-        await Intake(request, prompts, resolver, self._settings, run).build(self._turnstile)
+        await Intake(request, prompts, resolver, self._settings, run, self._fleet.max_model_len).build(self._turnstile)
         holding.take(resolver.wire_bytes)
         self._availability.check()
         self._runs.begin(run, request.timeout_s or self._settings.default_timeout_s)
@@ -112,7 +113,7 @@ class Acceptance:
 def _priority(request: BatchRequest, caller: Caller) -> int:
     """The batch's own, or else the nearest to the default that the API key may use."""
     limits = caller.key.limits if caller.key else None
-    if request.priority is msgspec.UNSET:
+    if request.priority is None:
         return limits.nearest_priority(DEFAULT_PRIORITY) if limits else DEFAULT_PRIORITY
     if limits is not None and not limits.allows_priority(request.priority):
         raise InvalidRequest(

@@ -5,6 +5,7 @@ that, strictly.
 """
 
 import contextlib
+import sys
 
 import msgspec
 
@@ -53,11 +54,13 @@ class Intake:
         resolver: SamplingResolver,
         settings: Settings,
         run: BatchRun[ResultSink],
+        max_model_len: int | None = None,
     ) -> None:
         self._request = request
         self._prompts = prompts
         self._resolver = resolver
         self._settings = settings
+        self._context = max_model_len or sys.maxsize  # tokens, of prompt and output together
         self._seen: set[str] = set()
         self._run = run
 
@@ -133,6 +136,7 @@ class Intake:
         batch_seed = self._resolver.batch_wide.seed
         if not params.seed_is_own and batch_seed is not None:
             seed = derive_seed(batch_seed, entry.custom_id, index)
+        prompt_tokens = self._tokens_of(kind, prompt, size, entry.truncate_prompt_tokens)
         return Item(
             self._run,
             self._run.flow,
@@ -140,15 +144,22 @@ class Intake:
             kind,
             prompt,
             params.wire,
-            prompt_tokens=prompt.count(b",") + 1 if kind is PromptKind.TOKEN_IDS else size // BYTES_PER_TOKEN + 1,
-            max_tokens=params.max_tokens,
+            prompt_tokens=prompt_tokens,
+            max_tokens=min(params.max_tokens, self._context - prompt_tokens),
             sequences=params.n,
             seed=seed,
             truncate=entry.truncate_prompt_tokens,
-            return_token_ids=self._request.return_token_ids,
+            return_token_ids=bool(self._request.return_token_ids),
             tools=tools,
             template_kwargs=template_kwargs,
         )
+
+    def _tokens_of(self, kind: PromptKind, prompt: bytes, size: int, truncate: int | None) -> int:
+        """A prompt's tokens, estimated: no more than are kept of it, nor than leave one of the context to answer."""
+        tokens = prompt.count(b",") + 1 if kind is PromptKind.TOKEN_IDS else size // BYTES_PER_TOKEN + 1
+        if truncate is not None and truncate >= 0:
+            tokens = min(tokens, truncate)
+        return min(tokens, self._context - 1)
 
     def _check_unique(self, custom_id: str, place: str) -> None:
         if custom_id in self._seen:

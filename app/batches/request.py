@@ -1,4 +1,7 @@
-"""What a client sends: the fields of a batch and of one of its prompts. Prompts are kept as the JSON they came in."""
+"""What a client sends: the fields of a batch and of one of its prompts. Prompts are kept as the JSON they came in.
+
+Null is the same as absence, in every field but `prompts`.
+"""
 
 from typing import Annotated
 
@@ -18,11 +21,11 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
     sampling_params: Raw | UnsetType = UNSET
     timeout_s: Annotated[float, Meta(gt=0)] | None = None
-    priority: Annotated[int, Meta(ge=-PRIORITY_BOUND, le=PRIORITY_BOUND)] | UnsetType = UNSET
-    return_token_ids: bool = False
-    stream: bool = False
-    background: bool = False
-    dry_run: bool = False
+    priority: Annotated[int, Meta(ge=-PRIORITY_BOUND, le=PRIORITY_BOUND)] | None = None
+    return_token_ids: bool | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    dry_run: bool | None = None
 
 
 class PromptObject(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -11,12 +11,13 @@ import msgspec
 from app.errors import TooLarge
 from app.settings.declaration import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint, did_you_mean, short, shown
-from engines.contract.sampling import SamplingFields, refusal
+from engines.contract.sampling import NO_SEED, SamplingFields, refusal, seed_refusal
 
 FIELD_NAMES = SamplingFields.__struct_fields__
 MAX_SCHEMA_DEPTH = 64
 MAX_BYTES = 1024 * 1024  # of parameters as JSON, beside what a structure may have: they are decoded in one go
 PLACE = "sampling_params"
+OBJECTS = ("structured_outputs", "repetition_detection")  # fields that have fields of their own
 _encode = msgspec.msgpack.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode  # Any: checked by the conversion that follows
 
@@ -74,6 +75,9 @@ class SamplingResolver:
         found = self._merged.get(key)
         if found is None:
             found = self._merged[key] = self._params(_over(self._base, fields, nulls))
+        why = None if seed is None else seed_refusal(seed, found.n)
+        if why is not None:
+            return Complaint(f"{PLACE}.seed", f"{PLACE}.{why}")
         is_own = seed is not None or "seed" in nulls  # the batch's is not
         return msgspec.structs.replace(found, seed=seed, seed_is_own=is_own)
 
@@ -85,10 +89,14 @@ class SamplingResolver:
         values = _object(raw, PLACE)
         nulls = {name for name, value in values.items() if value is None}
         _check_names(values, PLACE)
+        values = _without_nulls(values)
         try:
             fields = msgspec.convert(values, SamplingFields, strict=True, str_keys=True)
         except DECODE_ERRORS as error:
             raise ParamsRefused(_with_value(complaint(error, PLACE, FIELD_NAMES), values)) from error
+        if fields.seed == NO_SEED:
+            fields.seed = msgspec.UNSET
+            nulls.add("seed")
         self._check_limits(fields, PLACE)
         _wire(fields, PLACE)  # what cannot be encoded is refused here
         return fields, nulls
@@ -166,11 +174,18 @@ def _object(raw: bytes, place: str) -> dict[str, Any]:
         raise ParamsRefused(complaint(error, place)) from error
 
 
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that are null, as if nobody had named them."""
+    found = {name: value for name, value in values.items() if value is not None}
+    for name in OBJECTS:
+        if isinstance(found.get(name), dict):
+            found[name] = {field: value for field, value in found[name].items() if value is not None}
+    return found
+
+
 def _check_names(values: dict[str, Any], place: str) -> None:
-    for name in [name for name, value in values.items() if value is None]:
-        del values[name]
-    for name in values:
-        if name in FIELD_NAMES:
+    for name, value in values.items():
+        if name in FIELD_NAMES or value is None:
             continue
         why = refusal(name)
         name = short(name)  # noqa: PLW2901  it may be as long as the body

@@ -116,6 +116,11 @@ class Fleet:
         return [rank for group in serving for rank in group.ranks if rank.is_ready]
 
     @property
+    def max_model_len(self) -> int | None:
+        """The longest context of a rank that takes items, in tokens; None while none does."""
+        return max((rank.facts.max_model_len for rank in self.ready_ranks if rank.facts is not None), default=None)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every rank is ready."""
         return bool(self.groups) and len(self.ready_ranks) == len(self.ranks)

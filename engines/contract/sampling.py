@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 INT32_MAX = 2**31 - 1
+NO_SEED = -1  # vLLM's word for none
 # Real numbers become 32-bit floats. Within these bounds nothing that is reckoned from them overflows or becomes 0.
 TINIEST, LARGEST = 1e-9, 1e9
 
@@ -107,4 +108,14 @@ def refusal(name: str) -> str | None:
         return "it is for debugging vLLM"
     if name.startswith("_"):
         return "it is internal to vLLM"
+    return None
+
+
+def seed_refusal(seed: int, n: int) -> str | None:
+    """Why `n` outputs cannot run from `seed`, or None. vLLM gives them this seed, the next one, and so on."""
+    last = seed + n - 1
+    if last > INT64_MAX:
+        return f"seed is {seed} and n is {n}: the last output's seed would have more than 64 bits, choose a lower seed"
+    if seed < NO_SEED <= last:
+        return f"seed is {seed} and n is {n}: one output's seed would be {NO_SEED}, which is none, choose another seed"
     return None

@@ -19,7 +19,7 @@ RIGHT: dict[str, Any] = {
     "top_p": 0.9,
     "top_k": 5,
     "min_p": 0.05,
-    "seed": -3,
+    "seed": -3,  # of one output
     "stop": ["zzz", "qqq"],
     "stop_token_ids": [7],
     "bad_words": ["France"],

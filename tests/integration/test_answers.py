@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.examples import REQUESTS
+from app.batches.request import BatchRequest, PromptObject
 from app.batches.seeds import derive_seed
 from tests.service import COMMAND, Json, Service, serving
 
@@ -157,6 +158,24 @@ def test_bytes_that_are_no_text_spoil_one_prompt_only(service: Service) -> None:
     body = b'{"prompts":["a",{"prompt":"b","metadata":"\xff"},"\xfe","d"]}'
     answer = service.client.post("/v1/batch_generate", content=body, headers={"Content-Type": "application/json"})
     assert [result["status"] for result in answer.json()["results"]] == ["ok", "error", "error", "ok"]
+
+
+# ---------------------------------------------------------------- values
+
+
+def test_null_is_the_same_as_absence_in_every_field(service: Service) -> None:
+    prompt = dict.fromkeys(PromptObject.__struct_fields__) | {"prompt": "a"}
+    batch = dict.fromkeys(BatchRequest.__struct_fields__) | {"prompts": [prompt]}
+    answer = service.batch(**batch)
+    assert [texts(answer), answer["usage"]] == [texts(service.batch(["a"])), service.batch(["a"])["usage"]]
+
+
+@pytest.mark.parametrize("timeout_s", [5e-324, 1e-9, 86400])
+@pytest.mark.parametrize("priority", [-(2**31) + 1, 2**31 - 1])
+def test_times_and_priorities_at_their_edges_are_kept(service: Service, timeout_s: float, priority: int) -> None:
+    (result,) = service.batch(["a"], timeout_s=timeout_s, priority=priority)["results"]
+    assert result["status"] in ("ok", "timeout")
+    assert timeout_s < 1 or result["status"] == "ok"
 
 
 # ---------------------------------------------------------------- seeds

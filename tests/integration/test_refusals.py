@@ -223,9 +223,14 @@ def test_a_batch_that_can_never_fit_names_the_limit(service: Service) -> None:
     error = error_of(service.post(["a"] * 51), 413)
     assert (error["param"], error["code"]) == ("prompts", "batch_too_large")
     assert "more than 50 prompts, the most that are accepted in one (--max-batch-items)" in error["message"]
-    error = error_of(service.post(["a"] * 11, sampling_params={"max_tokens": 10_000}), 413)
+    error = error_of(service.post(["a"] * 13, sampling_params={"max_tokens": 8_000}), 413)
     assert "--max-waiting-tokens" in error["message"]
     assert service.batch(["a"] * 50)["request_counts"]["ok"] == 50
+
+
+def test_tokens_beyond_the_context_take_no_room(service: Service) -> None:
+    answer = service.batch(["a"] * 3, sampling_params={"max_tokens": 2**31 - 1, "n": 2})
+    assert answer["usage"]["completion_tokens"] == 3 * 2 * (8192 - 1)
 
 
 # ---------------------------------------------------------------- headers of every answer

@@ -22,7 +22,9 @@ Run = BatchRun[ResultsInMemory]
 MESSAGES = '[{"role":"user","content":"Hi"}]'
 
 
-def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settings: Any) -> Run:
+def take_in(
+    *prompts: str | bytes, batch: dict[str, Any] | None = None, max_model_len: int | None = None, **settings: Any
+) -> Run:
     """The batch of these prompts, given as JSON."""
     raw = [prompt.encode() if isinstance(prompt, str) else prompt for prompt in prompts]
     fields = batch or {}
@@ -30,9 +32,9 @@ def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settin
     request = BatchRequest(prompts=msgspec.Raw(b"[]"), sampling_params=params, **fields)
     made = Settings(**settings)
     resolver = SamplingResolver(made, bytes_of(request.sampling_params))
-    priority = DEFAULT_PRIORITY if request.priority is msgspec.UNSET else request.priority
+    priority = DEFAULT_PRIORITY if request.priority is None else request.priority
     run = make_run(len(raw), priority=priority)
-    asyncio.run(Intake(request, raw, resolver, made, run).build(Turnstile()))
+    asyncio.run(Intake(request, raw, resolver, made, run, max_model_len).build(Turnstile()))
     return run
 
 
@@ -78,6 +80,7 @@ def test_what_goes_with_a_prompt_goes_with_the_item() -> None:
 
 def test_a_batch_without_a_priority_has_the_default() -> None:
     assert take_in('"a"').flow.priority == 0
+    assert take_in('"a"', batch={"priority": None}).flow.priority == 0
     assert take_in('"a"', batch={"priority": -7}).flow.priority == -7
 
 
@@ -86,6 +89,25 @@ def test_the_cost_of_an_item_is_its_prompt_and_all_it_may_generate() -> None:
     assert item("[5,6,7]", batch={"sampling_params": {"max_tokens": 10}}).cost == 3 + 10
     assert item('{"prompt":"x","sampling_params":{"max_tokens":7}}').cost == 1 + 7
     assert item('"x"', default_max_tokens=100).cost == 101
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cost"),
+    [
+        ("[1,2,3]", 3 + 97 * 2),
+        ('"%s"' % ("x" * 38), 11 + 89 * 2),
+        ('{"prompt":"x","sampling_params":{"max_tokens":5}}', 1 + 5 * 2),
+        ('{"prompt":"x","sampling_params":{"n":1}}', 1 + 99),
+        ('"%s"' % ("x" * 4000), 99 + 2),  # too long by the estimate, which need not be right
+        ('{"prompt":"%s","truncate_prompt_tokens":10}' % ("x" * 4000), 10 + 90 * 2),
+        ('{"prompt":"%s","truncate_prompt_tokens":-1}' % ("x" * 4000), 99 + 2),
+        ('{"prompt":[1,2],"truncate_prompt_tokens":2147483647}', 2 + 98 * 2),
+    ],
+)
+def test_an_item_costs_no_more_than_the_context_holds(prompt: str, cost: int) -> None:
+    params = {"max_tokens": 2**31 - 1, "n": 2}
+    found = item(prompt, batch={"sampling_params": params}, max_model_len=100)
+    assert found.cost == cost
 
 
 def test_items_stand_in_the_order_of_their_prompts() -> None:
@@ -112,6 +134,11 @@ def test_an_items_own_seed_is_used_as_it_is() -> None:
     assert item(own, batch={"sampling_params": {"seed": 42}}).seed == 0
     assert item(own).seed == 0
     assert item('"a"').seed is None
+
+
+def test_minus_one_is_no_seed() -> None:
+    assert item('"a"', batch={"sampling_params": {"seed": -1}}).seed is None
+    assert item('{"prompt":"a","sampling_params":{"seed":-1}}', batch={"sampling_params": {"seed": 42}}).seed is None
 
 
 # ---------------------------------------------------------------- refusals

@@ -17,12 +17,14 @@ from app.api.openapi import describe
 from app.api.schemas import ANSWER as ANSWER_SCHEMA
 from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
 from app.batches.parsing import parse
+from app.batches.request import BatchRequest, PromptObject
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
 from app.factory import RESOURCES
 from app.settings.declaration import Settings
+from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
 from engines.simulated import answers
 from engines.vllm_engine import outputs as vllm_outputs
 
@@ -124,7 +126,8 @@ PROMPTS: Schema = {"prompts": ["a"]}
     "value",
     [
         PROMPTS,
-        {"prompts": [[1, 2]], "model": None, "timeout_s": None, "sampling_params": None},
+        dict.fromkeys(BatchRequest.__struct_fields__) | {"prompts": [[1, 2]]},
+        {"prompts": None},
         PROMPTS | {"timeout_s": 0.5, "priority": -5, "return_token_ids": True, "stream": False},
         {},
         {"prompts": []},
@@ -133,7 +136,6 @@ PROMPTS: Schema = {"prompts": ["a"]}
         PROMPTS | {"timeout_s": 0},
         PROMPTS | {"timeout_s": "5"},
         PROMPTS | {"priority": 2**31},
-        PROMPTS | {"priority": None},
         PROMPTS | {"model": 5},
         PROMPTS | {"stream": "false"},
     ],
@@ -152,6 +154,9 @@ def test_requests_are_valid_where_they_are_accepted(document: Schema, value: Sch
     [
         {"temperature": 1, "stop": "x", "seed": -1, "logit_bias": {"5": 1.5}},
         {"n": None, "stop": ["a", "b"], "structured_outputs": {"json": {"type": "object"}}},
+        dict.fromkeys(SamplingFields.__struct_fields__),
+        {"structured_outputs": dict.fromkeys(StructuredOutputs.__struct_fields__) | {"regex": "a"}},
+        {"repetition_detection": dict.fromkeys(RepetitionDetection.__struct_fields__)},
         {"repetition_detection": {"max_pattern_size": 4}},
         {"n": 0},
         {"n": 1.5},
@@ -182,7 +187,8 @@ def test_sampling_parameters_are_valid_where_they_are_accepted(document: Schema,
 
 def test_a_prompt_object_has_one_of_prompt_and_messages(document: Schema) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
-    for value in ({"prompt": "a"}, {"prompt": [1], "messages": None}, {"messages": messages, "tools": [{}]}):
+    nulls = dict.fromkeys(PromptObject.__struct_fields__)
+    for value in ({"prompt": "a"}, nulls | {"prompt": [1]}, nulls | {"messages": messages, "tools": [{}]}):
         assert complaints(document, "PromptObject", value) == []
     for value in ({}, {"prompt": "a", "messages": messages}, {"prompt": None}, {"messages": [{"content": "Hi"}]}):
         assert complaints(document, "PromptObject", value)

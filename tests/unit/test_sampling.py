@@ -9,7 +9,7 @@ from app.batches.sampling import Params, ParamsRefused, SamplingResolver
 from app.errors import TooLarge
 from app.settings.declaration import Settings
 from app.validation import Complaint
-from engines.contract.sampling import REFUSED_FIELDS, SamplingFields
+from engines.contract.sampling import REFUSED_FIELDS, RepetitionDetection, SamplingFields, StructuredOutputs
 
 SETTINGS = Settings()
 
@@ -206,6 +206,15 @@ def test_an_items_own_go_over_the_batchs_key_by_key() -> None:
 def test_null_restores_a_default() -> None:
     assert of_item({"top_p": 0.5, "max_tokens": 5}, {"top_p": None, "max_tokens": None}) == {"max_tokens": 1024}
     assert fields(resolver({"top_p": None, "max_tokens": 5}).batch_wide) == {"max_tokens": 5}
+
+
+def test_null_is_the_same_as_absence_wherever_a_field_stands() -> None:
+    assert resolver(dict.fromkeys(SamplingFields.__struct_fields__)).batch_wide == resolver().batch_wide
+    structure = dict.fromkeys(StructuredOutputs.__struct_fields__) | {"json": {"const": None}}
+    repetition = dict.fromkeys(RepetitionDetection.__struct_fields__) | {"min_count": 2}
+    found = fields(resolver({"structured_outputs": structure, "repetition_detection": repetition}).batch_wide)
+    assert found["structured_outputs"] == {"json": {"const": None}}
+    assert found["repetition_detection"] == {"min_count": 2}
 
 
 def test_objects_are_replaced_and_not_merged() -> None:

@@ -31,7 +31,7 @@ def refused(body: bytes) -> InvalidRequest:
         (b"{" + GOOD + b',"timeout_s":0}', "timeout_s", "timeout_s: expected float > 0.0"),
         (b"{" + GOOD + b',"timeout_s":1e999}', "timeout_s", "timeout_s: number out of range"),
         (b"{" + GOOD + b',"priority":1' + b"0" * 99 + b"}", "priority", "priority: expected int <= 2147483647"),
-        (b"{" + GOOD + b',"stream":"yes"}', "stream", "stream: expected bool, got str"),
+        (b"{" + GOOD + b',"stream":"yes"}', "stream", "stream: expected bool | null, got str"),
     ],
 )
 def test_a_message_names_the_place_and_what_is_wrong(body: bytes, param: str | None, message: str) -> None:
