@@ -5,12 +5,13 @@ from starlette.types import ASGIApp
 
 from app.api import batch_generate, errors, health, metrics, models, ranks
 from app.api.auth import KeyCheck
+from app.api.describing import Resource
 from app.api.openapi import describe
 from app.gateway import Gateway
 from app.http.frontdoor import Frontdoor, allowed_hosts
 from phalanx import __version__
 
-RESOURCES = (batch_generate, ranks, models, metrics, health)
+RESOURCES: tuple[Resource, ...] = (batch_generate, ranks, models, metrics, health)
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
@@ -20,7 +21,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     errors.install(app)
     for resource in RESOURCES:
         app.include_router(resource.router)
-    describe(app)
+    describe(app, RESOURCES)
     settings = gateway.settings
     checked = KeyCheck(app, gateway.keys, gateway.dispatcher.backlog)
     hosts = allowed_hosts(settings.host, settings.allowed_hosts)

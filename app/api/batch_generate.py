@@ -3,18 +3,32 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.api import examples
 from app.api.auth import caller_of
 from app.api.batch_response import BatchResponse
+from app.api.batch_schemas import ANSWER, SCHEMAS
 from app.api.body import BodyLimits, read_json
+from app.api.describing import Answers
 from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
 from app.batches.memory import Holding
+from app.batches.request import BatchRequest
 from app.batches.results_in_memory import ResultsInMemory
 from app.errors import InvalidRequest, TooSlow
 from app.gateway import Gateway
 
+__all__ = ["ANSWERS", "SCHEMAS", "batch_generate", "router"]
 router = APIRouter(route_class=PlainRoute)
 NDJSON = "application/x-ndjson"
+ANSWERS = {
+    "/v1/batch_generate": Answers(
+        ANSWER,
+        (403, 404, 408, 413, 415, 503),
+        example=examples.ANSWER,
+        takes=BatchRequest.__name__,
+        requests=examples.REQUESTS,
+    )
+}
 
 
 @router.post("/v1/batch_generate", summary="Generate for a batch of prompts")

@@ -10,11 +10,13 @@ from fastapi.responses import Response
 from msgspec import UNSET, UnsetType
 
 from app.api.auth import caller_of
+from app.api.describing import Answers, Described, one_of, or_null
 from app.api.errors import ErrorBody
 from app.api.state import gateway_of
 from app.batches.availability import LOADING_RETRY_S
 from app.gateway import Gateway
 from app.ranks.rank import RankState
+from engines.contract.protocol import Stage
 from phalanx import __version__
 
 router = APIRouter()
@@ -51,6 +53,15 @@ class Alive(msgspec.Struct, kw_only=True):
     pid: int
     version: str
     uptime_s: float
+
+
+SCHEMAS = (
+    Described(Health),
+    Described(RankSummary, words={"state": one_of(RankState), "stage": or_null(one_of(Stage))}),
+    Described(Alive),
+)
+HEALTH = Answers("Health", (503,), unavailable="Health")
+ANSWERS = {"/health": HEALTH, "/health/ready": HEALTH, "/health/live": Answers("Alive")}
 
 
 @router.head("/health", include_in_schema=False)  # as load balancers ask

@@ -5,12 +5,15 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.api.describing import Answers, Described
 from app.api.state import gateway_of
 from app.metrics import merge_expositions
 from app.ranks.questions import NoAnswer
 
 router = APIRouter()
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SCHEMAS: tuple[Described, ...] = ()
+ANSWERS = {"/metrics": Answers(None)}
 
 
 @router.get("/metrics", summary="Metrics in Prometheus' text format")

@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.api.describing import Answers, Described
 from app.api.state import gateway_of
 
 router = APIRouter()
@@ -27,6 +28,10 @@ class ModelList(msgspec.Struct, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+SCHEMAS = (Described(Model), Described(ModelList))
+ANSWERS = {"/v1/models": Answers("ModelList")}
 
 
 @router.get("/v1/models", summary="The model that is served")

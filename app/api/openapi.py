@@ -1,20 +1,20 @@
 """The API's description, from the very structs that are decoded and encoded.
 
-FastAPI lists the routes; what they take and answer stands here, since they read and write bytes themselves. A route
-without an entry in `ROUTES` is an error: nothing stays undescribed.
+FastAPI lists the routes; what they take and answer stands beside each of them, since they read and write bytes
+themselves. A route without an entry in its resource's `ANSWERS` is an error: nothing stays undescribed.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.api import limit_headers
 from app.api.auth import OPEN
-from app.api.examples import ANSWER as ANSWER_EXAMPLE
-from app.api.examples import ERRORS, REQUESTS
+from app.api.describing import Answers, Resource, Schema, ref
+from app.api.examples import ERRORS
 from app.api.request_id import REQUEST_ID_HEADER, SAFE_REQUEST_ID
-from app.api.schemas import ANSWER, Schema, components, ref
+from app.api.schemas import components
 from app.errors import MAX_RETRY_AFTER_S
 
 DESCRIPTION = """\
@@ -45,70 +45,42 @@ MEANINGS = {
 RETRYABLE = (429, 503)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a route answers: a component on success (None: text), and these errors besides those of every route.
-
-    A route that changes something, or that only admins may use, has 403 among them.
-    """
-
-    component: str | None
-    errors: tuple[int, ...] = ()
-    unavailable: str = "ErrorAnswer"  # the component of a 503
-    success: int = 200
-
-
-HEALTH = Answers("Health", (503,), unavailable="Health")
-ROUTES = {
-    "/v1/batch_generate": Answers(ANSWER, (403, 404, 408, 413, 415, 503)),
-    "/health": HEALTH,
-    "/health/ready": HEALTH,
-    "/health/live": Answers("Alive"),
-    "/v1/ranks": Answers("RankList"),
-    "/v1/ranks/{rank}": Answers("RankView", (404,)),
-    "/v1/ranks/{rank}/drain": Answers("RankView", (403, 404, 409), success=202),
-    "/v1/ranks/{rank}/restart": Answers("RankView", (403, 404, 409), success=202),
-    "/v1/models": Answers("ModelList"),
-    "/metrics": Answers(None),
-}
-
-
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, resources: Sequence[Resource]) -> None:
     """Makes /docs and /openapi.json true."""
 
     def document() -> Schema:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, resources)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to change it
 
 
-def _document(app: FastAPI) -> Schema:
+def _document(app: FastAPI, resources: Sequence[Resource]) -> Schema:
     described = get_openapi(
         title=app.title, version=app.version, summary=app.summary, description=DESCRIPTION, routes=app.routes
     )
     described["components"] = {
-        "schemas": components(),
+        "schemas": components(found for resource in resources for found in resource.SCHEMAS),
         "headers": _headers(),
         "parameters": _parameters(),
         "securitySchemes": {SECURITY_SCHEME: _security_scheme()},
     }
+    answers = {path: found for resource in resources for path, found in resource.ANSWERS.items()}
     for path, operations in described["paths"].items():
         for operation in operations.values():
             operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
-            operation["responses"] = _responses(path, ROUTES[path])
+            operation["responses"] = _responses(path, answers[path])
             operation["security"] = [] if path in OPEN else [{SECURITY_SCHEME: []}]
-    described["paths"]["/v1/batch_generate"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": ref("BatchRequest"), "examples": REQUESTS}},
-    }
+            if (takes := answers[path].takes) is not None:
+                body = {"schema": ref(takes), "examples": dict(answers[path].requests)}
+                operation["requestBody"] = {"required": True, "content": {"application/json": body}}
     return described
 
 
 def _responses(path: str, answers: Answers) -> dict[str, Schema]:
     needs_key = path not in OPEN
-    found = {str(answers.success): _ok(answers.component)}
+    found = {str(answers.success): _ok(answers)}
     for status in sorted((*EVERYWHERE, *answers.errors, *(WITH_A_KEY if needs_key else ()))):
         found[str(status)] = _error(status, answers.unavailable if status == 503 else "ErrorAnswer")
     for status, answer in found.items():
@@ -116,12 +88,12 @@ def _responses(path: str, answers: Answers) -> dict[str, Schema]:
     return found
 
 
-def _ok(component: str | None) -> Schema:
+def _ok(answers: Answers) -> Schema:
     answer = {"description": "Success"}
-    if component is None:
+    if answers.component is None:
         return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    example = {"example": ANSWER_EXAMPLE} if component == ANSWER else {}
-    return answer | {"content": {"application/json": {"schema": ref(component), **example}}}
+    example = {"example": answers.example} if answers.example else {}
+    return answer | {"content": {"application/json": {"schema": ref(answers.component), **example}}}
 
 
 def _error(status: int, component: str) -> Schema:

@@ -8,10 +8,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api.auth import caller_of, require_admin
+from app.api.describing import Answers, Described, one_of, or_null
 from app.api.state import gateway_of
 from app.errors import Conflict, NotFound
 from app.gateway import Gateway
-from app.ranks.rank import Rank
+from app.ranks.rank import Rank, RankState
+from engines.contract.protocol import Stage
+from engines.contract.spec import GroupKind
 
 router = APIRouter()
 LOG_TAIL_LINES = 20
@@ -61,6 +64,27 @@ class RankList(msgspec.Struct, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[RankView]
+
+
+SCHEMAS = (
+    Described(
+        RankView,
+        words={
+            "state": one_of(RankState),
+            "stage": or_null(one_of(Stage)),
+            "group_kind": or_null(one_of(GroupKind)),
+        },
+        notes={"held": "Items.", "credit": "Sequences that it may take now."},
+    ),
+    Described(RankList),
+)
+OPERATED = Answers("RankView", (403, 404, 409), success=202)
+ANSWERS = {
+    "/v1/ranks": Answers("RankList"),
+    "/v1/ranks/{rank}": Answers("RankView", (404,)),
+    "/v1/ranks/{rank}/drain": OPERATED,
+    "/v1/ranks/{rank}/restart": OPERATED,
+}
 
 
 @router.get("/v1/ranks", summary="All ranks")

@@ -11,11 +11,13 @@ from openapi_spec_validator import validate
 
 from app.api.auth import OPEN
 from app.api.batch_response import BatchHead, BatchTail
+from app.api.batch_schemas import ANSWER as ANSWER_SCHEMA
+from app.api.batch_schemas import MADE_BY_RANKS
+from app.api.describing import Described
 from app.api.examples import ANSWER, ERRORS, REQUESTS
 from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
-from app.api.schemas import ANSWER as ANSWER_SCHEMA
-from app.api.schemas import MADE_BY_RANKS, READ, WRITTEN
+from app.api.schemas import OF_EVERY_ROUTE
 from app.batches.parsing import parse
 from app.batches.request import BatchRequest, PromptObject
 from app.batches.sampling import ParamsRefused, SamplingResolver
@@ -29,6 +31,7 @@ from engines.simulated import answers
 from engines.vllm_engine import outputs as vllm_outputs
 
 Schema = dict[str, Any]
+DESCRIBED = (*OF_EVERY_ROUTE, *(found for resource in RESOURCES for found in resource.SCHEMAS))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def document() -> Schema:
     app = FastAPI(title="Phalanx", version="1")
     for resource in RESOURCES:
         app.include_router(resource.router)
-    describe(app)
+    describe(app, RESOURCES)
     assert app.openapi() is app.openapi()  # made once
     return app.openapi()
 
@@ -56,24 +59,25 @@ def test_the_document_is_valid(document: Schema) -> None:
     validate(document)
 
 
-@pytest.mark.parametrize("struct", (*READ, *WRITTEN))
-def test_a_schema_has_every_field_of_its_struct(document: Schema, struct: type[msgspec.Struct]) -> None:
+@pytest.mark.parametrize("described", DESCRIBED, ids=lambda described: described.name)
+def test_a_schema_has_every_field_of_its_struct(document: Schema, described: Described) -> None:
+    struct = described.struct
     is_part_of_answer = struct in (BatchHead, BatchTail)
     schema = schema_of(document, ANSWER_SCHEMA if is_part_of_answer else struct.__name__)
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     assert set(fields) <= set(schema["properties"])
     assert is_part_of_answer or set(fields) == set(schema["properties"])
-    if struct in WRITTEN:
+    if not described.is_read:
         always = {name for name, field in fields.items() if field.default is not msgspec.UNSET}
         assert always == set(schema["required"]) & set(fields)
 
 
 def test_nothing_is_left_undescribed(document: Schema) -> None:
-    known = {struct.__name__ for struct in (*READ, *WRITTEN)} - {BatchHead.__name__, BatchTail.__name__}
+    known = {described.name for described in DESCRIBED} - {BatchHead.__name__, BatchTail.__name__}
     assert set(document["components"]["schemas"]) == known | set(MADE_BY_RANKS) | {ANSWER_SCHEMA}
     for name, schema in document["components"]["schemas"].items():
         for field, found in schema["properties"].items():
-            assert found, f"{name}.{field} is JSON as it came: say in app/api/schemas.py what it may hold"
+            assert found, f"{name}.{field} is JSON as it came: say in its Described what it may hold"
             assert found.get("items") != {}, f"{name}.{field} has entries that are JSON as they came"
 
 

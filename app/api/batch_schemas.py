@@ -1,0 +1,158 @@
+"""What `/v1/batch_generate` reads and writes, described field by field."""
+
+from typing import get_args
+
+from app.api.batch_response import BatchHead, BatchTail
+from app.api.describing import Described, Schema, array_of, one_of, or_null, ref
+from app.batches.request import NOT_YET, BatchRequest, PromptObject
+from app.batches.results import ItemResult, PromptTokensDetails, ResultError, Status, Usage
+from app.batches.stats import RankShare, Stats
+from engines.contract.protocol import ItemErrorCode
+from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
+
+ANSWER = "BatchAnswer"
+TEXT: Schema = {"type": "string", "title": "Text"}
+TOKEN_IDS = array_of({"type": "integer", "minimum": 0}, minItems=1, title="Token ids")
+JSON_OBJECT: Schema = {"type": "object", "additionalProperties": True}
+ANY_JSON: Schema = {"description": "Any JSON of yours, handed back in the result."}
+LOGPROBS = array_of(or_null({"type": "object", "additionalProperties": ref("TokenLogprob")}))
+
+SCHEMAS = (
+    Described(
+        BatchRequest,
+        is_read=True,
+        opaque={
+            "prompts": array_of({"oneOf": [TEXT, TOKEN_IDS, ref("PromptObject")]}, minItems=1),
+            "sampling_params": or_null(ref("SamplingFields")),
+        },
+        notes={
+            "prompts": "Text, token ids and objects, mixed as you like.",
+            "model": "May be left out; any other name than the served one is 404.",
+            "sampling_params": "For all prompts; a prompt's own are merged over them key by key.",
+            "timeout_s": "From admission; prompts not finished by then have status timeout. At most --max-timeout-s.",
+            "priority": "A lower one runs first. Without one it is 0, or the nearest that the API key may use.",
+            "return_token_ids": "Whether outputs have token_ids.",
+        },
+    ),
+    Described(
+        PromptObject,
+        is_read=True,
+        opaque={
+            "prompt": {"oneOf": [TEXT, TOKEN_IDS, {"type": "null"}]},
+            "messages": or_null(array_of(ref("Message"), minItems=1)),
+            "sampling_params": or_null(ref("SamplingFields")),
+            "tools": or_null(array_of(JSON_OBJECT)),
+            "chat_template_kwargs": or_null(JSON_OBJECT),
+            "metadata": ANY_JSON,
+        },
+        notes={
+            "custom_id": "Handed back in the result; unique within the batch.",
+            "sampling_params": "Merged over the batch's; null restores a default.",
+            "truncate_prompt_tokens": "Keeps the last so many tokens; -1: as many as the context holds.",
+            "tools": "For the chat template; with messages only.",
+            "chat_template_kwargs": "For the chat template; with messages only.",
+        },
+    ),
+    Described(SamplingFields, is_read=True),
+    Described(StructuredOutputs, is_read=True),
+    Described(RepetitionDetection, is_read=True),
+    Described(
+        BatchHead, words={"object": {"const": "batch_generation"}}, notes={"created_at": "Unix time in seconds."}
+    ),
+    Described(BatchTail),
+    Described(
+        ItemResult,
+        opaque={
+            "outputs": array_of(ref("Output")),
+            "prompt_logprobs": LOGPROBS | {"description": "One entry per token of the prompt."},
+            "metadata": ANY_JSON,
+        },
+        notes={"rank": "Which rank ran it; null when none did.", "error": "With status error only."},
+    ),
+    Described(ResultError, words={"code": one_of(ItemErrorCode)}),
+    Described(Usage),
+    Described(PromptTokensDetails),
+    Described(Stats),
+    Described(RankShare),
+)
+
+# What the ranks encode, or only they read.
+MADE_BY_RANKS: dict[str, Schema] = {
+    "Message": {
+        "type": "object",
+        "description": "A message of a chat. Its other fields go to the model's chat template.",
+        "properties": {
+            "role": {"type": "string"},
+            "content": or_null({"oneOf": [{"type": "string"}, array_of(ref("TextPart"))]}),
+        },
+        "required": ["role"],
+        "additionalProperties": True,
+    },
+    "TextPart": {
+        "type": "object",
+        "properties": {"type": one_of(("text", "input_text")), "text": {"type": "string"}},
+        "required": ["type", "text"],
+    },
+    "Output": {
+        "type": "object",
+        "description": "One generated sequence.",
+        "properties": {
+            "index": {"type": "integer"},
+            "text": {"type": "string"},
+            "finish_reason": or_null({"type": "string", "description": "Such as stop, or length (max_tokens)."}),
+            "stop_reason": {
+                "type": ["integer", "string", "null"],
+                "description": "The token id or string that stopped it.",
+            },
+            "token_ids": array_of({"type": "integer"}, description="Only with return_token_ids."),
+            "logprobs": LOGPROBS | {"description": "Only with sampling_params.logprobs; one entry per token."},
+            "simulated": {"const": True, "description": "Made up by the simulated engine; no model ran."},
+        },
+        "required": ["index", "text", "finish_reason", "stop_reason"],
+    },
+    "TokenLogprob": {
+        "type": "object",
+        "description": "A candidate token at one position, under its id.",
+        "properties": {
+            "logprob": {"type": "number"},
+            "rank": or_null({"type": "integer"}),
+            "decoded_token": or_null({"type": "string"}),
+        },
+        "required": ["logprob"],
+    },
+}
+
+
+def complete(schemas: dict[str, Schema]) -> dict[str, Schema]:
+    """The schemas with what the structs do not say: nulls, what excludes what, the answer as a whole."""
+    _as_read(schemas)
+    head, tail = schemas.pop(BatchHead.__name__), schemas.pop(BatchTail.__name__)
+    return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail)}
+
+
+def _as_read(schemas: dict[str, Schema]) -> None:
+    """What the code that reads a request allows or refuses beyond the types."""
+    for struct in (SamplingFields, StructuredOutputs, RepetitionDetection):
+        properties = schemas[struct.__name__]["properties"]
+        for name, schema in properties.items():
+            properties[name] = or_null(schema)  # null is the same as absence
+    request = schemas[BatchRequest.__name__]["properties"]
+    for name in NOT_YET:
+        request[name] = {"enum": [False, None], "default": None, "description": "Does not exist yet: leave it out."}
+    present = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("prompt", "messages")]
+    schemas[PromptObject.__name__]["oneOf"] = present
+
+
+def _whole_answer(head: Schema, tail: Schema) -> Schema:
+    """Head, results and tail are encoded apart, and stand in one object."""
+    counts = {name: {"type": "integer"} for name in ("total", *get_args(Status))}
+    results = {"results": array_of(ref(ItemResult.__name__), description="One per prompt, in their order.")}
+    properties = head["properties"] | results | tail["properties"]
+    properties["request_counts"] = {"type": "object", "properties": counts, "required": list(counts)}
+    return {
+        "title": ANSWER,
+        "description": "The answer to a batch.",
+        "type": "object",
+        "properties": properties,
+        "required": [*head["required"], *results, *tail["required"]],
+    }
