@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from engines.vllm_engine import worker_limits
+from engines.vllm_engine.outputs import to_result
 
 VOCAB_SIZE = 1000
 
@@ -31,3 +33,13 @@ def test_stop_tokens_are_counted_with_the_models_own_where_they_are_held_back() 
     worker_limits.check(params(all_stop_token_ids=set(range(128)), min_tokens=1), VOCAB_SIZE)
     with pytest.raises(worker_limits.WorkerLimit, match="at most 128 are accepted together with min_tokens"):
         worker_limits.check(params(all_stop_token_ids=set(range(129)), min_tokens=1), VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("logprob", [float("nan"), float("-inf"), -1e308])
+def test_a_logprob_that_json_has_no_number_for_is_the_lowest(logprob: float) -> None:
+    entry = SimpleNamespace(logprob=logprob, rank=1, decoded_token=None)
+    plain = {"index": 0, "text": "a", "token_ids": [5], "finish_reason": "stop", "stop_reason": None}
+    output = SimpleNamespace(**plain, logprobs=[{5: entry}])
+    final = SimpleNamespace(outputs=[output], prompt_logprobs=None, prompt_token_ids=[1], num_cached_tokens=0)
+    (answered,) = msgspec.json.decode(to_result(1, final, return_token_ids=False).outputs)
+    assert answered["logprobs"][0]["5"]["logprob"] == -9999.0
