@@ -6,7 +6,7 @@ import msgspec
 
 from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
 
-LOWEST_LOGPROB = -9999.0  # JSON has no -inf; vLLM's own server writes the same number
+LOWEST_LOGPROB = -9999.0  # JSON has neither -inf nor NaN; vLLM's own server writes the same number
 LOST_REASONS = ("abort", "error")  # an end that nobody asked for is a lost attempt, never an answer
 
 
@@ -69,4 +69,5 @@ def _positions(logprobs: Any) -> list[dict[int, TokenLogprob] | None]:
 
 
 def _candidate(entry: Any) -> TokenLogprob:
-    return TokenLogprob(max(float(entry.logprob), LOWEST_LOGPROB), entry.rank, entry.decoded_token)
+    logprob = float(entry.logprob)  # NaN where parameters forbade every token: it is greater than nothing
+    return TokenLogprob(logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB, entry.rank, entry.decoded_token)

@@ -31,11 +31,12 @@ def check(params: Any, vocab_size: int) -> None:  # Any: vLLM's SamplingParams
             f"has {stops} entries with the model's own, at most {MAX_STOP_TOKEN_IDS} are accepted together with "
             "min_tokens: shorten it, or leave min_tokens out",
         )
-    _check_bad_words(params.bad_words_token_ids or [])
+    if params.bad_words_token_ids:
+        _check_bad_words(params.bad_words_token_ids)
 
 
 def _check_bad_words(words: list[list[int]]) -> None:
-    """Each word is there twice if it has other tokens behind a space."""
+    """Of a word that has other tokens behind a space, both forms are there."""
     from vllm import envs
 
     max_words = getattr(envs, "VLLM_MAX_NUM_BAD_WORDS", MAX_BAD_WORDS)
