@@ -25,6 +25,7 @@ from app.ranks.events import Loss
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from app.traces import OFF, Traces
+from engines import tasks
 from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Result, Run
 from phalanx import __version__
 
@@ -55,7 +56,7 @@ class Gateway:
             placement(Dispatch(settings.dispatch)),
             settings.fairness_quantum_tokens,
             settings.prefetch,
-            asyncio.get_running_loop().call_soon,
+            lambda act: asyncio.get_running_loop().call_soon(tasks.guarded(act, "dispatch", self._fail)),
             self,
         )
         self.changed = asyncio.Event()
@@ -65,7 +66,7 @@ class Gateway:
         self.memory = HeldBytes(settings.max_held_bytes, lambda: rate.seconds_for(self.dispatcher.outstanding_tokens))
         self.bodies = BodyReads()
         admission = AdmissionGate(settings, self.dispatcher.backlog, rate)
-        self.runs = Runs(self.dispatcher, admission, rate, self.metrics)
+        self.runs = Runs(self.dispatcher, admission, rate, self.metrics, self._fail)
         engine_check = EngineCheck(self.fleet, self.availability)
         self.acceptance = Acceptance(
             settings, self.fleet, self.availability, engine_check, admission, self.runs, traces
@@ -77,7 +78,7 @@ class Gateway:
     def start(self) -> None:
         """Begins to start the ranks; requests may come at once."""
         if self.keys is not None:
-            self.keys.start()
+            self.keys.start(self._fail)
         self.fleet.start()
 
     async def drain(self) -> None:
@@ -103,9 +104,11 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stops the ranks. May be called twice."""
-        await self.fleet.stop()
-        if self.keys is not None:
-            await self.keys.stop()
+        try:
+            await self.fleet.stop()
+        finally:
+            if self.keys is not None:
+                await self.keys.stop()
 
     # -- between the parts
 
@@ -116,6 +119,9 @@ class Gateway:
     def group_lost(self, loss: Loss) -> None:
         """The dispatcher has lost a group."""
         self.metrics.group_lost(str(loss.kind))
+
+    def _fail(self, what: str, error: BaseException) -> None:
+        self.fleet.fail(what, error)
 
     def _send(self, rank: int, message: Run | Abort) -> None:
         self.fleet.send(rank, message)

@@ -16,6 +16,7 @@ from app.batches.results import Usage
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
 from app.batches.stats import Stats
+from engines import tasks
 
 PIECE_BYTES = 64 * 1024  # of an answer that are handed over at a time; a client has --send-timeout-s for each
 _encode = msgspec.json.Encoder().encode
@@ -54,7 +55,7 @@ class BatchResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer. Never leaves the batch running behind a client that is gone."""
-        watcher = asyncio.create_task(self._watch_client(receive), name=f"client of {self._run.record.id}")
+        watcher = tasks.start(self._watch_client(receive), f"client of {self._run.record.id}", self._lose_client)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not await self._is_done_soon():
@@ -64,8 +65,7 @@ class BatchResponse(Response):
         finally:
             self._cancel(self._run)
             self._run.sink.release()
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+            await tasks.end(watcher)
 
     async def _send_body(self, send: Send) -> bool:
         """Whether all of it was sent; the end goes with the last piece, for small answers are many."""
@@ -92,9 +92,13 @@ class BatchResponse(Response):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                self._client_is_gone = True
-                self._cancel(self._run)
+                self._lose_client()
                 return
+
+    def _lose_client(self, *_: object) -> None:
+        """It is gone, or nobody can tell any more."""
+        self._client_is_gone = True
+        self._cancel(self._run)
 
 
 def body(run: MemoryRun) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from app.batches.availability import Availability
 from app.errors import InvalidRequest
 from app.ranks.fleet import Fleet
 from app.ranks.questions import NoAnswer
+from engines import tasks
 from engines.contract.protocol import ItemError
 
 ACCEPTED_KEPT = 4096
@@ -46,7 +47,7 @@ class EngineCheck:
                 if waiting:
                     rank = waiting.popleft()
                     question = self._fleet.questions.check(rank.number, rank.incarnation, wire)
-                    asked.add(asyncio.create_task(question, name=f"check on rank {rank.number}"))
+                    asked.add(tasks.awaited(question, f"check on rank {rank.number}"))
                 done, asked = await asyncio.wait(
                     asked, timeout=ASK_ANOTHER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -56,6 +57,5 @@ class EngineCheck:
                     except NoAnswer as error:
                         reason = str(error)
         finally:
-            for task in asked:
-                task.cancel()
+            await tasks.end(*asked)
         raise self._availability.unavailable(reason, "no_rank_ready")

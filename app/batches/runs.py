@@ -11,6 +11,7 @@ from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Flow
 from app.logs import get_logger
 from app.metrics import Metrics
+from engines import tasks
 from engines.contract.protocol import ItemError, Result
 
 logger = get_logger("batches")
@@ -20,8 +21,16 @@ AnyRun: TypeAlias = BatchRun[Any]  # Any: whatever sink its results go to
 class Runs:
     """Owns the batches that run, and measures how fast they do."""
 
-    def __init__(self, dispatcher: Dispatcher, admission: AdmissionGate, rate: RateMeter, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        admission: AdmissionGate,
+        rate: RateMeter,
+        metrics: Metrics,
+        on_failure: tasks.OnFailure,
+    ) -> None:
         self._dispatcher = dispatcher
+        self._on_time = tasks.guarded(self._expire, "batch timeout", on_failure)
         self._admission = admission
         self._rate = rate
         self._metrics = metrics
@@ -42,7 +51,7 @@ class Runs:
             run.trace.ended(run.counts.items())
             self._conclude(run)
             return
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, run) if timeout_s else None
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time, run) if timeout_s else None
         self._active[run] = timer
         self._idle.clear()
         self._rate.busy()

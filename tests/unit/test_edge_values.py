@@ -3,12 +3,14 @@
 import asyncio
 
 import msgspec
+from batch_bench import make_run
 from hypothesis import given
 from simulated_bench import Bench, drive
 
-from app.batches.batch import Batch
 from app.batches.intake import Intake
 from app.batches.request import BatchRequest
+from app.batches.results_in_memory import ResultsInMemory
+from app.batches.run import BatchRun
 from app.batches.sampling import SamplingResolver
 from app.batches.turnstile import Turnstile
 from app.settings.declaration import Settings
@@ -23,13 +25,14 @@ REFUSALS = (
 )
 
 
-def take_in(entry: str) -> Batch:
+def take_in(entry: str) -> BatchRun[ResultsInMemory]:
     """A batch of this entry and a plain one."""
     settings, entries = Settings(), [entry.encode(), b'"plain"']
     request = BatchRequest(prompts=msgspec.Raw(b"[]"))
     resolver = SamplingResolver(settings, None)
-    intake = Intake(request, entries, resolver, settings, "a-model", lambda _: None, max_model_len=MAX_MODEL_LEN)
-    return asyncio.run(intake.build(Turnstile()))
+    run = make_run(len(entries))
+    asyncio.run(Intake(request, entries, resolver, settings, run, MAX_MODEL_LEN).build(Turnstile()))
+    return run
 
 
 @given(ITEMS)
@@ -38,7 +41,7 @@ def test_an_item_with_any_numbers_runs_or_is_refused_and_its_neighbour_runs(entr
     items = batch.items
     assert items[-1].index == 1
     if len(items) == 1:
-        error = msgspec.json.decode(batch.result(0))["error"]
+        error = msgspec.json.decode(batch.sink.read(0))["error"]
         assert error["code"] in REFUSALS
         assert error["param"].startswith("prompts[0]")
         assert len(error["message"]) < 300

@@ -46,12 +46,16 @@ class Slow:
         self._brake.release()
 
 
+def fail(what: str, error: BaseException) -> None:
+    raise AssertionError(what) from error
+
+
 def test_a_sink_hears_of_each_result_as_it_comes_and_holds_its_own_batch_back() -> None:
     async def play() -> None:
         bench = Bench(ranks=1)
         settings = Settings()
         rate = RateMeter()
-        runs = Runs(bench.dispatcher, AdmissionGate(settings, bench.dispatcher.backlog, rate), rate, Metrics("1"))
+        runs = Runs(bench.dispatcher, AdmissionGate(settings, bench.dispatcher.backlog, rate), rate, Metrics("1"), fail)
         slow, other = BatchRun(BatchRecord(40, "a-model", 0), Slow(room=6), runs.forget), make_run(4)
         make_items(slow)
         make_items(other)
