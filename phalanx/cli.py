@@ -11,6 +11,7 @@ import click
 
 from phalanx import __version__
 from phalanx.api_keys import api_keys
+from phalanx.streams import open_missing
 
 ENGINE_DASHES = "--"
 
@@ -130,6 +131,7 @@ cli.add_command(api_keys)
 
 def main(args: list[str] | None = None) -> NoReturn:
     """The console script."""
+    open_missing()
     message = ""
     try:
         code = cli.main(args, prog_name="phalanx", standalone_mode=False) or 0

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from app.settings.declaration import Settings
 from app.settings.loading import CLIENT_VARIABLES
 from app.traces import Traces, open_traces
 from engines.contract.spec import EngineKind
-from engines.logs import loop_failure_logger
+from engines.logs import loop_failure_logger, write_stderr
 
 logger = get_logger("server")
 BACKLOG = 4096  # connections that the kernel keeps waiting
@@ -42,6 +41,7 @@ KEEP_ALIVE_TCP = {
     socket.TCP_USER_TIMEOUT: 120_000,
 }
 SERVER_STOP_TIMEOUT_S = 10
+STDOUT = 1
 
 
 def run(settings: Settings) -> int:
@@ -96,7 +96,7 @@ async def _serve(
             await gateway.fleet.kill()
     logger.info("stopped", exit_code=code)
     if gateway.fleet.fatal.done() and code != 0:
-        sys.stderr.write(f"phalanx: {gateway.fleet.fatal.result()}\n")  # last: the sentence that the operator needs
+        write_stderr(f"phalanx: {gateway.fleet.fatal.result()}\n")  # last: the sentence that the operator needs
     return code
 
 
@@ -215,13 +215,14 @@ async def _announce(gateway: Gateway, port: int) -> None:
     url = _url("127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host, port)  # noqa: S104  compared, not bound
     note = " (simulated: no model runs, the answers are made up)" if settings.engine is EngineKind.SIMULATED else ""
     key = '    -H "Authorization: Bearer $PHALANX_API_KEY" \\\n' if settings.api_keys_file else ""
-    print(  # noqa: T201  for the person at the terminal
+    text = (
         f"\nPhalanx serves {settings.public_name}{note} on {url}\n\n"
         f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
         '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
-        '"sampling_params": {"max_tokens": 16}}\'\n',
-        flush=True,
+        '"sampling_params": {"max_tokens": 16}}\'\n\n'
     )
+    with contextlib.suppress(OSError):  # it may be closed or full; a buffer would be flushed again at the exit
+        os.write(STDOUT, text.encode())
     if settings.api_keys_file is None and not is_loopback(settings.host):
         logger.warning("open_to_the_network", host=settings.host)
 
