@@ -25,7 +25,8 @@ from app.ranks.devices import Allotment, allot
 from app.ranks.strays import adopt_orphans
 from app.settings.checks import check_environment, is_loopback
 from app.settings.declaration import Settings
-from app.settings.loading import CLIENT_VARIABLES
+from app.settings.inheritance import inherited
+from app.settings.service_links import service_links
 from app.traces import Traces, open_traces
 from engines.contract.spec import EngineKind
 from engines.logs import loop_failure_logger, write_stderr
@@ -50,13 +51,14 @@ def run(settings: Settings) -> int:
     Raises SettingsError, before anything has started, for what this machine cannot fulfil.
     """
     check_environment(settings)
-    # Read here, and handed down to whoever starts a process. A key is none of the ranks' business, nor of their models.
-    environ = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
+    environ = inherited(os.environ)  # read here, and handed down to whoever starts a process
     allotment = allot(settings, environ)
     configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
     traces = open_traces(settings)
     setproctitle.setproctitle("phalanx-gateway")
     adopt_orphans()  # of guardians that are killed
+    for name in service_links(os.environ):
+        logger.warning("variable_ignored", variable=name, reason="service_link")
     for warning in allotment.warnings:
         logger.warning("device_warning", reason=warning)
     limits = _connection_limits(settings)
