@@ -11,6 +11,7 @@ import click
 
 from phalanx import __version__
 from phalanx.api_keys import api_keys
+from phalanx.inherited_descriptors import put_in_order
 
 ENGINE_DASHES = "--"
 
@@ -87,7 +88,7 @@ def serve(model_argument: str | None, **given: Any) -> int:  # Any: as typed, or
     from app import logs
     from app.errors import FatalError
     from app.settings.checks import check_environment
-    from app.settings.loading import load_settings, service_links
+    from app.settings.loading import load_settings
 
     if model_argument is not None and given["model"] not in (None, model_argument):
         raise click.UsageError(f"MODEL is {model_argument} and --model is {given['model']}: name one model")
@@ -97,8 +98,6 @@ def serve(model_argument: str | None, **given: Any) -> int:  # Any: as typed, or
         settings = load_settings(given)
         check_environment(settings)
         logs.configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
-        for name in service_links():
-            logs.get_logger(__name__).warning("variable_ignored", variable=name, reason="service_link")
         from app.http.server import run
 
         return run(settings)
@@ -130,6 +129,7 @@ cli.add_command(api_keys)
 
 def main(args: list[str] | None = None) -> NoReturn:
     """The console script."""
+    put_in_order()
     message = ""
     try:
         code = cli.main(args, prog_name="phalanx", standalone_mode=False) or 0

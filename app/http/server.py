@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -26,11 +25,12 @@ from app.ranks.devices import Allotment, allot
 from app.ranks.strays import adopt_orphans
 from app.settings.checks import check_environment, is_loopback
 from app.settings.declaration import Settings
-from app.settings.loading import CLIENT_VARIABLES
+from app.settings.inheritance import inherited
+from app.settings.service_links import service_links
 from app.traces import Traces, open_traces
 from engines import tasks
 from engines.contract.spec import EngineKind
-from engines.logs import loop_failure_logger
+from engines.logs import loop_failure_logger, write_stderr
 
 logger = get_logger("server")
 BACKLOG = 4096  # connections that the kernel keeps waiting
@@ -43,6 +43,7 @@ KEEP_ALIVE_TCP = {
     socket.TCP_USER_TIMEOUT: 120_000,
 }
 SERVER_STOP_TIMEOUT_S = 10
+STDOUT = 1
 
 
 def run(settings: Settings) -> int:
@@ -51,13 +52,14 @@ def run(settings: Settings) -> int:
     Raises SettingsError, before anything has started, for what this machine cannot fulfil.
     """
     check_environment(settings)
-    # Read here, and handed down to whoever starts a process. A key is none of the ranks' business, nor of their models.
-    environ = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
+    environ = inherited(os.environ)  # read here, and handed down to whoever starts a process
     allotment = allot(settings, environ)
     configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
     traces = open_traces(settings)
     setproctitle.setproctitle("phalanx-gateway")
     adopt_orphans()  # of guardians that are killed
+    for name in service_links(os.environ):
+        logger.warning("variable_ignored", variable=name, reason="service_link")
     for warning in allotment.warnings:
         logger.warning("device_warning", reason=warning)
     limits = _connection_limits(settings)
@@ -98,7 +100,7 @@ async def _serve(
     code = 0 if error is None else error.exit_code
     logger.info("stopped", exit_code=code)
     if error is not None:
-        sys.stderr.write(f"phalanx: {error}\n")  # last: the sentence that the operator needs
+        write_stderr(f"phalanx: {error}\n")  # last: the sentence that the operator needs
     return code
 
 
@@ -211,14 +213,14 @@ async def _announce(gateway: Gateway, port: int) -> None:
     url = _url("127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host, port)  # noqa: S104  compared, not bound
     note = " (simulated: no model runs, the answers are made up)" if settings.engine is EngineKind.SIMULATED else ""
     key = '    -H "Authorization: Bearer $PHALANX_API_KEY" \\\n' if settings.api_keys_file else ""
-    with contextlib.suppress(OSError):  # nobody reads it any more
-        print(  # noqa: T201  for the person at the terminal
-            f"\nPhalanx serves {settings.public_name}{note} on {url}\n\n"
-            f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
-            '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
-            '"sampling_params": {"max_tokens": 16}}\'\n',
-            flush=True,
-        )
+    text = (
+        f"\nPhalanx serves {settings.public_name}{note} on {url}\n\n"
+        f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
+        '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
+        '"sampling_params": {"max_tokens": 16}}\'\n\n'
+    )
+    with contextlib.suppress(OSError):  # it may be closed or full; a buffer would be flushed again at the exit
+        os.write(STDOUT, text.encode())
     if settings.api_keys_file is None and not is_loopback(settings.host):
         logger.warning("open_to_the_network", host=settings.host)
 

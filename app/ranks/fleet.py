@@ -166,7 +166,7 @@ class Fleet:
         settings = self._settings
         if settings.engine is EngineKind.SIMULATED:  # there is no model: its options say what it plays
             return ModelFacts(settings.public_name, is_moe=settings.engine_args.get("is_moe") is True)
-        return await inspect_model(settings.model or BUILT_IN_MODEL, settings.revision)
+        return await inspect_model(settings.model or BUILT_IN_MODEL, settings.revision, self._environ)
 
     # -- what a rank says
 

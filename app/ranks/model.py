@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 
 import msgspec
 
@@ -25,13 +26,13 @@ class _Answer(msgspec.Struct):
     error: str | None = None
 
 
-async def inspect_model(model: str, revision: str | None) -> ModelFacts:
+async def inspect_model(model: str, revision: str | None, environ: Mapping[str, str]) -> ModelFacts:
     """Asks `python -m engines inspect`. Raises FatalError when the model cannot be used."""
     command = [sys.executable, "-P", "-m", "engines", "inspect", "--lifeline", "--model", model]
     if revision is not None:
         command += ["--revision", revision]
     try:
-        output, errors = await asyncio.wait_for(_output_of(command), INSPECT_TIMEOUT_S)
+        output, errors = await asyncio.wait_for(_output_of(command, environ), INSPECT_TIMEOUT_S)
     except TimeoutError:
         raise FatalError(
             f"model {model!r} could not be looked up within {INSPECT_TIMEOUT_S:g} s: check the network, or set "
@@ -41,7 +42,7 @@ async def inspect_model(model: str, revision: str | None) -> ModelFacts:
     return _facts(model, output, errors)
 
 
-async def _output_of(command: list[str]) -> tuple[bytes, bytes]:
+async def _output_of(command: list[str], environ: Mapping[str, str]) -> tuple[bytes, bytes]:
     """What a command prints, on both streams. It ends when its standard input does, which is when this process does."""
     lifeline_end, lifeline = os.pipe()
     try:
@@ -50,6 +51,7 @@ async def _output_of(command: list[str]) -> tuple[bytes, bytes]:
             stdin=lifeline_end,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=environ,
             start_new_session=True,
         )
         try:

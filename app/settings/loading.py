@@ -5,7 +5,6 @@ All problems of a start are said at once, in one SettingsError. Flags win over v
 
 import difflib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from pydantic_settings import EnvSettingsSource
 
 from app.settings.checks import contradictions
 from app.settings.declaration import PREFIX, Settings, SettingsError, label, variable
+from app.settings.service_links import is_service_link
 
 # pydantic's kinds of errors, as what the operator has to do. Others are said in pydantic's words.
 REMEDIES = {
@@ -33,9 +33,6 @@ REMEDIES = {
     "value_error": "{error}",
 }
 
-# What Kubernetes sets in every container for the Services of its namespace, ours among them.
-SERVICE_LINK = re.compile(r"PHALANX_((.+_)?SERVICE_(HOST|PORT.*)|SERVICE_.*|(.+_)?PORT_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)")
-SERVICE_PORT = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 RANK_VARIABLES = (PREFIX + "RANK_CPU_EXPERT_PARALLEL", PREFIX + "RANK_WITHHOLD_PROMPTS")  # set for ranks, by plan.py
 CLIENT_VARIABLES = (PREFIX + "API_KEY",)  # read by commands that ask a gateway; often set beside the settings
 
@@ -65,18 +62,6 @@ def sentence(detail: ErrorDetails) -> str:
     if detail["type"] in REMEDIES:
         remedy = REMEDIES[detail["type"]].format(**detail.get("ctx", {}))
     return f"{label(name)} is {str(detail['input'])[:200] or 'empty'}: {remedy}"
-
-
-def is_service_link(name: str, value: str) -> bool:
-    """Whether Kubernetes set this variable and no operator."""
-    if name.endswith("PORT") and SERVICE_PORT.match(value):
-        return name.startswith(PREFIX)
-    return SERVICE_LINK.fullmatch(name) is not None
-
-
-def service_links(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The variables that are ignored because Kubernetes set them."""
-    return sorted(name for name, value in environ.items() if is_service_link(name, value))
 
 
 def variable_values(environ: Mapping[str, str]) -> dict[str, Any]:

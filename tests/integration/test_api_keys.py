@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from app.keys.key import KeyLimits, NewKey
@@ -14,6 +15,7 @@ from app.keys.store import KeysFile
 from tests.service import BATCH, COMMAND, Json, Service, as_object, bearer, serving, until
 
 PLAIN = "plain"
+LINK = "tcp://10.0.0.1:8000"  # what Kubernetes sets for a Service called vllm
 RELOADED_S = 30.0  # for what takes a second on an idle machine
 
 
@@ -47,8 +49,9 @@ def keys() -> Iterator[Keys]:
 def service(keys: Keys) -> Iterator[Service]:
     """Its client shows an admin's key. Each rank runs four sequences, and makes a step in 10 ms."""
     flags = ("--prefetch", "2", "--fairness-quantum-tokens", "200", "--log-level", "debug", *keys.flags)
-    variables = {"PHALANX_API_KEY": "phx-of-whoever-starts-it"}
-    with serving(*flags, api_key=keys.boss.secret, variables=variables, step_ms=10, max_num_seqs=4) as service:
+    variables = {"PHALANX_API_KEY": "phx-of-whoever-starts-it", "PHALANX_LOG_LEVEL": "info", "VLLM_PORT": LINK}
+    engine = {"step_ms": 10, "max_num_seqs": 4, "shared_memory_kib": 1}
+    with serving(*flags, api_key=keys.boss.secret, variables=variables, **engine) as service:
         until(lambda: "Authorization: Bearer $PHALANX_API_KEY" in service.log, "the line to paste has no key")
         yield service
 
@@ -237,10 +240,14 @@ def cancelled_by(service: Service, key: NewKey) -> list[Json]:
     return [fact for fact in service.facts("client_disconnected", api_key_id=key.key.id) if fact["request_id"]]
 
 
-def test_the_ranks_do_not_inherit_a_key(service: Service) -> None:
-    ranks = [process for process in service.processes() if process.pid != service.process.pid]
-    assert len(ranks) >= 4  # with their guardians
-    assert not [process for process in ranks if "PHALANX_API_KEY" in process.environ()]
+def test_the_ranks_inherit_neither_keys_nor_what_kubernetes_set(service: Service) -> None:
+    # A rank's title lies where its environment was; a process that it has started shows what it was given.
+    trackers = [psutil.Process(pid) for pid in service.titled("resource_tracker")]
+    assert len(trackers) == 2
+    inherited = {name for tracker in trackers for name in tracker.environ()}
+    assert not [name for name in inherited if name.startswith("PHALANX_") or name == "VLLM_PORT"]
+    assert "PATH" in inherited
+    assert [fact["level"] for fact in service.facts("variable_ignored", variable="VLLM_PORT")] == ["warning"]
 
 
 def test_what_comes_from_a_ranks_log_needs_an_admins_key(keys: Keys) -> None:

@@ -28,7 +28,8 @@ LAYERS = {
         ("app.batches",),
         ("app.dispatch",),
         ("app.ranks",),
-        ("app.settings.loading", "app.settings.checks"),
+        ("app.settings.loading", "app.settings.checks", "app.settings.inheritance"),
+        ("app.settings.service_links",),
         ("app.traces",),
         ("app.settings.declaration", "app.metrics"),
         ("app.keys",),
@@ -93,7 +94,7 @@ ENVIRONMENT = (
     "engines.vllm_engine.cpu_expert_parallel",  # vLLM loads it in every process of every user of vLLM
     "engines.vllm_engine.withhold",  # the same
 )
-PRINTING = ("app.http.server", "phalanx.cli", "phalanx.ranks_table")
+PRINTING = ("phalanx.cli", "phalanx.ranks_table")
 HEAVY = ("vllm", "torch", "transformers", "tokenizers", "numpy", "huggingface_hub", "opentelemetry")
 
 

@@ -90,14 +90,6 @@ def test_a_flag_wins_over_its_variable(served: list[Settings], monkeypatch: pyte
     assert (served[0].expert_parallel, served[1].expert_parallel) == (False, True)
 
 
-def test_service_links_are_ignored_with_a_warning(
-    served: list[Settings], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PHALANX_SERVICE_HOST", "10.0.0.1")
-    serve(served)
-    assert "PHALANX_SERVICE_HOST" in capfd.readouterr().err
-
-
 def test_an_unknown_flag_is_told_where_vllms_own_go(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("serve", "--block-size", "32") == 2
     said = capsys.readouterr().err

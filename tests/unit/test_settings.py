@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from app.settings.declaration import SECTIONS, Settings, SettingsError, spellings, variable
-from app.settings.loading import RANK_VARIABLES, load_settings, service_links
+from app.settings.inheritance import inherited
+from app.settings.loading import RANK_VARIABLES, load_settings
+from app.settings.service_links import service_links
 from engines.contract.spec import EngineKind
 
 MIB = 1024 * 1024
@@ -101,23 +103,54 @@ def test_an_unknown_variable_is_an_error_that_names_the_closest() -> None:
     assert problem == "PHALANX_DPSIZE is no variable of Phalanx: correct or unset it; did you mean PHALANX_DP_SIZE?"
 
 
-KUBERNETES = {
-    "PHALANX_PORT": "tcp://10.0.0.1:80",
-    "PHALANX_SERVICE_HOST": "10.0.0.1",
-    "PHALANX_SERVICE_PORT": "80",
-    "PHALANX_SERVICE_PORT_HTTP": "80",
-    "PHALANX_PORT_80_TCP": "tcp://10.0.0.1:80",
-    "PHALANX_PORT_80_TCP_ADDR": "10.0.0.1",
-    "PHALANX_HEADLESS_SERVICE_HOST": "10.0.0.2",
-    "PHALANX_HEADLESS_PORT": "tcp://10.0.0.2:80",
-    "PHALANX_HEADLESS_PORT_80_TCP_PROTO": "tcp",
-}
+def links(service: str, address: str = "10.0.0.1", port: str = "8000") -> dict[str, str]:
+    """What Kubernetes sets in every container for a Service of this name."""
+    url, host = (f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"), address
+    return {
+        f"{service}_SERVICE_HOST": host,
+        f"{service}_SERVICE_PORT": port,
+        f"{service}_SERVICE_PORT_HTTP": port,
+        f"{service}_PORT": url,
+        f"{service}_PORT_{port}_TCP": url,
+        f"{service}_PORT_{port}_TCP_PROTO": "tcp",
+        f"{service}_PORT_{port}_TCP_PORT": port,
+        f"{service}_PORT_{port}_TCP_ADDR": host,
+    }
 
 
 def test_kubernetes_service_links_are_no_settings() -> None:
-    assert load_settings({}, KUBERNETES).port == 8000
-    assert service_links(KUBERNETES) == sorted(KUBERNETES)
+    set_by_kubernetes = links("PHALANX") | links("PHALANX_ADMIN", "fd00:10:96::7")
+    assert load_settings({}, set_by_kubernetes).port == 8000
+    assert service_links(set_by_kubernetes) == sorted(set_by_kubernetes)
     assert service_links({"PHALANX_PORT": "8001", "PHALANX_MASTER_PORT": "1"}) == []
+
+
+@pytest.mark.parametrize("service", ["VLLM", "VLLM_DP_MASTER", "MASTER", "RAY_HEAD", "NCCL", "TORCH", "PHALANX"])
+def test_ranks_do_not_get_service_links_that_they_would_take_for_settings(service: str) -> None:
+    for address in ("10.0.0.1", "fd00:10:96::7"):
+        assert inherited({"HOME": "/h"} | links(service, address)) == {"HOME": "/h"}
+
+
+def test_what_an_operator_set_for_the_ranks_reaches_them() -> None:
+    theirs = {
+        "VLLM_PORT": "5000",
+        "VLLM_HOST_IP": "10.0.0.1",
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": "5600",
+        "VLLM_USAGE_STATS_SERVER": "https://stats.example:443",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "29500",
+        "RAY_ADDRESS": "10.0.0.1:6379",
+        "OTEL_SERVICE_NAME": "ours",
+        "HF_TOKEN": "a-secret-of-the-hub",
+    }
+    others = links("KUBERNETES") | links("REDIS")  # a plugin may look for its server there
+    assert inherited(theirs | others) == theirs | others
+    assert service_links(theirs | others) == []
+
+
+def test_no_variable_of_ours_is_inherited() -> None:
+    ours = {variable(name): "x" for name in Settings.model_fields}
+    assert inherited(ours | {"PHALANX_API_KEY": "phx-a-secret", "PATH": "/bin"}) == {"PATH": "/bin"}
 
 
 def test_variables_of_ranks_and_of_others_are_none_of_ours() -> None:
