@@ -22,7 +22,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import RequestError, TryLater
-from app.http.answers import AnswerTransport
+from app.http.answers import AnswerTransport, framed, is_old
 from app.http.connections import FAREWELLS, MOST_AHEAD_BYTES, Connections, Cut
 from app.http.message_bounds import MessageBounds, OutOfBounds
 from app.http.text import encoded, invalid_http, slow_head, too_many_ahead, without_upgrade
@@ -165,8 +165,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         if self.parser.should_upgrade():  # what of it came in parts, or with the request before
             raise OutOfBounds(invalid_http("Upgrade cannot be ignored here: leave it out"), Cut.INVALID)
+        if is_old(self.parser.get_http_version()):
+            self.expect_100_continue = False
         super().on_headers_complete()
         self.cycle.transport = self._answers
+        self.cycle.keep_alive = self.parser.should_keep_alive()
         self._message.end_head()
         self._in_body = True  # from here on, self.cycle is the request whose body comes
 
@@ -195,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         begin = super()._start_asgi_task
-        self._all.begin_soon(lambda: begin(cycle, app))
+        self._all.begin_soon(lambda: begin(cycle, framed(app, cycle)))
 
     # -- deadlines
 
