@@ -3,9 +3,11 @@
 A head has to come within a deadline and a size; what comes between the data of a body (framing of chunks, trailers),
 and in how many parts, is bounded by the data; requests that are sent ahead of their turn are not looked at until few
 are before them; a body that nobody reads any more, since its request has been answered, has to end; an answer has to
-be taken. Otherwise the connection is cut,
-and what it held is free. How fast a body comes that is being read is app/api/body.py's business. Connections beyond
-the bound are answered 503 before they have asked anything.
+be taken. Otherwise the connection is cut, and what it held is free. How fast a body comes that is being read is
+app/api/body.py's business. Connections beyond the bound are answered 503 before they have asked anything.
+
+A connection is closed in two steps while a request still comes: the kernel would answer what nobody reads with a
+reset, and a client that is still sending would lose the answer that it was refused with.
 
 A wish for another protocol (`Upgrade: h2c`, as some clients send with every request) is ignored, as HTTP allows. The
 parser would take what follows for that protocol, which drops the body and runs what is in it as a request.
@@ -13,25 +15,20 @@ parser would take what follows for that protocol, which drops the body and runs 
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.errors import InvalidRequest, RequestError, TryLater
+from app.errors import RequestError, TryLater
+from app.http.answers import AnswerTransport, framed, is_old
 from app.http.connections import FAREWELLS, MOST_AHEAD_BYTES, Connections, Cut
-from app.http.text import encoded, large_head, slow_head, tiny_parts, too_many_ahead, without_upgrade
+from app.http.message_bounds import MessageBounds, OutOfBounds
+from app.http.text import encoded, invalid_http, slow_head, too_many_ahead, without_upgrade
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_FRAMING_BYTES = 64 * 1024  # of a body beyond its data
-FRAMING_PER_BYTE = 16  # more of it is allowed for each byte of data: chunks of one byte are silly, and legal
-MAX_PARTS = 4096  # that a body may come in, whatever its size: each costs some microseconds
-BYTES_PER_PART = 16  # on average beyond these
-BYTES_PER_HEADER = 32  # that one counts for beside its name and value: it takes memory, too
 MOST_AHEAD = 8  # requests on one connection that wait for the one before them, and are parsed
 MAX_AHEAD_BYTES = 512 * 1024  # that were sent ahead, and are not
-CONTENT_LENGTH, MOST_DIGITS = b"content-length", 18
 SLICE_BYTES = 1024  # parsed at once, unless a body is known to be longer: it may hold fifty requests
 FAREWELL_S = 2.0  # for a client that was refused to read why, before the connection is cut
 RETRY_S = 5.0
@@ -46,15 +43,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits = connections.limits
         self._refused = False  # what comes is not looked at any more
         self._in_body = False  # a head has come whole, the message has not
-        self._head_bytes = 0
-        self._heads = 0
-        self._header_bytes = 0  # of this head, as parsed
-        self._declared_bytes = 0  # of the body, by its head
-        self._body_bytes = 0
-        self._body_parts = 0
-        self._framing_bytes = 0
+        self._message = MessageBounds()
         self._ahead = b""  # what has come and is not parsed yet
-        self._fault: tuple[RequestError, Cut] | None = None  # why the parser was stopped
         self._deadline: asyncio.TimerHandle | None = None  # for the client to send what it has to
         self._send_deadline: asyncio.TimerHandle | None = None
 
@@ -62,6 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
+        self._answers = AnswerTransport(transport, self._close)
         self._all.open += 1
         excess = self._all.open - self._limits.max_connections
         if excess > FAREWELLS:
@@ -105,7 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if len(self.pipeline) >= MOST_AHEAD:
                 self._hold_back(bytes(left))
                 return
-            size = max(SLICE_BYTES, self._declared_bytes - self._body_bytes if self._in_body else 0)
+            size = max(SLICE_BYTES, self._message.missing_bytes if self._in_body else 0)
             self._parse(left[:size])
             left = left[size:]
 
@@ -127,17 +118,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parse_ahead(data)
 
     def _parse(self, data: memoryview) -> None:
-        heads, body_bytes, was_in_body = self._heads, self._body_bytes, self._in_body
+        message = self._message
+        heads, body_bytes, was_in_body = message.heads, message.body_bytes, self._in_body
         try:
             self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            invalid = InvalidRequest("this is no valid HTTP/1.1 request", code="invalid_http"), Cut.INVALID
-            self._refuse(*self._fault or invalid)
-            return
-        if not self._in_body:
-            self._count_head(len(data) if heads == self._heads and not was_in_body else 0)
-        elif was_in_body and heads == self._heads:
-            self._count_framing(len(data) - (self._body_bytes - body_bytes))
+            if not self._in_body:
+                self._count_head(len(data) if heads == message.heads and not was_in_body else 0)
+            elif was_in_body and heads == message.heads:
+                message.count_framing(len(data) - (message.body_bytes - body_bytes))
+        except OutOfBounds as excess:
+            self._refuse(excess.error, excess.reason)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            cause = error.__context__  # what one of the parser's calls has raised
+            if isinstance(cause, OutOfBounds):
+                self._refuse(cause.error, cause.reason)
+            else:
+                self._refuse(invalid_http("this is no valid HTTP/1.1 request"), Cut.INVALID)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -151,35 +147,34 @@ class BoundedProtocol(HttpToolsProtocol):
     # -- the parser's calls
 
     def on_message_begin(self) -> None:
-        self._header_bytes = self._declared_bytes = 0
+        self._message.begin()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count_header(len(url))
+        self._message.count_url(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_header(len(name) + len(value) + BYTES_PER_HEADER)
+        self._message.count_header(name, value)
         if self._in_body:
             return  # trailers are for nobody here
-        if len(name) == len(CONTENT_LENGTH) and name.lower() == CONTENT_LENGTH and value.isdigit():
-            self._declared_bytes = int(value[:MOST_DIGITS])
+        self._message.declare(name, value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._disarm()
-        self._in_body = True
-        self._heads += 1
-        self._head_bytes = self._body_bytes = self._body_parts = self._framing_bytes = 0
         if self.parser.should_upgrade():  # what of it came in parts, or with the request before
-            self._stop(InvalidRequest("Upgrade cannot be ignored here: leave it out", code="invalid_http"), Cut.INVALID)
+            raise OutOfBounds(invalid_http("Upgrade cannot be ignored here: leave it out"), Cut.INVALID)
+        if is_old(self.parser.get_http_version()):
+            self.expect_100_continue = False
         super().on_headers_complete()
+        self.cycle.transport = self._answers
+        self.cycle.keep_alive = self.parser.should_keep_alive()
+        self._message.end_head()
+        self._in_body = True  # from here on, self.cycle is the request whose body comes
 
     def on_body(self, body: bytes) -> None:
-        self._body_bytes += len(body)
-        self._body_parts += 1
-        if self._body_parts > MAX_PARTS + self._body_bytes // BYTES_PER_PART:
-            self._stop(tiny_parts(BYTES_PER_PART), Cut.INVALID)
+        self._message.count_body(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -192,6 +187,8 @@ class BoundedProtocol(HttpToolsProtocol):
     # -- uvicorn's calls
 
     def on_response_complete(self) -> None:
+        if self._refused:
+            return  # it was the last
         super().on_response_complete()
         if self._ahead and not self._refused and not self.transport.is_closing():
             self.flow.pause_reading()
@@ -201,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         begin = super()._start_asgi_task
-        self._all.begin_soon(lambda: begin(cycle, app))
+        self._all.begin_soon(lambda: begin(cycle, framed(app, cycle)))
 
     # -- deadlines
 
@@ -212,7 +209,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = None
         if self.cycle is not None and not self.cycle.response_complete:
             self._await_head()  # it was sent ahead, while a request runs: nobody waits for it
-        elif self._head_bytes == 0:
+        elif self._message.head_bytes == 0:
             self._all.count_cut(Cut.SLOW_HEAD)
             self.transport.close()
         else:
@@ -220,27 +217,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _count_head(self, size: int) -> None:
         """A part of a head has come, or what may become one."""
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(large_head(MAX_HEAD_BYTES), Cut.LARGE_HEAD)
-        elif size and self._deadline is None:
+        self._message.count_head(size)
+        if size and self._deadline is None:
             self._await_head()
-
-    def _count_header(self, size: int) -> None:
-        """What is in one read never comes in parts."""
-        self._header_bytes += size
-        if self._header_bytes > MAX_HEAD_BYTES:
-            self._stop(large_head(MAX_HEAD_BYTES), Cut.LARGE_HEAD)
-
-    def _stop(self, error: RequestError, reason: Cut) -> NoReturn:
-        """Within the parser's calls: nothing more is parsed, and the connection is refused."""
-        self._fault = error, reason
-        raise ValueError(reason)
-
-    def _count_framing(self, size: int) -> None:
-        self._framing_bytes += size
-        if self._framing_bytes > MAX_FRAMING_BYTES + FRAMING_PER_BYTE * self._body_bytes:
-            self._cut(Cut.INVALID)
 
     def _stay_open(self) -> None:
         self._unset_keepalive_if_required()
@@ -262,17 +241,39 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # -- ends
 
+    def _close(self) -> None:
+        """After the last answer. What still comes is not looked at, and has to end."""
+        if self.transport.is_closing() or not (self._in_body or self._ahead or self.pipeline):
+            self.transport.close()
+            return
+        self._refused = True
+        self._keep_ahead(b"")
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._arm(self._limits.body_timeout_s, lambda: self._cut(Cut.UNREAD_BODY))
+
     def _refuse(self, error: RequestError, reason: Cut) -> None:
         """Says why, and ends the connection when the client has had a moment to read it."""
-        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
-            self._cut(reason)  # there is nobody to tell, or the answer to another request is under way
+        if self.transport.is_closing() or not self._is_next_answer_its_own():
+            self._cut(reason)
             return
         self._all.count_cut(reason)
         self._refused = True
         self._unset_keepalive_if_required()
-        self.transport.write(encoded(error, self.server_state.default_headers))
+        if self._in_body:  # whoever reads it hears that the client is gone
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        is_head = self.parser.get_method() == b"HEAD"
+        self.transport.write(encoded(error, self.server_state.default_headers, is_head=is_head))
+        self.flow.resume_reading()
         self.transport.write_eof()
         self._arm(FAREWELL_S, self.transport.abort)
+
+    def _is_next_answer_its_own(self) -> bool:
+        """Whether what is sent now would be taken for the answer to the request that is being received."""
+        if self._in_body:
+            return not self.cycle.response_started and not self.pipeline
+        return self.cycle is None or self.cycle.response_complete
 
     def _cut(self, reason: Cut) -> None:
         """Ends the connection at once; what waits to be sent is dropped."""

@@ -42,8 +42,19 @@ def tiny_parts(limit_bytes: int) -> InvalidRequest:
     return InvalidRequest(message, code="tiny_parts")
 
 
-def encoded(error: RequestError, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """An answer as it goes over the wire, for a request that no application has seen."""
+def much_framing(limit: int) -> InvalidRequest:
+    """Of a body that is next to nothing but sizes of chunks, their extensions, and trailers."""
+    message = f"chunk sizes and trailers take more than {limit} bytes for each byte of the body: send larger chunks"
+    return InvalidRequest(message, code="much_framing")
+
+
+def invalid_http(message: str) -> InvalidRequest:
+    """Of what the parser does not understand, or must not."""
+    return InvalidRequest(message, code="invalid_http")
+
+
+def encoded(error: RequestError, headers: list[tuple[bytes, bytes]], *, is_head: bool) -> bytes:
+    """An answer as it goes over the wire, for a request that no application has seen; to HEAD, without its body."""
     response = answer(error)
     names: Mapping[bytes, bytes] = dict([*headers, *response.raw_headers]) | {
         b"x-request-id": f"req-{uuid.uuid4().hex}".encode(),
@@ -51,4 +62,5 @@ def encoded(error: RequestError, headers: list[tuple[bytes, bytes]]) -> bytes:
     }
     lines = b"".join(b"%s: %s\r\n" % header for header in names.items())
     phrase = http.HTTPStatus(error.status).phrase
-    return f"HTTP/1.1 {error.status} {phrase}\r\n".encode() + lines + b"\r\n" + bytes(response.body)
+    body = b"" if is_head else bytes(response.body)
+    return f"HTTP/1.1 {error.status} {phrase}\r\n".encode() + lines + b"\r\n" + body

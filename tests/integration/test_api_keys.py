@@ -3,6 +3,8 @@
 import http.client
 import subprocess
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,17 @@ def error_of(answer: httpx.Response, status: int) -> Json:
     return found
 
 
+def urllib_error(service: Service, secret: str) -> tuple[int, str, str | None]:
+    """What urllib, which closes after each request, hears of one of 10 MB: status, code, and what to do about it."""
+    client = urllib.request.build_opener()
+    client.addheaders = list(bearer(secret).items())
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        client.open(service.url + BATCH, b" " * 10_000_000, RELOADED_S)
+    with refused.value as answer:
+        code = as_object(answer.read().decode())["error"]["code"]
+        return answer.status, code, answer.headers["Retry-After"] or answer.headers["WWW-Authenticate"]
+
+
 # ---------------------------------------------------------------- who is let in
 
 
@@ -94,6 +107,10 @@ def test_without_a_key_or_with_a_wrong_one_there_is_401(service: Service) -> Non
             assert said in error["message"] and answer.headers["x-request-id"]
     assert error_of(send(service, None), 401)["code"] == "invalid_api_key"
     assert service.metric("phalanx_http_requests_total", status="401") >= 13
+
+
+def test_a_client_that_closes_after_its_large_request_gets_its_401(service: Service) -> None:
+    assert urllib_error(service, "phx-wrong") == (401, "invalid_api_key", "Bearer")
 
 
 def test_with_a_key_work_is_done(service: Service, keys: Keys) -> None:
@@ -127,6 +144,7 @@ def test_requests_a_second_are_limited_before_the_body_is_read(service: Service,
     assert answer.headers["x-ratelimit-limit-requests"] == "1"
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
     assert answer.headers["x-ratelimit-reset-requests"].startswith("1m")
+    assert urllib_error(service, slow.secret) == (429, "rate_limit_exceeded", "60")
     assert send(service, keys.plain).status_code == 200
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.raw_client import HEAD, Raw
 from tests.service import BATCH, Service, serving, until
 
 LONG = {"max_tokens": 8000}  # 80 s
@@ -84,6 +85,15 @@ def test_spaces_come_until_the_body_does(slow: Service) -> None:
     spaces = len(body) - len(body.lstrip(b" "))
     assert spaces >= 2
     assert json.loads(body)["results"][0]["status"] == "ok"
+
+
+def test_spaces_come_without_chunks_to_http_1_0(slow: Service) -> None:
+    request = b'{"prompts":["a"],"sampling_params":{"max_tokens":50}}'
+    with Raw(slow) as client:
+        head = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")
+        client.send(head + b"Content-Length: %d\r\n\r\n" % len(request) + request)
+        body = client.rest().partition(b"\r\n\r\n")[2]
+    assert body.startswith(b"  ") and json.loads(body)["results"][0]["status"] == "ok"
 
 
 # ---------------------------------------------------------------- no room

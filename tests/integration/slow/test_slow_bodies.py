@@ -68,7 +68,7 @@ def test_a_body_that_never_ends_is_given_up(impatient: Service, chunk: bytes) ->
         except OSError:
             pass  # it was cut while it sent
         else:
-            assert endless.rest()[9:12] in (b"408", b"503")
+            assert endless.rest()[9:12] in (b"400", b"408", b"503")
         assert endless.seconds < 30
 
 
@@ -76,9 +76,10 @@ def test_trailers_without_end_are_given_up(service: Service) -> None:
     before = cut(service, "invalid")
     with Raw(service) as endless:
         endless.send(HEAD + b'Transfer-Encoding: chunked\r\n\r\n10\r\n{"prompts":["a"]}\r\n0\r\n')
-        with pytest.raises(OSError):
+        with suppress(OSError):  # it may be cut while it sends
             for _ in range(20_000):
                 endless.send(b"X-Trailer: value\r\n" * 100)
+        assert b"200 OK" not in endless.rest()
     assert cut(service, "invalid") > before
 
 

@@ -1,0 +1,83 @@
+"""How an answer goes over the wire, where uvicorn would do it otherwise: its framing, and the end of its connection."""
+
+import asyncio
+from collections.abc import Callable
+
+from uvicorn._types import (
+    ASGI3Application,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    HTTPResponseStartEvent,
+    Scope,
+)
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+
+class AnswerTransport(asyncio.Transport):
+    """A connection as uvicorn's cycle of one request and its answer uses it; its end is the protocol's to decide."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._close = close
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends it."""
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """There is no other answer after this one."""
+        self._close()
+
+
+def is_old(version: str) -> bool:
+    """Whether HTTP of this version has neither chunks nor `100 Continue`, and keeps connections only when asked."""
+    return version < "1.1"
+
+
+def framed(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """The application, whose answer is framed as the client of this request can read it."""
+    is_plain = not is_old(cycle.scope["http_version"]) and not cycle.waiting_for_100_continue
+    return app if is_plain else _Framing(app, cycle)
+
+
+class _Framing:
+    """An answer to HTTP/1.0 ends with the connection when its length is not known.
+
+    A client that waits for `100 Continue` and is refused sends its body, or another request. Nobody could tell which
+    of them comes, so the connection ends.
+    """
+
+    def __init__(self, app: ASGI3Application, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+        self._is_ended_by_close = False
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_framed(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.start":
+                self._begin(message)
+            elif message["type"] == "http.response.body" and self._is_ended_by_close:
+                self._cycle.expected_content_length = len(message.get("body", b""))  # as uvicorn asks
+            await send(message)
+
+        await self._app(scope, receive, send_framed)
+
+    def _begin(self, start: HTTPResponseStartEvent) -> None:
+        cycle, headers = self._cycle, list(start.get("headers", []))
+        if cycle.waiting_for_100_continue and cycle.more_body:
+            cycle.keep_alive = False
+        if not is_old(cycle.scope["http_version"]):
+            return
+        names = {name.lower() for name, _ in headers}
+        if b"content-length" not in names:
+            self._is_ended_by_close = True
+            cycle.chunked_encoding = False
+            cycle.keep_alive = False
+        elif cycle.keep_alive and b"connection" not in names:
+            start["headers"] = [*headers, (b"connection", b"keep-alive")]
