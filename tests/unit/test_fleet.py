@@ -64,7 +64,7 @@ class Bench:
         self.heard.append((str(loss.kind), group))
         return Aftermath()
 
-    def group_given_up(self, group: int, reason: str) -> None:
+    def group_given_up(self, group: int) -> None:
         self.heard.append(("given up", group))
 
     def held(self, rank: int) -> int:
