@@ -22,7 +22,6 @@ from app.http.connections import FAREWELLS, ConnectionLimits, Connections
 from app.http.descriptors import room_for
 from app.logs import configure, get_logger
 from app.ranks.devices import Allotment, allot
-from app.ranks.strays import adopt_orphans
 from app.settings.checks import check_environment, is_loopback
 from app.settings.declaration import Settings
 from app.settings.inheritance import inherited
@@ -30,6 +29,7 @@ from app.settings.service_links import service_links
 from app.traces import Traces, open_traces
 from engines import tasks
 from engines.contract.spec import EngineKind
+from engines.host.strays import adopt_orphans
 from engines.logs import loop_failure_logger, write_stderr
 
 logger = get_logger("server")

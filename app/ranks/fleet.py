@@ -18,7 +18,6 @@ from app.ranks.model import ModelFacts, inspect_model
 from app.ranks.plan import Plan, Share
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
-from app.ranks.runtime import Runtime
 from app.settings.declaration import BUILT_IN_MODEL, Settings
 from engines import tasks
 from engines.contract.protocol import (
@@ -39,6 +38,7 @@ from engines.contract.protocol import (
 )
 from engines.contract.spec import EngineKind
 from engines.failures import kind
+from engines.host.runtime import Runtime
 
 logger = get_logger("ranks")
 FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up

@@ -12,22 +12,22 @@ from app.logs import get_logger
 from app.ranks import plan as planning
 from app.ranks.channel import ChannelContext
 from app.ranks.events import Aftermath, GroupListener, Loss, LossKind, Member
-from app.ranks.gpu_memory import GpuMemory
 from app.ranks.incarnation import Incarnation
 from app.ranks.plan import Plan
 from app.ranks.policy import Break, Limits, RestartPolicy
-from app.ranks.process import RankProcess, describe_exit
 from app.ranks.pulse import HEARTBEAT_S
 from app.ranks.rank import Rank, RankState
-from app.ranks.runtime import Runtime
-from app.ranks.strays import clear_strays
 from app.ranks.watch import StallWatch
 from app.settings.declaration import Settings
 from engines import tasks
 from engines.contract.protocol import FromRank, Message
 from engines.contract.spec import GroupKind
 from engines.failures import kind as kind_of
+from engines.host.gpu_memory import GpuMemory
+from engines.host.rank_process import RankProcess, describe_exit
+from engines.host.runtime import Runtime
 from engines.host.shared_memory import SharedMemory
+from engines.host.strays import clear_strays
 
 logger = get_logger("ranks")
 PORT_IS_TAKEN = ("address already in use", "eaddrinuse")  # as Python, torch and ZeroMQ say it

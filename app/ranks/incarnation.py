@@ -10,11 +10,11 @@ from app.logs import get_logger
 from app.ranks import plan as planning
 from app.ranks.channel import ChannelContext, RankChannel
 from app.ranks.plan import Plan
-from app.ranks.process import RankProcess
 from app.ranks.rank import Rank, RankState
 from app.settings.declaration import Settings
 from engines.contract.protocol import FromRank, Message, Stop
 from engines.contract.spec import LockstepAddress
+from engines.host.rank_process import RankProcess
 
 logger = get_logger("ranks")
 STOP_MARGIN_S = 1.0  # beyond the rank's own deadline for its engine

@@ -11,12 +11,11 @@ from app.errors import FatalError
 from app.ranks.model import ModelFacts
 from app.settings.declaration import Settings
 from engines.contract.protocol import RankFacts
-from engines.contract.spec import EngineKind, GroupKind, LockstepAddress, RankSpec
+from engines.contract.spec import RANK_FOLDER_VARIABLE, EngineKind, GroupKind, LockstepAddress, RankSpec
 
 LOOPBACK = "127.0.0.1"
 CPU_PLUGIN = "phalanx_cpu_expert_parallel"  # its name among pyproject.toml's entry points
 WITHHOLDING_PLUGIN = "phalanx_withhold_prompts"  # the same
-RANK_FOLDER_VARIABLE = "VLLM_RPC_BASE_PATH"  # whatever runs below a rank has it
 LOCKSTEP_PORTS = 10  # vLLM's groups take consecutive ports from the master port on
 PORT_RANGE = (20000, 32000)  # below the kernel's ephemeral ports, which clients use up
 

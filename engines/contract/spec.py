@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 FAREWELL = b"."  # what the gateway writes to a guardian before it lets go; its death closes the pipe without a word
+RANK_FOLDER_VARIABLE = "VLLM_RPC_BASE_PATH"  # its private folder: whatever runs below a rank has it
 RUNTIME_LOCK = "lock"  # in the folder of a gateway's sockets, held for as long as the gateway lives
 
 

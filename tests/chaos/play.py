@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from app.ranks.runtime import sweep
+from engines.host.runtime import sweep
 from tests.chaos.checks import Broken, Footprint, check_answer, settle
 from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round
 from tests.service import Service, until

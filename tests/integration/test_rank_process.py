@@ -10,8 +10,8 @@ import psutil
 import pytest
 from guarded import DEADLINE_S, make_spec
 
-from app.ranks import process as processes
-from app.ranks.process import RankProcess
+from engines.host import rank_process as processes
+from engines.host.rank_process import RankProcess
 from tests.service import until
 
 # Guardians that are played: one does what it is told, one does not.

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app.ranks import strays
-from app.ranks.plan import RANK_FOLDER_VARIABLE
+from engines.contract.spec import RANK_FOLDER_VARIABLE
+from engines.host import strays
 from engines.host.shared_memory import SharedMemory
 from tests.descriptors import no_descriptor_left
 from tests.service import until

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from test_fleet import Bench, play
 
-from app.ranks import gpu_memory
 from app.ranks.events import Loss, LossKind
-from app.ranks.gpu_memory import TOLERANCE_BYTES, GpuMemory
-from app.ranks.runtime import Runtime
+from engines.host import gpu_memory
+from engines.host.gpu_memory import TOLERANCE_BYTES, GpuMemory
+from engines.host.runtime import Runtime
 from tests.descriptors import no_descriptor_left
 from tests.service import DEADLINE_S
 

@@ -10,10 +10,10 @@ from app.errors import FatalError
 from app.ranks import plan as planning
 from app.ranks.model import ModelFacts, _facts
 from app.ranks.plan import Plan, Share, environment, figures, make_plan, make_spec, mismatch
-from app.ranks.process import describe_exit
 from app.settings.declaration import Settings
 from engines.contract.protocol import RankFacts
 from engines.contract.spec import EngineKind, GroupKind, LockstepAddress, RankSpec, read_spec, write_spec
+from engines.host.rank_process import describe_exit
 
 MOE, DENSE = "a mixture of experts", "a dense model"
 LOCKSTEP, REPLICAS = GroupKind.LOCKSTEP, GroupKind.REPLICAS

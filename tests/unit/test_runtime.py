@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.ranks.runtime import Runtime
+from engines.host.runtime import Runtime
 
 
 @pytest.fixture(autouse=True)

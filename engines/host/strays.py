@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from app.logs import get_logger
-from app.ranks.plan import RANK_FOLDER_VARIABLE
+from engines.contract.spec import RANK_FOLDER_VARIABLE
 from engines.host import processes
 from engines.host.shared_memory import SharedMemory
+from engines.logs import get_logger
 
 logger = get_logger("ranks")
 GRACE_S = 5.0  # for a rank whose guardian was killed, to end what is below it

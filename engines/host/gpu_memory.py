@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from app.logs import get_logger
+from engines.logs import get_logger
 
 logger = get_logger("ranks")
 TOLERANCE_BYTES = 512 * 1024 * 1024  # of other programs that come and go

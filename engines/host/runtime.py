@@ -10,8 +10,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from app.logs import get_logger
 from engines.contract.spec import RUNTIME_LOCK
+from engines.logs import get_logger
 
 logger = get_logger("ranks")
 PREFIX = "phalanx-"
