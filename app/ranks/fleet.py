@@ -42,7 +42,7 @@ from engines.host.runtime import Runtime
 
 logger = get_logger("ranks")
 FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up
-FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it
+FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it and it names no cause
 
 
 class Fleet:
@@ -236,8 +236,10 @@ class Fleet:
         hopeless = all(g.start_failures >= FIRST_STARTS and not g.was_ever_ready for g in groups)
         if loss is None or loss.kind is not LossKind.CANNOT_START or not hopeless:
             return
-        tail = "\n".join(f"  {line}" for line in self.ranks[loss.rank].log_tail(FAILURE_TAIL_LINES))
-        self._give_up(FatalError(f"rank {loss.rank} could not start: {loss.reason}\n{tail}", 1))
+        rank = self.ranks[loss.rank]
+        tail = [] if loss.is_explained else rank.log_tail(FAILURE_TAIL_LINES)
+        more = "".join(f"\n  {line}" for line in [f"its log is {rank.log_file}", *tail])
+        self._give_up(FatalError(f"rank {rank.number} could not start: {loss.reason}{more}", 1))
 
     def _give_up(self, error: FatalError) -> None:
         if not self.fatal.done():

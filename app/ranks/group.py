@@ -12,6 +12,7 @@ from app.logs import get_logger
 from app.ranks import plan as planning
 from app.ranks.channel import ChannelContext
 from app.ranks.events import Aftermath, GroupListener, Loss, LossKind, Member
+from app.ranks.failed_start import explained
 from app.ranks.incarnation import Incarnation
 from app.ranks.plan import Plan
 from app.ranks.policy import Break, Limits, RestartPolicy
@@ -21,7 +22,6 @@ from app.ranks.watch import StallWatch
 from app.settings.declaration import Settings
 from engines import tasks
 from engines.contract.protocol import FromRank, Message
-from engines.contract.spec import GroupKind
 from engines.failures import kind as kind_of
 from engines.host.gpu_memory import GpuMemory
 from engines.host.rank_process import RankProcess, describe_exit
@@ -30,9 +30,7 @@ from engines.host.shared_memory import SharedMemory
 from engines.host.strays import clear_strays
 
 logger = get_logger("ranks")
-PORT_IS_TAKEN = ("address already in use", "eaddrinuse")  # as Python, torch and ZeroMQ say it
 DRAIN_POLL_S = 0.05
-CLASH_TAIL_LINES = 200  # of a rank's log, in which that may stand
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,15 @@ class Group:
         while not self._is_stopping:
             try:
                 await self._live()
-            except OSError as error:  # no file descriptor is left, or the disk is full
-                self.lose(self.ranks[0], f"it could not be started: {error}")
+            except OSError as error:  # no port or file descriptor is left, or the disk is full
+                self.lose(self.ranks[0], str(error))
             if not self._is_stopping and self.loss is not None:
-                self.loss = self._reclassified(self.loss)
-                await self._pause(self.loss)
+                loss = await asyncio.to_thread(explained, self.loss, self.ranks)  # their logs are whole now
+                if loss is not self.loss:
+                    self.loss = loss
+                    for rank in self.ranks:
+                        rank.last_error = loss.reason_for(rank.number)
+                await self._pause(loss)
 
     async def stop(self) -> None:
         """Ends it: ranks that serve are asked first. May be called twice."""
@@ -117,12 +119,13 @@ class Group:
         """From the start of all its processes to the end of all of them."""
         self.loss, self._is_announced = None, False
         around = self._around
-        lockstep = planning.new_lockstep_address() if around.plan.group_kind is GroupKind.LOCKSTEP else None
         self._wake.clear()  # whoever asked for a restart has it
+        for rank in self.ranks:
+            rank.begin(rank.incarnation + 1, around.log_dir / f"rank-{rank.number}.log")
+        lockstep = planning.lockstep_address(around.plan)
         around.runtime.ensure()
         shared_memory = SharedMemory()
         for rank in self.ranks:
-            rank.begin(rank.incarnation + 1, around.log_dir / f"rank-{rank.number}.log")
             self._lives[rank.number] = Incarnation(
                 rank, around.settings, around.variables, around.plan, around.runtime.path, lockstep
             )
@@ -171,8 +174,9 @@ class Group:
             await self._wake.wait()
         elif decision.delay_s:
             self._set_state(RankState.BACKOFF)
+            delay_s = round(decision.delay_s, 2)
             logger.warning(
-                "group_restarting", group=self.number, after=str(loss.kind), delay_s=round(decision.delay_s, 2)
+                "group_restarting", group=self.number, after=str(loss.kind), delay_s=delay_s, reason=loss.reason
             )
             self._on_change(self)
             with contextlib.suppress(TimeoutError):
@@ -201,11 +205,12 @@ class Group:
             return
         if kind is None:
             kind = LossKind.DIED if self._is_announced else LossKind.CANNOT_START
-        self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
+        loss = Loss(kind, reason, rank.number, frozenset(untouched))
+        self._end_life(loss)
         level = logging.INFO if kind is LossKind.ENDED else logging.ERROR
         logger.log(level, "rank_lost", **rank.ids, kind=str(kind), reason=reason)
         for member in self.ranks:
-            member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
+            member.fail(loss.reason_for(member.number))
         self.cut()
         self._on_change(self)
 
@@ -224,14 +229,6 @@ class Group:
             stall = watch.look() if self.is_serving else None
             if stall is not None:
                 self.lose(stall.rank, f"it is stalled: {stall.reason}", LossKind.STALLED)
-
-    def _reclassified(self, loss: Loss) -> Loss:
-        """A group that could not start for a taken port says so in its ranks' logs alone."""
-        if loss.kind is not LossKind.CANNOT_START:
-            return loss
-        logs = "\n".join("\n".join(rank.log_tail(CLASH_TAIL_LINES)) for rank in self.ranks).lower()
-        is_clash = any(words in logs for words in PORT_IS_TAKEN)
-        return Loss(LossKind.PORT_CLASH, loss.reason, loss.rank) if is_clash else loss
 
     # -- the operator's hand
 

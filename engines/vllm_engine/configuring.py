@@ -34,4 +34,4 @@ def _checked(arguments: dict[str, Any]) -> Any:  # Any: vLLM's argument values, 
     try:
         return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
     except Exception as error:
-        raise EngineConfigError(f"vLLM refuses this configuration: {compat.first_line(error)}") from error
+        raise EngineConfigError(f"vLLM refuses this configuration: {compat.refusal(error)}") from error

@@ -229,7 +229,7 @@ class VllmEngine(Engine):
                 return await loop.run_in_executor(self._aside, to_result, item.attempt, final, item.return_token_ids)
         except Exception as error:  # noqa: BLE001  the door: vLLM's errors become this item's error here
             if self._llm.errored or compat.is_engine_death(error):  # all requests end with the same error
-                self.died(f"vLLM's engine is dead: {compat.first_line(error)}")
+                self.died(f"vLLM's engine is dead: {compat.refusal(error)}")
                 return None
             return Result(item.attempt, Outcome.ERROR, error=compat.sampling_error(error))
 
