@@ -81,7 +81,7 @@ def test_what_is_on_its_way_when_the_process_ends_is_heard(
     program = tmp_path / "late"
     program.write_text(LATE)
     program.chmod(0o755)
-    monkeypatch.setattr("engines.host.rank_process.sys.executable", str(program))
+    monkeypatch.setattr("app.ranks.process.sys.executable", str(program))
     monkeypatch.setattr(channel, "LAST_WORDS_S", DEADLINE_S)
     code, heard = play(life)
     assert (code, sum(isinstance(message, StageReached) for message in heard)) == (2, 5000)
@@ -103,7 +103,7 @@ def test_a_rank_that_ends_without_a_word_is_not_waited_for(life: Incarnation, mo
 def test_a_rank_that_never_spoke_is_waited_for_for_a_moment(
     life: Incarnation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.host.rank_process.sys.executable", "/bin/false")
+    monkeypatch.setattr("app.ranks.process.sys.executable", "/bin/false")
     began = time.monotonic()
     code, heard = play(life)
     assert (code, heard) == (1, [])

@@ -12,8 +12,8 @@ from dispatch_bench import Bench
 from app.dispatch.item import Flow
 from app.ranks.events import LossKind
 
-FEW, MANY = 512, 8192
-MOST_GROWTH = 3 * MANY / FEW  # in proportion it would be a third of that; if each item looked at all others, 5 times it
+FEW, MANY = 256, 4096
+MOST_GROWTH = 2.5 * MANY / FEW  # in proportion it is half of that; where each looks at all others, far more
 
 Begin = Callable[[int], Callable[[], object]]  # prepares so many items; what it returns is measured
 
@@ -91,7 +91,7 @@ def trial_to_its_end(count: int) -> Callable[[], object]:
 def cost_s(begin: Begin, count: int) -> float:
     """CPU time, at its best."""
     best = float("inf")
-    for _ in range(3):
+    for _ in range(2):
         act = begin(count)
         gc.collect()
         gc.disable()
