@@ -5,6 +5,7 @@ Both are deficit round robin (turns.py); what an item really used is settled whe
 many tokens and used few is not held back for it. Somebody with a hundred batches gets no more than one with one.
 """
 
+import bisect
 from dataclasses import dataclass
 
 from app.dispatch.item import Flow, Item, Owner, Party
@@ -120,7 +121,7 @@ class Backlog:
         """The flow has something waiting from now on."""
         if flow.priority not in self._levels:
             self._levels[flow.priority] = Level(self._quantum)
-            self._order = sorted(self._levels)
+            bisect.insort(self._order, flow.priority)
         level = self._levels[flow.priority]
         party = level.parties.get(flow.owner.id)
         if party is None:
@@ -140,7 +141,7 @@ class Backlog:
         level.turns.leave(party)
         if not level.turns:
             del self._levels[flow.priority]
-            self._order.remove(flow.priority)
+            del self._order[bisect.bisect_left(self._order, flow.priority)]
 
     # -- counting
 

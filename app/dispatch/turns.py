@@ -4,7 +4,7 @@ Each turn puts a quantum of tokens on a member's account; the turn lasts while t
 member may be made of members of its own: keys share a priority, and the batches of a key share what the key gets.
 """
 
-from collections import deque
+from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
 MOST_SAVED_QUANTA = 16  # of what settling gives back: a member that saved up more would crowd the others out for long
@@ -29,7 +29,7 @@ class Turns(Generic[M]):
 
     def __init__(self, quantum_tokens: int) -> None:
         self._quantum = quantum_tokens
-        self._members: deque[M] = deque()
+        self._members: OrderedDict[M, None] = OrderedDict()  # any may leave at any time, and there may be thousands
 
     def __bool__(self) -> bool:
         return bool(self._members)
@@ -37,34 +37,36 @@ class Turns(Generic[M]):
     def enter(self, member: M) -> None:
         """It has something waiting from now on, and its turn comes after all others'."""
         member.deficit = 0 if self._members else self._quantum * member.weight
-        self._members.append(member)
+        self._members[member] = None
 
     def leave(self, member: M) -> None:
         """It has nothing waiting any more."""
-        had_turn = self._members[0] is member
-        self._members.remove(member)
+        had_turn = self._first() is member
+        del self._members[member]
         if had_turn and self._members:
             self._begin_turn()
 
     def current(self) -> M:
         """Whose turn it is, with enough on its account for what it has first. There must be a member."""
-        members = self._members
         passed = 0
-        while members[0].deficit < members[0].first_cost:
-            members.rotate(-1)
+        while (first := self._first()).deficit < first.first_cost:
+            self._members.move_to_end(first)
             self._begin_turn()
             passed += 1
-            if passed == len(members):
+            if passed == len(self._members):
                 self._skip_rounds()
-        return members[0]
+        return first
 
     def settle(self, member: M, given_back: int) -> None:
         """Corrects a member's account by what was charged and not used; negative for what was used beyond."""
         most = max(member.deficit, MOST_SAVED_QUANTA * self._quantum * member.weight)
         member.deficit = min(member.deficit + given_back, most)  # turns without a large item count no less
 
+    def _first(self) -> M:
+        return next(iter(self._members))
+
     def _begin_turn(self) -> None:
-        first = self._members[0]
+        first = self._first()
         first.deficit += self._quantum * first.weight
 
     def _skip_rounds(self) -> None:
