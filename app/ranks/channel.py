@@ -1,75 +1,145 @@
-"""The gateway's side of the queue: one ZeroMQ socket per rank and incarnation. The only module here that knows zmq."""
+"""The gateway's side of the queue: one ZeroMQ socket per rank and incarnation. The only module here that knows zmq.
+
+The event loop watches the socket's descriptor, which tells that something may have changed, and not for how long that
+holds: whoever has sent something, or has left messages unread, has to look again.
+"""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 import zmq
-import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from app.logs import get_logger
 from engines.contract.protocol import FromRank, Message, decode_from_rank, encode
 from engines.failures import kind
 
 logger = get_logger("ranks")
+MESSAGES_AT_ONCE = 100  # that are handled in one pass of the event loop
+LAST_WORDS_S = 1.0  # that a process which has ended may still be heard: what it said is on its way for a moment
+LAST_WORDS_POLL_S = 0.005
 OnMessage = Callable[[FromRank], None]
 OnBroken = Callable[[str], None]
-ChannelContext: TypeAlias = zmq.asyncio.Context
+ChannelContext: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 
 class RankChannel:
-    """Sends to one rank, and hands over what it says."""
+    """Sends to one rank, and hands over what it says, until one of the two fails: `on_broken` hears why."""
 
     def __init__(self, context: ChannelContext, path: Path, on_message: OnMessage, on_broken: OnBroken) -> None:
         self.endpoint = f"ipc://{path}"
         self._path = path
         self._on_message = on_message
         self._on_broken = on_broken
+        self._loop = asyncio.get_running_loop()
+        self._is_open = True  # neither closed nor broken
+        self._is_look_due = False
+        self._connections: int | None = None  # that are open; None before the first
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.set_hwm(0)  # credit bounds what is on the way; a full buffer must not drop or block
         try:
+            self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
             self._socket.bind(self.endpoint)
         except zmq.ZMQError as error:  # no file descriptor is left, or the folder is gone
             self._socket.close()
             raise OSError(error.errno, f"{self.endpoint}: {error}") from error
-        self._receiver = asyncio.create_task(self._receive(), name=f"receive {path.name}")
+        self._descriptor = self._socket.fileno()
+        self._loop.add_reader(self._descriptor, self._look)
 
     def send(self, message: Message) -> None:
         """Hands a message to ZeroMQ, which keeps it until the rank has it; dropped when no rank is connected."""
-        sent = asyncio.ensure_future(self._socket.send(encode(message), zmq.NOBLOCK))
-        if sent.done() and isinstance(sent.exception(), zmq.Again):
+        if not self._is_open:
             return
-        sent.add_done_callback(asyncio.Future.result)  # anything else is a fault of ours, and is said
-
-    async def close(self) -> None:
-        """Closes the socket. May be called twice."""
-        self._receiver.cancel()
         try:
-            await asyncio.gather(self._receiver, return_exceptions=True)
-        finally:
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            pass  # nobody is connected
+        except zmq.ZMQError as error:
+            self._loop.call_soon(self._break, f"its socket takes no message: {error}")  # soon: the sender is at work
+        self._look_soon()
+
+    async def hear_out(self) -> None:
+        """Handles what the rank had said before its process ended; to be called after that.
+
+        Returns when its connection has been read to the end, or after LAST_WORDS_S.
+        """
+        deadline = time.monotonic() + LAST_WORDS_S
+        while not self._has_ended() and time.monotonic() < deadline:  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(LAST_WORDS_POLL_S)
+        while self._take_some() and time.monotonic() < deadline:  # noqa: ASYNC110  others have their turn
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Closes the socket. May be called twice."""
+        if not self._socket.closed:
+            self._shut()
+            self._socket.disable_monitor()
+            self._monitor.close()
             self._socket.close()
             self._path.unlink(missing_ok=True)
 
-    async def _receive(self) -> None:
-        while True:
-            frame = await self._socket.recv()
+    # -- receiving
+
+    def _look(self) -> None:
+        self._is_look_due = False
+        if self._take_some():
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if not self._is_look_due:
+            self._is_look_due = True
+            self._loop.call_soon(self._look)
+
+    def _take_some(self) -> bool:
+        """Handles messages that are there. Whether more may be."""
+        for _ in range(MESSAGES_AT_ONCE):
+            if not self._is_open:
+                return False
             try:
-                message = decode_from_rank(frame)
-            except msgspec.DecodeError as error:
-                self._on_broken(f"it sent what is no message of this protocol: {error}")
-                return
-            try:
-                self._on_message(message)
-            except Exception as error:
-                # The edge. A receiver that ended without a word would leave the rank's items waiting for ever.
-                logger.exception("message_failed", channel=self._path.name, message=type(message).__name__)
-                self._on_broken(f"the gateway failed on its message: {kind(error, with_message=False)}")
-                return
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            except zmq.ZMQError as error:
+                self._break(f"its socket gives no message: {error}")
+                return False
+            self._handle(frame)
+        return True
+
+    def _handle(self, frame: bytes) -> None:
+        try:
+            message = decode_from_rank(frame)
+        except msgspec.DecodeError as error:
+            self._break(f"it sent what is no message of this protocol: {error}")
+            return
+        try:
+            self._on_message(message)
+        except Exception as error:
+            # The edge. A channel that fell silent without a word would leave the rank's items waiting for ever.
+            logger.exception("message_failed", channel=self._path.name, message=type(message).__name__)
+            self._break(f"the gateway failed on its message: {kind(error, with_message=False)}")
+
+    def _break(self, reason: str) -> None:
+        if self._is_open:
+            self._shut()
+            self._on_broken(reason)
+
+    def _shut(self) -> None:
+        self._is_open = False
+        self._loop.remove_reader(self._descriptor)
+
+    def _has_ended(self) -> bool:
+        """Whether the rank was connected and is no more: ZeroMQ says so when it has read everything."""
+        while self._is_open and self._monitor.poll(0):
+            opened = recv_monitor_message(self._monitor)["event"] == zmq.EVENT_ACCEPTED
+            self._connections = (self._connections or 0) + (1 if opened else -1)
+        return self._connections == 0 or not self._is_open
 
 
 def new_context() -> ChannelContext:
     """One context for all channels of a gateway."""
-    return ChannelContext(io_threads=1)
+    return zmq.Context(io_threads=1)

@@ -66,6 +66,8 @@ class Incarnation:
                 timer.cancel()
             # At once: when the fleet stops, the rest of this may be cancelled.
             logger.info("rank_ended", **rank.ids, exit_code=code)
+            if not self._is_cut:  # it ended by itself, and may have said why
+                await self._channel.hear_out()
         finally:
             await self._close()
         return code
@@ -87,7 +89,8 @@ class Incarnation:
             self._is_cut = True  # it may be about to be spawned
             return
         if not self.rank.is_serving:
-            await self._process.end()
+            self.cut()
+            await self._process.wait()
             return
         self.rank.state = RankState.DRAINING
         self.send(Stop(incarnation=self.rank.incarnation))
@@ -105,7 +108,7 @@ class Incarnation:
                 await self._process.end()
         finally:
             if self._channel is not None:
-                await self._channel.close()
+                self._channel.close()
                 self._channel = None
             shutil.rmtree(self._directory, ignore_errors=True)  # a guardian that was killed has left it
 

@@ -20,6 +20,7 @@ import zmq
 from engines import logs
 from engines.contract.protocol import Failed, FailureKind, Message, Status, ToRank, decode_to_rank, encode
 from engines.contract.spec import RankSpec
+from engines.failures import kind
 from engines.host import processes
 from engines.host.shared_memory import SharedMemory
 from engines.rank.engine import EngineDied, EngineLoad
@@ -51,6 +52,7 @@ class ControlChannel(threading.Thread):
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, LINGER_MS)
+        self._socket.set(zmq.SNDTIMEO, LINGER_MS)  # it takes all, unless it could not even begin to connect
         self._socket.set_hwm(0)  # a full buffer must not drop a result; credit bounds what is on the way
         self._poller = zmq.Poller()
 
@@ -88,8 +90,9 @@ class ControlChannel(threading.Thread):
         """The thread: until the process ends. It never ends alone: nobody would hear of the rank any more."""
         try:
             self._serve()
-        except BaseException:  # the edge: whatever it was, the rank is deaf and dumb from here on
+        except BaseException as error:  # the edge: whatever it was, the rank is deaf from here on
             logger.exception("control_failed")
+            self._fail(f"its control thread failed: {kind(error, with_message=self._spec.log_prompts)}")
         finally:
             os._exit(EXIT_FAILED)
 
@@ -170,7 +173,7 @@ class ControlChannel(threading.Thread):
         """Ends the process at once, whatever the main thread is blocked in. The guardian ends what is below."""
         self._flush()
         self._socket.close()
-        self._context.term()
+        self._context.term()  # returns when all of it is on its way, or after LINGER_MS
         os._exit(code)
 
     def _status(self) -> Status:

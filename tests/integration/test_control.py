@@ -164,6 +164,9 @@ def test_a_fault_in_the_control_thread_ends_the_rank(tmp_path: Path) -> None:
     """A rank that is deaf and dumb would be worse. The main thread need not even notice."""
     with played(tmp_path) as rank:
         rank.send(Abort(incarnation=1, attempts=[]))
+        failed = rank.receive(Failed)
+        assert isinstance(failed, Failed)
+        assert failed.reason.startswith("its control thread failed: RuntimeError (message withheld")
         code, said = rank.end()
     assert code == 1
     assert "control_failed" in said
