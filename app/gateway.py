@@ -20,6 +20,7 @@ from app.ranks.fleet import Fleet
 from app.ranks.rank import Rank, RankState
 from app.settings.declaration import Settings
 from app.traces import OFF, Traces
+from engines import tasks
 from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Run
 from phalanx import __version__
 
@@ -52,9 +53,11 @@ class Gateway:
             placement(Dispatch(settings.dispatch)),
             settings.fairness_quantum_tokens,
             settings.prefetch,
-            asyncio.get_running_loop().call_soon,
+            lambda act: asyncio.get_running_loop().call_soon(tasks.guarded(act, "dispatch", self._fail)),
         )
-        self.batches = BatchService(settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, traces)
+        self.batches = BatchService(
+            settings, self.dispatcher, self.metrics, lambda: self.fleet.has_hope, self._fail, traces
+        )
         self.bodies = BodyReads()
         self.accepted_params: set[bytes] = set()  # digests of batch-wide parameters that the engine has said yes to
         self.changed = asyncio.Event()
@@ -66,7 +69,7 @@ class Gateway:
     def start(self) -> None:
         """Begins to start the ranks; requests may come at once."""
         if self.keys is not None:
-            self.keys.start()
+            self.keys.start(self._fail)
         self.fleet.start()
 
     async def drain(self) -> None:
@@ -92,9 +95,11 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stops the ranks. May be called twice."""
-        await self.fleet.stop()
-        if self.keys is not None:
-            await self.keys.stop()
+        try:
+            await self.fleet.stop()
+        finally:
+            if self.keys is not None:
+                await self.keys.stop()
 
     # -- what requests ask first
 
@@ -125,6 +130,9 @@ class Gateway:
         return (
             f"{'no rank is ready' if not self.dispatcher.has_ranks else 'not all ranks are ready'}: {'; '.join(parts)}"
         )
+
+    def _fail(self, what: str, error: BaseException) -> None:
+        self.fleet.fail(what, error)
 
     def _send(self, rank: int, message: Run | Abort) -> None:
         self.fleet.send(rank, message)

@@ -23,6 +23,7 @@ from app.gateway import Gateway
 from app.keys.ring import Caller
 from app.ranks.questions import NoAnswer
 from app.validation import DECODE_ERRORS, Complaint, complaint
+from engines import tasks
 from engines.contract.protocol import ItemError
 from engines.contract.sampling import SamplingFields
 
@@ -162,7 +163,7 @@ async def _first_answer(wire: bytes, gateway: Gateway) -> ItemError | None:
             if waiting:
                 rank = waiting.popleft()
                 question = gateway.fleet.questions.check(rank.number, rank.incarnation, wire)
-                asked.add(asyncio.create_task(question, name=f"check on rank {rank.number}"))
+                asked.add(tasks.awaited(question, f"check on rank {rank.number}"))
             done, asked = await asyncio.wait(
                 asked, timeout=ASK_ANOTHER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
@@ -172,8 +173,7 @@ async def _first_answer(wire: bytes, gateway: Gateway) -> ItemError | None:
                 except NoAnswer as error:
                     reason = str(error)
     finally:
-        for task in asked:
-            task.cancel()
+        await tasks.end(*asked)
     raise gateway.unavailable(reason, "no_rank_ready")
 
 

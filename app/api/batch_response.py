@@ -15,6 +15,7 @@ from app.batches.batch import Batch
 from app.batches.results import Usage
 from app.batches.service import BatchService
 from app.batches.stats import Stats
+from engines import tasks
 
 PIECE_BYTES = 64 * 1024  # of an answer that are handed over at a time; a client has --send-timeout-s for each
 _encode = msgspec.json.Encoder().encode
@@ -52,7 +53,7 @@ class BatchResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer. Never leaves the batch running behind a client that is gone."""
-        watcher = asyncio.create_task(self._watch_client(receive), name=f"client of {self._batch.id}")
+        watcher = tasks.start(self._watch_client(receive), f"client of {self._batch.id}", self._lose_client)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not await self._is_done_soon():
@@ -63,8 +64,7 @@ class BatchResponse(Response):
             self._batches.cancel(self._batch)
             if self._batch.holding is not None:
                 self._batch.holding.close()
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+            await tasks.end(watcher)
 
     async def _send_body(self, send: Send) -> bool:
         """Whether all of it was sent; the end goes with the last piece, for small answers are many."""
@@ -91,9 +91,13 @@ class BatchResponse(Response):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                self._client_is_gone = True
-                self._batches.cancel(self._batch)
+                self._lose_client()
                 return
+
+    def _lose_client(self, *_: object) -> None:
+        """It is gone, or nobody can tell any more."""
+        self._client_is_gone = True
+        self._batches.cancel(self._batch)
 
 
 def body(batch: Batch) -> Iterator[bytes]:

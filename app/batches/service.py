@@ -21,6 +21,7 @@ from app.metrics import Metrics
 from app.ranks.events import Aftermath, Loss, Member
 from app.settings.declaration import Settings
 from app.traces import OFF, Traces
+from engines import tasks
 from engines.contract.protocol import ItemError, ItemErrorCode, Result
 
 logger = get_logger("batches")
@@ -36,6 +37,7 @@ class BatchService:
         dispatcher: Dispatcher,
         metrics: Metrics,
         has_hope: Callable[[], bool],
+        on_failure: tasks.OnFailure,
         traces: Traces = OFF,
     ) -> None:
         self._settings = settings
@@ -43,6 +45,7 @@ class BatchService:
         self._metrics = metrics
         self._traces = traces
         self._has_hope = has_hope
+        self._on_time = tasks.guarded(self._expire, "batch timeout", on_failure)
         self._rate = RateMeter()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -90,7 +93,7 @@ class BatchService:
             batch.trace.ended(batch.counts.items())
             self._conclude(batch)
             return
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, batch) if timeout_s else None
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time, batch) if timeout_s else None
         self._active[batch] = timer
         self._idle.clear()
         self._rate.busy()

@@ -52,7 +52,9 @@ class Connections:
             asyncio.get_running_loop().call_soon(self._begin_some)
 
     def _begin_some(self) -> None:
-        for _ in range(min(BEGUN_AT_ONCE, len(self._arrived))):
-            self._arrived.popleft()()
-        if self._arrived:
-            asyncio.get_running_loop().call_soon(self._begin_some)
+        try:
+            for _ in range(min(BEGUN_AT_ONCE, len(self._arrived))):
+                self._arrived.popleft()()
+        finally:  # one that cannot begin keeps no other from it
+            if self._arrived:
+                asyncio.get_running_loop().call_soon(self._begin_some)

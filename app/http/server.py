@@ -28,6 +28,7 @@ from app.settings.checks import check_environment, is_loopback
 from app.settings.declaration import Settings
 from app.settings.loading import CLIENT_VARIABLES
 from app.traces import Traces, open_traces
+from engines import tasks
 from engines.contract.spec import EngineKind
 from engines.logs import loop_failure_logger
 
@@ -76,63 +77,56 @@ async def _serve(
     port = listener.getsockname()[1]
     signals = _Signals()
     with signals.installed():
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        fail, fatal = gateway.fleet.fail, gateway.fleet.fatal
+        serving = tasks.start(server.serve(sockets=[listener]), "http", fail)
         gateway.start()
         logger.info("gateway_listening", address=_url(settings.host, port), pid=os.getpid())
-        announcing = asyncio.create_task(_announce(gateway, port), name="announce")
-        measuring = asyncio.create_task(lag.measure(gateway.metrics.lag), name="event loop lag")
-        code = await _until_end(gateway.fleet.fatal, signals, serving)
-        announcing.cancel()
-        if code == 0:
-            await _until_second_signal(gateway.drain(), signals)
+        announcing = tasks.start(_announce(gateway, port), "announce", fail)
+        measuring = tasks.start(lag.measure(gateway.metrics.lag), "event loop lag", fail)
+        if await _until_end(fatal, signals, serving):
+            await _until_second_signal(tasks.start(gateway.drain(), "drain", fail), signals)
         else:
             gateway.give_up()
         server.should_exit = True
-        await asyncio.gather(serving, announcing, return_exceptions=True)
+        await asyncio.wait({serving})
         logger.info("http_closed")
-        await _until_second_signal(gateway.stop(), signals)
-        measuring.cancel()
+        await _until_second_signal(tasks.start(gateway.stop(), "stop", fail), signals)
+        await tasks.end(announcing, measuring)
         if signals.count > 1:
             await gateway.fleet.kill()
+    error = fatal.result() if fatal.done() else None  # whatever failed in the end, too
+    code = 0 if error is None else error.exit_code
     logger.info("stopped", exit_code=code)
-    if gateway.fleet.fatal.done() and code != 0:
-        sys.stderr.write(f"phalanx: {gateway.fleet.fatal.result()}\n")  # last: the sentence that the operator needs
+    if error is not None:
+        sys.stderr.write(f"phalanx: {error}\n")  # last: the sentence that the operator needs
     return code
 
 
-async def _until_end(fatal: "asyncio.Future[FatalError]", signals: "_Signals", serving: "asyncio.Task[None]") -> int:
-    """Waits for a signal (0), or for something that the service cannot go on with (its exit code)."""
-    signalled = asyncio.create_task(signals.arrived.wait(), name="signal")
-    waited_for: list[asyncio.Future[Any]] = [signalled, fatal, serving]  # Any: only their ends matter
-    await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-    signalled.cancel()
-    if fatal.done():
-        return fatal.result().exit_code
-    if signals.count == 0:
+async def _until_end(fatal: "asyncio.Future[FatalError]", signals: "_Signals", serving: "asyncio.Task[None]") -> bool:
+    """Waits for a signal, or for something that the service cannot go on with. Whether it was a signal alone."""
+    ends: list[asyncio.Future[Any]] = [signals.first, fatal, serving]  # Any: only their ends matter
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done() and not fatal.done():
         logger.error("http_server_ended")
-        return 1
-    return 0
+        fatal.set_result(FatalError("the HTTP server ended by itself", 1))
+    return not fatal.done()
 
 
-async def _until_second_signal(work: "asyncio._CoroutineLike[None]", signals: "_Signals") -> None:
-    """Does the work, unless the operator loses patience."""
-    task = asyncio.create_task(work, name="ending")
-    impatient = asyncio.create_task(signals.second.wait(), name="second signal")
-    await asyncio.wait({task, impatient}, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
+async def _until_second_signal(work: asyncio.Task[None], signals: "_Signals") -> None:
+    """Until the work is done, or the operator loses patience."""
+    await asyncio.wait([work, signals.second], return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
         logger.warning("second_signal")
-        task.cancel()
-    impatient.cancel()
-    await asyncio.gather(task, impatient, return_exceptions=True)
+    await tasks.end(work)
 
 
 class _Signals:
-    """SIGTERM and SIGINT as events."""
+    """The first SIGTERM or SIGINT, and the second."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.arrived = asyncio.Event()
-        self.second = asyncio.Event()
+        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.second: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -149,7 +143,9 @@ class _Signals:
     def _on_signal(self, number: signal.Signals) -> None:
         self.count += 1
         logger.info("signal", name=signal.Signals(number).name)
-        (self.arrived if self.count == 1 else self.second).set()
+        arrived = self.first if self.count == 1 else self.second
+        if not arrived.done():
+            arrived.set_result(None)
 
 
 class _Server(uvicorn.Server):
@@ -215,13 +211,14 @@ async def _announce(gateway: Gateway, port: int) -> None:
     url = _url("127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host, port)  # noqa: S104  compared, not bound
     note = " (simulated: no model runs, the answers are made up)" if settings.engine is EngineKind.SIMULATED else ""
     key = '    -H "Authorization: Bearer $PHALANX_API_KEY" \\\n' if settings.api_keys_file else ""
-    print(  # noqa: T201  for the person at the terminal
-        f"\nPhalanx serves {settings.public_name}{note} on {url}\n\n"
-        f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
-        '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
-        '"sampling_params": {"max_tokens": 16}}\'\n',
-        flush=True,
-    )
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(  # noqa: T201  for the person at the terminal
+            f"\nPhalanx serves {settings.public_name}{note} on {url}\n\n"
+            f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
+            '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
+            '"sampling_params": {"max_tokens": 16}}\'\n',
+            flush=True,
+        )
     if settings.api_keys_file is None and not is_loopback(settings.host):
         logger.warning("open_to_the_network", host=settings.host)
 

@@ -8,6 +8,7 @@ from app.keys.bucket import TokenBucket
 from app.keys.key import ApiKey, digest
 from app.keys.store import KeysFile, KeysFileError, KeysOnDisk
 from app.logs import get_logger
+from engines import tasks
 
 logger = get_logger("keys")
 LOOK_AGAIN_S = 1.0
@@ -47,15 +48,13 @@ class KeyRing:
         # The lookup's time depends on a hash that nobody can steer, and the comparison's on nothing.
         return caller if hmac.compare_digest(kept, presented) else None
 
-    def start(self) -> None:
+    def start(self, on_failure: tasks.OnFailure) -> None:
         """Begins to look at the file. Inside the running event loop."""
-        self._task = asyncio.create_task(self._watch(), name="api keys")
+        self._task = tasks.start(self._watch(), "api keys", on_failure)
 
     async def stop(self) -> None:
         """Ends that. May be called twice."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await tasks.end(self._task)
 
     async def refresh(self) -> None:
         """Takes over what has changed in the file."""

@@ -20,6 +20,7 @@ from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
 from app.ranks.runtime import Runtime
 from app.settings.declaration import BUILT_IN_MODEL, Settings
+from engines import tasks
 from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Checked,
@@ -65,7 +66,7 @@ class Fleet:
         self._is_stopping = False
         self._context = new_context()
         self._runtime: Runtime | None = None  # once there are ranks
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self.questions = Questions(self.send)
         self.plan: Plan | None = None
         self.ranks = [Rank(number, group=0) for number in range(len(shares))]
@@ -76,26 +77,30 @@ class Fleet:
 
     def start(self) -> None:
         """Begins to start the ranks, and returns at once."""
-        self._own(self._launch(), "launch ranks")
+        self._tasks.append(tasks.start(self._launch(), "launch ranks", self.fail))
 
     async def stop(self) -> None:
         """Stops every rank: asked first, killed when it does not end in time. May be called twice."""
         self._is_stopping = True
         if self.groups:
             logger.info("ranks_stopping", ranks=[rank.number for rank in self.ranks if rank.is_alive])
-        await asyncio.gather(*(group.stop() for group in self.groups.values()))
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._context.destroy(linger=0)  # term would wait for a socket that somebody forgot
-        if self._runtime is not None:
-            self._runtime.remove()
+        try:
+            await asyncio.gather(*(group.stop() for group in self.groups.values()))
+        finally:
+            await tasks.end(*self._tasks)
+            self._context.destroy(linger=0)  # term would wait for a socket that somebody forgot
+            if self._runtime is not None:
+                self._runtime.remove()
 
     async def kill(self) -> None:
         """Stops every rank without asking."""
         for group in self.groups.values():
             group.cut()
         await self.stop()
+
+    def fail(self, what: str, error: BaseException) -> None:
+        """Something of the gateway itself failed. What it was to do will not be done, so the service ends."""
+        self._give_up(FatalError(f"{what}: {kind(error, with_message=self._settings.log_prompts)}", 1))
 
     # -- what others ask
 
@@ -140,7 +145,7 @@ class Fleet:
         self._runtime = Runtime()
         self._make_groups(self.plan, self._runtime)
         for group in self.groups.values():
-            self._own(group.run(), f"group {group.number}")
+            self._tasks.append(tasks.start(group.run(), f"group {group.number}", self.fail))
 
     def _make_groups(self, plan: Plan, runtime: Runtime) -> None:
         around = Surroundings(self._settings, self._environ, plan, runtime, self._log_dir, self._context)
@@ -148,7 +153,7 @@ class Fleet:
         for rank in self.ranks:
             members.setdefault(rank.group, []).append(rank)
         self.groups = {
-            number: Group(number, ranks, around, self._listener, self._on_message, self._on_group_change)
+            number: Group(number, ranks, around, self._listener, self._on_message, self._on_group_change, self.fail)
             for number, ranks in members.items()
         }
 
@@ -238,17 +243,6 @@ class Fleet:
     @property
     def _log_dir(self) -> Path:
         return self._settings.log_dir or state_folder(self._environ) / "logs" / str(self._settings.port)
-
-    def _own(self, coroutine: "asyncio._CoroutineLike[None]", name: str) -> None:
-        task = asyncio.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._notice_end)
-
-    def _notice_end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("task_failed", task=task.get_name(), exc_info=error)
-            self._give_up(FatalError(f"{task.get_name()}: {kind(error, with_message=self._settings.log_prompts)}", 1))
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

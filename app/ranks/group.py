@@ -17,19 +17,20 @@ from app.ranks.incarnation import Incarnation
 from app.ranks.plan import Plan
 from app.ranks.policy import Break, Limits, RestartPolicy
 from app.ranks.process import RankProcess, describe_exit
-from app.ranks.pulse import HEARTBEAT_S, PulseTaker
+from app.ranks.pulse import HEARTBEAT_S
 from app.ranks.rank import Rank, RankState
 from app.ranks.runtime import Runtime
-from app.ranks.stalls import find_stall
 from app.ranks.strays import clear_strays
+from app.ranks.watch import StallWatch
 from app.settings.declaration import Settings
+from engines import tasks
 from engines.contract.protocol import FromRank, Message
 from engines.contract.spec import GroupKind
+from engines.failures import kind as kind_of
 from engines.host.shared_memory import SharedMemory
 
 logger = get_logger("ranks")
 PORT_IS_TAKEN = ("address already in use", "eaddrinuse")  # as Python, torch and ZeroMQ say it
-MOST_LATE_S = 5 * HEARTBEAT_S
 DRAIN_POLL_S = 0.05
 CLASH_TAIL_LINES = 200  # of a rank's log, in which that may stand
 
@@ -47,7 +48,8 @@ class Surroundings:
 
 
 class Group:
-    """Supervises its ranks. `on_message` hears what they say, `on_change` that something has changed."""
+    """Supervises its ranks. `on_message` hears what they say, `on_change` that something has changed, and `on_failure`
+    that the gateway itself has failed them."""
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Group:
         listener: GroupListener,
         on_message: Callable[[Rank, FromRank], None],
         on_change: Callable[["Group"], None],
+        on_failure: tasks.OnFailure,
     ) -> None:
         self.number = number
         self.ranks = ranks
@@ -68,6 +71,7 @@ class Group:
         self._listener = listener
         self._on_message = on_message
         self._on_change = on_change
+        self._on_failure = on_failure
         self._policy = RestartPolicy(Limits.of(around.settings))
         self._memory = GpuMemory([gpu for rank in ranks for gpu in rank.gpus])
         self._aftermath = Aftermath()
@@ -84,7 +88,10 @@ class Group:
         """One life after another, until the group is stopped."""
         await self._memory.take_baseline()
         while not self._is_stopping:
-            await self._live()
+            try:
+                await self._live()
+            except OSError as error:  # no file descriptor is left, or the disk is full
+                self.lose(self.ranks[0], f"it could not be started: {error}")
             if not self._is_stopping and self.loss is not None:
                 self.loss = self._reclassified(self.loss)
                 await self._pause(self.loss)
@@ -93,8 +100,7 @@ class Group:
         """Ends it: ranks that serve are asked first. May be called twice."""
         self._is_stopping = True
         self._wake.set()
-        if self._ending is not None:
-            self._ending.cancel()
+        await tasks.end(self._ending)
         await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
 
     def cut(self) -> None:
@@ -109,9 +115,9 @@ class Group:
 
     async def _live(self) -> None:
         """From the start of all its processes to the end of all of them."""
+        self.loss, self._is_announced = None, False
         around = self._around
         lockstep = planning.new_lockstep_address() if around.plan.group_kind is GroupKind.LOCKSTEP else None
-        self.loss, self._is_announced = None, False
         self._wake.clear()  # whoever asked for a restart has it
         around.runtime.ensure()
         shared_memory = SharedMemory()
@@ -120,13 +126,12 @@ class Group:
             self._lives[rank.number] = Incarnation(
                 rank, around.settings, around.variables, around.plan, around.runtime.path, lockstep
             )
-        watching = asyncio.create_task(self._watch(), name=f"watch group {self.number}")
+        watching = tasks.start(self._watch(), f"watch group {self.number}", self._on_failure)
         try:
             async with asyncio.TaskGroup() as lives:
                 played = [lives.create_task(self._play(life), name=str(life)) for life in self._lives.values()]
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await tasks.end(watching)
             self._lives.clear()
         if any(
             (code := task.result()) is not None and code < 0 for task in played
@@ -196,39 +201,29 @@ class Group:
             return
         if kind is None:
             kind = LossKind.DIED if self._is_announced else LossKind.CANNOT_START
-        try:
-            self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
-        finally:  # whatever its listener makes of it, nothing of the group goes on
-            level = logging.INFO if kind is LossKind.ENDED else logging.ERROR
-            logger.log(level, "rank_lost", **rank.ids, kind=str(kind), reason=reason)
-            for member in self.ranks:
-                member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
-            self.cut()
-            self._on_change(self)
+        self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
+        level = logging.INFO if kind is LossKind.ENDED else logging.ERROR
+        logger.log(level, "rank_lost", **rank.ids, kind=str(kind), reason=reason)
+        for member in self.ranks:
+            member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
+        self.cut()
+        self._on_change(self)
 
     def _end_life(self, loss: Loss) -> None:
         self.loss = loss
+        tasks.guarded(self._tell_loss, f"loss of group {self.number}", self._on_failure)(loss)
+
+    def _tell_loss(self, loss: Loss) -> None:
         self._aftermath = self._listener.group_lost(self.number, loss)
 
     async def _watch(self) -> None:
         """Looks for a stall, while the group serves."""
-        takers = [PulseTaker(rank) for rank in self.ranks]
+        watch = StallWatch(self.ranks, self._listener.held, self._around.settings.stall_timeout_s)
         while True:
-            looked_at = time.monotonic()
             await asyncio.sleep(HEARTBEAT_S)
-            if time.monotonic() - looked_at > MOST_LATE_S:  # this process stood still: what the ranks said is unread
-                takers = [PulseTaker(rank) for rank in self.ranks]
-                for rank in self.ranks:
-                    rank.heard()
-                continue
-            if not self._is_announced or self.loss is not None:
-                continue
-            held = [self._listener.held(taker.rank.number) for taker in takers]
-            pulses = [taker.take(items, group_works=any(held)) for taker, items in zip(takers, held, strict=True)]
-            stall = find_stall(pulses, self._around.settings.stall_timeout_s, HEARTBEAT_S)
+            stall = watch.look() if self.is_serving else None
             if stall is not None:
-                rank = next(rank for rank in self.ranks if rank.number == stall[0])
-                self.lose(rank, f"it is stalled: {stall[1]}", LossKind.STALLED)
+                self.lose(stall.rank, f"it is stalled: {stall.reason}", LossKind.STALLED)
 
     def _reclassified(self, loss: Loss) -> Loss:
         """A group that could not start for a taken port says so in its ranks' logs alone."""
@@ -266,7 +261,7 @@ class Group:
         self._policy.reset()
         if self.drain():
             if self._ending is None or self._ending.done():
-                self._ending = asyncio.create_task(self._end_gently(), name=f"restart group {self.number}")
+                self._ending = tasks.start(self._end_gently(), f"restart group {self.number}", self._end_at_once)
             return
         self._is_drained = False
         if self.loss is not None:
@@ -285,6 +280,10 @@ class Group:
             self._end_life(Loss(LossKind.ENDED, "an operator restarts it", self.ranks[0].number))
             self._on_change(self)
             await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
+
+    def _end_at_once(self, _: str, error: BaseException) -> None:
+        self.lose(self.ranks[0], f"its restart failed: {kind_of(error, with_message=False)}", LossKind.ENDED)
+        self.cut()
 
     def _holds_work(self) -> bool:
         running = any(self._listener.held(rank.number) for rank in self.ranks)

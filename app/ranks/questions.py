@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+from engines import tasks
 from engines.contract.protocol import Check, Checked, ItemError, Message, Scrape, Scraped
 
 CHECK_TIMEOUT_S = 30.0  # a structure may have to be compiled, behind others
@@ -39,7 +40,7 @@ class Questions:
         """
         key = (rank, incarnation)
         if key not in self._scrapes:
-            self._scrapes[key] = asyncio.create_task(self._scrape(rank, incarnation), name=f"scrape rank {rank}")
+            self._scrapes[key] = tasks.awaited(self._scrape(rank, incarnation), f"scrape rank {rank}")
             self._scrapes[key].add_done_callback(lambda task: self._forget_scrape(key, task))
         return await asyncio.shield(self._scrapes[key])
 

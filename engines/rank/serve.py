@@ -12,7 +12,7 @@ from pathlib import Path
 import setproctitle
 import uvloop
 
-from engines import logs
+from engines import logs, tasks
 from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Abort,
@@ -138,13 +138,13 @@ class RankService:
             case Abort(attempts=attempts):
                 engine.abort(attempts)
             case Check():
-                checking = asyncio.create_task(self._check(engine, message), name="check")
+                checking = tasks.start(self._check(engine, message), "check", self._on_failure)
                 self._checking.add(checking)
                 checking.add_done_callback(self._checking.discard)
             case Scrape(scrape=number):
                 self._control.send(Scraped(incarnation=self._spec.incarnation, scrape=number, text=engine.metrics()))
             case Stop():
-                self._stopping = asyncio.create_task(self._stop(engine), name="stop")
+                self._stopping = tasks.start(self._stop(engine), "stop", self._on_failure)
 
     async def _check(self, engine: Engine, question: Check) -> None:
         """An answer may take its time. Without one, the gateway does not wait for ever."""
@@ -162,7 +162,7 @@ class RankService:
             self._traces.end(result)
         if not self._flush_scheduled and self._loop is not None:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(tasks.guarded(self._flush, "results", self._on_failure))
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -182,6 +182,11 @@ class RankService:
     def _on_engine_death(self, reason: str) -> None:
         if self._stopping is not None:
             return  # a peer of its lock-step group has stopped first
+        self._give_up(FailureKind.ENGINE, reason, EXIT_FAILED)
+
+    def _on_failure(self, what: str, error: BaseException) -> None:
+        """The rank itself failed: what it was to do will not be done, and others wait for it."""
+        reason = f"{what}: {summary(error, with_message=self._spec.log_prompts)}"
         self._give_up(FailureKind.ENGINE, reason, EXIT_FAILED)
 
     def _give_up(self, kind: FailureKind, reason: str, code: int, **details: str) -> None:

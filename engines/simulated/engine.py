@@ -16,8 +16,10 @@ from multiprocessing.shared_memory import SharedMemory
 
 import msgspec
 
+from engines import tasks
 from engines.contract.protocol import ItemError, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import GroupKind, RankSpec
+from engines.failures import summary
 from engines.rank.engine import EmitResult, Engine, EngineLoad, ReportStage
 from engines.simulated.answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt
 from engines.simulated.arguments import Fault, SimulatedArgs, hold_shared_memory, read_args
@@ -54,6 +56,7 @@ class SimulatedEngine(Engine):
         self._step_due_at = 0.0  # time.monotonic()
         self._timer: asyncio.Handle | None = None
         self._shared_memory: SharedMemory | None = None
+        self._tick_guarded = tasks.guarded(self._tick, "step", self._on_failure)
         self._stopped = False  # hung, dead or closed: no step will ever come
 
     async def start(self, report: ReportStage) -> RankFacts:
@@ -203,7 +206,7 @@ class SimulatedEngine(Engine):
     def _arm(self) -> None:
         if self.load.running and not self._stopped:
             delay_s = max(0.0, self._step_due_at - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick_guarded)
 
     def _tick(self) -> None:
         """Makes the steps that are due. A timer comes late, a step does not: several may be due."""
@@ -238,6 +241,10 @@ class SimulatedEngine(Engine):
         self._stop_stepping()
         if fault is Fault.CHOKE:
             self.died(f"the simulated engine choked on a prompt with {self._args.choke_on!r}")
+
+    def _on_failure(self, what: str, error: BaseException) -> None:
+        self._stop_stepping()
+        self.died(f"{what}: {summary(error, with_message=self.spec.log_prompts)}")
 
     def _stop_stepping(self) -> None:
         self._stopped = True

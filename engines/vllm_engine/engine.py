@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from engines import logs
+from engines import logs, tasks
 from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import RankSpec
+from engines.failures import summary
 from engines.host import processes
 from engines.rank.engine import EmitResult, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
@@ -66,7 +68,7 @@ class VllmEngine(Engine):
         self._sampling = SamplingCompiler(config.model_config, tokenizer, self._validate, self._structures)
         report(Stage.WARMING_UP)
         await self._warm_up()
-        self._submitter = asyncio.create_task(self._submit_queued(), name="submitter")
+        self._submitter = tasks.start(self._submit_queued(), "submitter", self._on_failure)
         return self._facts(version, config)
 
     def submit(self, run: Run) -> None:
@@ -97,11 +99,7 @@ class VllmEngine(Engine):
         return exposition(self.spec.rank)
 
     async def close(self) -> None:
-        if self._submitter is not None:
-            self._submitter.cancel()
-        for task in list(self._tasks.values()):
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await tasks.end(self._submitter, *self._tasks.values())
         self._aside.shutdown(wait=False, cancel_futures=True)
         if self._structures is not None:
             self._structures.close()
@@ -190,9 +188,13 @@ class VllmEngine(Engine):
 
     def _own(self, item: RunItem, work: Coroutine[Any, Any, Result | None]) -> None:
         attempt = item.attempt
-        task = asyncio.create_task(work, name=f"attempt {attempt}")
+        task = tasks.awaited(work, f"attempt {attempt}")
         self._tasks[attempt] = task
-        task.add_done_callback(lambda task: self._end(attempt, task))
+        task.add_done_callback(tasks.guarded(partial(self._end, attempt), f"attempt {attempt}", self._on_failure))
+
+    def _on_failure(self, what: str, error: BaseException) -> None:
+        """Items wait for what has failed: without it they would wait for ever."""
+        self.died(f"{what}: {summary(error, with_message=self.spec.log_prompts)}")
 
     def _prepared(self, item: RunItem, template: Any) -> tuple[Any, Any] | ItemError:  # Any: vLLM's own classes
         """The prompt and its parameters, as vLLM takes them, or what is wrong with them. Any thread may ask."""

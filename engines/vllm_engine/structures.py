@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from engines import tasks
 from engines.contract.protocol import ItemError, ItemErrorCode
 from engines.vllm_engine import structure_work
 from engines.vllm_engine.bounded_cache import BoundedCache
@@ -51,7 +52,7 @@ class StructureChecker:
         """The verdict. Equal structures are compiled once, whoever goes away meanwhile."""
         verdict = self._verdicts.get(structure)
         if verdict is None:
-            verdict = asyncio.create_task(self._check(structure), name="check a structure")
+            verdict = tasks.awaited(self._check(structure), "check a structure")
             self._verdicts.put(structure, verdict)
         return await asyncio.shield(verdict)
 

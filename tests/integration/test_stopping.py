@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import ExitStack
 from datetime import datetime
 
@@ -68,6 +69,37 @@ def test_nothing_outlives_a_gateway_that_is_killed() -> None:
         assert len(service.processes()) == 5  # the gateway, and a guardian and a rank twice
         service.signal(signal.SIGKILL)
         service.wait()
+        until(lambda: service.processes() == [], "something is left")
+
+
+# The real gateway, which trips over its feet.
+TRIPPING = """
+import sys
+import app.http.server
+from app.gateway import Gateway
+from phalanx.cli import main
+
+class Tripping(Gateway):
+    async def STEP(self):
+        await super().STEP()
+        raise RuntimeError("tripped over its feet")
+
+app.http.server.Gateway = Tripping
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("step", ["drain", "stop"])
+def test_an_end_that_fails_is_no_success(step: str) -> None:
+    code = TRIPPING.replace("STEP", step)
+    with serving(**PACE, program=(sys.executable, "-c", code)) as service:
+        service.errors_expected = True
+        service.signal()
+        assert service.wait() == 1
+        (failure,) = service.facts("task_failed", task=step)
+        assert f"in {step}" in failure["exception"]
+        assert service.facts("stopped", exit_code=1)
+        assert f"phalanx: {step}: RuntimeError" in service.log
         until(lambda: service.processes() == [], "something is left")
 
 

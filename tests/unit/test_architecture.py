@@ -33,6 +33,7 @@ LAYERS = {
         ("app.settings.declaration", "app.metrics"),
         ("app.keys",),
         ("app.errors", "app.logs", "app.validation", "app.settings.field_types"),
+        ("engines.tasks",),
         ("engines.logs", "engines.traces"),
         ("engines.contract", "engines.failures", "phalanx"),
         ("engines.host",),  # what a killed guardian leaves is cleared up in the same way
@@ -41,7 +42,7 @@ LAYERS = {
         ("engines.__main__",),
         ("engines.host.guardian", "engines.rank.serve", "engines.host.inspect_model"),
         ("engines.tiny_model", "engines.rank.control", "engines.vllm_engine", "engines.simulated.engine"),
-        ("engines.rank.engine", "engines.host", "engines.simulated"),
+        ("engines.rank.engine", "engines.host", "engines.simulated", "engines.tasks"),
         ("engines.logs", "engines.traces"),
         ("engines.contract", "engines.host.shared_memory", "engines.failures"),
     ),

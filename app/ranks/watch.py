@@ -1,0 +1,64 @@
+"""Looks at a group that serves, once a second, and tells when it stands still."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.logs import get_logger
+from app.ranks.pulse import HEARTBEAT_S, PulseTaker
+from app.ranks.rank import Rank
+from app.ranks.stalls import find_stall
+
+logger = get_logger("ranks")
+MOST_LATE_S = 5 * HEARTBEAT_S
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Where a group stands still, and how that was found."""
+
+    rank: Rank
+    reason: str
+
+
+class StallWatch:
+    """Remembers what the ranks of a group were like. `held` says how many items a rank holds."""
+
+    def __init__(self, ranks: Sequence[Rank], held: Callable[[int], int], stall_timeout_s: float) -> None:
+        self._ranks = ranks
+        self._held = held
+        self._stall_timeout_s = stall_timeout_s
+        self._takers = [PulseTaker(rank) for rank in ranks]
+        self._looked_at = time.monotonic()
+        self._has_failed = False
+
+    def look(self) -> Stall | None:
+        """To be called once a second while the group serves. A look that fails says nothing; the next one may."""
+        before, self._looked_at = self._looked_at, time.monotonic()
+        if self._looked_at - before > MOST_LATE_S:  # this process stood still: what the ranks said is unread
+            self._begin_anew()
+            return None
+        try:
+            stall = self._find()
+        except Exception:
+            # The edge. Without a watch, the clients of a group that stands still would wait for ever.
+            if not self._has_failed:
+                logger.exception("watch_failed", ranks=[rank.number for rank in self._ranks])
+            self._has_failed = True
+            return None
+        self._has_failed = False
+        return stall
+
+    def _begin_anew(self) -> None:
+        self._takers = [PulseTaker(rank) for rank in self._ranks]
+        for rank in self._ranks:
+            rank.heard()
+
+    def _find(self) -> Stall | None:
+        held = [self._held(rank.number) for rank in self._ranks]
+        pulses = [taker.take(items, group_works=any(held)) for taker, items in zip(self._takers, held, strict=True)]
+        stall = find_stall(pulses, self._stall_timeout_s, HEARTBEAT_S)
+        if stall is None:
+            return None
+        number, reason = stall
+        return Stall(next(rank for rank in self._ranks if rank.number == number), reason)
