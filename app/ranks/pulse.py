@@ -3,11 +3,13 @@
 import time
 from pathlib import Path
 
+from app.logs import get_logger
 from app.ranks.rank import Rank
 from app.ranks.stalls import Pulse
 from engines.contract.protocol import Status
 from engines.host import processes
 
+logger = get_logger("ranks")
 HEARTBEAT_S = 1.0  # between two looks, and about what ranks leave between two heartbeats
 LOOK_CLOSER_S = 2.0  # without progress, or without a word: only then the kernel is asked
 STOPPED = "T"  # by a signal; a debugger's stop is "t", and none of our business
@@ -23,6 +25,7 @@ class PulseTaker:
         self._cpu_ticks: list[int | None] = [None, None]  # of its engine's processes, and of all, when it last got on
         self._held = 0
         self._group_worked = False
+        self._is_blind = False  # whether the kernel could not be asked last time
 
     def take(self, held: int, *, group_works: bool) -> Pulse:
         """The rank's pulse now; `held` are the items that it holds, and any rank of its group may hold some.
@@ -41,7 +44,7 @@ class PulseTaker:
         age_s, silence_s = now - self._progress_at, now - rank.heard_at
         stopped, is_asleep = None, False
         if (group_works and age_s > LOOK_CLOSER_S) or silence_s > LOOK_CLOSER_S:
-            stopped, is_asleep = self._look_closer()
+            stopped, is_asleep = self._ask_kernel()
             is_asleep = is_asleep and (status.given > 0 or not held)  # else it is the rank itself that works
         return Pulse(
             rank=rank.number,
@@ -53,11 +56,23 @@ class PulseTaker:
             is_asleep=is_asleep,
         )
 
+    def _ask_kernel(self) -> tuple[str | None, bool]:
+        """The same as `_look_closer`; where that is not possible, only time will tell."""
+        try:
+            found = self._look_closer()
+        except OSError as error:  # no file descriptor is left
+            if not self._is_blind:
+                logger.warning("pulse_unreadable", **self.rank.ids, reason=str(error))
+            self._is_blind = True
+            return None, False
+        self._is_blind = False
+        return found
+
     def _look_closer(self) -> tuple[str | None, bool]:
         """A process that is stopped, and whether nothing below the rank has used any CPU since it last got on.
 
         Compilers that the engine has started count as well, but the whole tree is looked at only when the engine's
-        own processes sleep: finding it takes milliseconds.
+        own processes sleep: finding it takes milliseconds. Raises OSError.
         """
         engine = self.rank.facts.processes if self.rank.facts else {}
         everyone = dict(engine)
@@ -79,9 +94,12 @@ class PulseTaker:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """A process's state and the CPU time that it and its dead children used, in ticks; "" and 0 when it is gone."""
+    """A process's state and the CPU time that it and its dead children used, in ticks; "" and 0 when it is gone.
+
+    Raises OSError when it cannot be read though it is there.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], sum(map(int, fields[11:15]))
-    except (OSError, ValueError, IndexError):
+    except (FileNotFoundError, ProcessLookupError):
         return "", 0

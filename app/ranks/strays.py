@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import psutil
@@ -45,20 +45,32 @@ def _clear(own: Container[int], runtime: Path, shared_memory: SharedMemory) -> N
     deadline = time.monotonic() + GRACE_S
     last = deadline + MOST_PATIENCE_S
     orphans = _Orphans(own, runtime)
-    pause_s = 0.02
-    while orphans.look() and time.monotonic() < last:
-        family = [process for stray in orphans.living for process in (stray, *processes.descendants(stray.pid))]
-        shared_memory.look(process.pid for process in family)
-        if time.monotonic() > deadline and family:
-            logger.warning("strays_killed", processes=[processes.title(process) for process in family])
-            workers = [process for process in family if not processes.is_resource_tracker(process)]
-            for process in workers or family:  # trackers last: they free the shared memory
-                processes.kill(process)
+    pause_s, trouble = 0.02, None
+    while time.monotonic() < last:
+        try:
+            if not orphans.look():
+                break
+            _attend(orphans.living, shared_memory, is_overdue=time.monotonic() > deadline)
+        except OSError as error:  # no file descriptor is left: who is an orphan cannot be told just now
+            if trouble is None:
+                logger.warning("strays_unreadable", reason=str(error))
+            trouble = error
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     if orphans.living:  # the kernel holds on to them, a hung GPU's for one: the group has to try without
-        logger.warning("strays_left", processes=[processes.title(process) for process in orphans.living])
+        logger.warning("strays_left", processes=[process.pid for process in orphans.living])
     shared_memory.remove()
+
+
+def _attend(orphans: Sequence[psutil.Process], shared_memory: SharedMemory, *, is_overdue: bool) -> None:
+    """Notes the shared memory of orphans and what is below them; kills them when they have had their time."""
+    family = [process for stray in orphans for process in (stray, *processes.descendants(stray.pid))]
+    shared_memory.look(process.pid for process in family)
+    if is_overdue and family:
+        logger.warning("strays_killed", processes=[processes.title(process) for process in family])
+        workers = [process for process in family if not processes.is_resource_tracker(process)]
+        for process in workers or family:  # trackers last: they free the shared memory
+            processes.kill(process)
 
 
 class _Orphans:
@@ -96,6 +108,6 @@ class _Orphans:
             shown = Path(f"/proc/{pid}/environ").read_bytes()
         except PermissionError:  # another user's
             return False
-        except OSError:  # it is about to be gone: one more look will tell
+        except (FileNotFoundError, ProcessLookupError):  # it is about to be gone: one more look will tell
             return True
         return self._mark in shown or not shown.strip(b"\0")

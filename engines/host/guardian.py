@@ -138,7 +138,8 @@ class Guardian:
             os.close(pidfd)
 
     def _scan(self) -> None:
-        self._shared_memory.look(process.pid for process in processes.descendants(os.getpid()))
+        with contextlib.suppress(OSError):  # no file descriptor is left: the next scan may find one
+            self._shared_memory.look(process.pid for process in processes.descendants(os.getpid()))
 
     def _drain(self, output: int, chunks: int = sys.maxsize) -> bool:
         """Moves what the rank printed into its log. False when nobody can print there any more."""

@@ -28,7 +28,10 @@ def become_subreaper() -> None:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """All living processes below `pid`. A zombie is one only while threads of it run."""
+    """All living processes below `pid`. A zombie is one only while threads of it run.
+
+    Raises OSError, as the others here do, when it cannot look: no file descriptor is left.
+    """
     try:
         below = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -55,13 +58,21 @@ def title(process: psutil.Process) -> str:
 def kill_workers(pid: int, shared_memory: SharedMemory) -> None:
     """Kills everything below `pid` but resource trackers, and notes in `shared_memory` what it has mapped."""
     pause_s = 0.01
-    while workers := [process for process in descendants(pid) if not is_resource_tracker(process)]:
-        shared_memory.look(process.pid for process in workers)
-        for process in workers:
+    while (workers := _workers(pid)) != []:
+        shared_memory.look(process.pid for process in workers or ())
+        for process in workers or ():
             kill(process)
         time.sleep(pause_s)
         _reap()
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _workers(pid: int) -> list[psutil.Process] | None:
+    """Everything below `pid` but resource trackers; None when that cannot be told just now."""
+    try:
+        return [process for process in descendants(pid) if not is_resource_tracker(process)]
+    except OSError:
+        return None
 
 
 def await_trackers(pid: int, grace_s: float) -> None:
@@ -74,8 +85,9 @@ def await_trackers(pid: int, grace_s: float) -> None:
     pause_s = 0.01
     while _reap():
         if time.monotonic() >= deadline:
-            for process in descendants(pid):
-                kill(process)
+            with contextlib.suppress(OSError):  # the next look may succeed
+                for process in descendants(pid):
+                    kill(process)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -16,7 +16,9 @@ from app.ranks import pulse
 from app.ranks.pulse import PulseTaker
 from app.ranks.rank import Rank
 from app.ranks.stalls import STOPPED_S, Pulse, find_stall
+from app.ranks.watch import StallWatch
 from engines.contract.protocol import RankFacts, Status
+from tests.descriptors import no_descriptor_left
 from tests.service import until
 
 FACTS = RankFacts(
@@ -162,3 +164,47 @@ def test_preparing_is_getting_on_while_the_engine_has_nothing(core: subprocess.P
     takes(taker, given=1, prepared=2)
     time.sleep(0.05)
     assert takes(taker, given=1, prepared=3).progress_age_s > 0.04  # checks of parameters do not hide a stall
+
+
+# ---------------------------------------------------------------- a look that fails
+
+
+def test_without_a_file_descriptor_a_stall_is_found_by_its_time(
+    core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
+    rank = rank_of(0, core)
+    rank.pid = core.pid
+    watch = StallWatch([rank], lambda _: 1, stall_timeout_s=0.4)
+    for _ in range(2):
+        time.sleep(0.01)
+        assert watch.look() is None
+    time.sleep(0.4)
+    with no_descriptor_left():
+        stall = watch.look()
+    assert stall is not None and "it holds work and has made no step" in stall.reason
+
+
+def test_what_cannot_be_read_is_not_taken_for_sleep(
+    core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
+    taker = PulseTaker(rank_of(0, core))
+    with no_descriptor_left():
+        for _ in range(3):
+            assert not takes(taker, given=1).is_asleep
+            time.sleep(0.05)
+    takes(taker, given=1)
+    time.sleep(0.05)
+    assert takes(taker, given=1).is_asleep
+
+
+def test_a_look_that_fails_is_not_the_last(core: subprocess.Popen[bytes]) -> None:
+    held = {0: 1}
+    watch = StallWatch([rank_of(0, core)], lambda number: held[number], stall_timeout_s=0.1)
+    assert watch.look() is None
+    del held[0]
+    assert watch.look() is None
+    held[0] = 1
+    time.sleep(0.11)
+    assert watch.look() is not None

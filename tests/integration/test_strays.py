@@ -13,6 +13,7 @@ import pytest
 from app.ranks import strays
 from app.ranks.plan import RANK_FOLDER_VARIABLE
 from engines.host.shared_memory import SharedMemory
+from tests.descriptors import no_descriptor_left
 from tests.service import until
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -49,3 +50,15 @@ def test_only_orphans_of_ranks_are_ended(
     until(lambda: children["with a title"].poll() is not None, "an orphan with a title lives", 5)
     for name in ("of a container", "of another gateway", "own"):
         assert children[name].poll() is None, name
+
+
+def test_without_a_file_descriptor_nobody_is_mistaken_for_an_orphan(
+    children: dict[str, "subprocess.Popen[bytes]"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked for until it is known who they are, and not for ever."""
+    monkeypatch.setattr(strays, "GRACE_S", 0.0)
+    monkeypatch.setattr(strays, "MOST_PATIENCE_S", 0.2)
+    before = SharedMemory()
+    with no_descriptor_left():
+        strays._clear({children["own"].pid}, tmp_path, before)
+    assert {child.poll() for child in children.values()} == {None}

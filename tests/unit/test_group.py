@@ -9,6 +9,9 @@ from test_fleet import Bench, play
 from app.ranks import gpu_memory
 from app.ranks.events import Loss, LossKind
 from app.ranks.gpu_memory import TOLERANCE_BYTES, GpuMemory
+from app.ranks.runtime import Runtime
+from tests.descriptors import no_descriptor_left
+from tests.service import DEADLINE_S
 
 GIB = 2**30
 
@@ -43,6 +46,26 @@ def test_a_port_in_the_log_of_a_group_that_served_is_no_clash(tmp_path: Path) ->
         assert bench.fleet.groups[0]._reclassified(loss) is loss
 
     play(scenario)
+
+
+def test_a_group_for_which_no_file_descriptor_is_left_failed_to_start_and_goes_on() -> None:
+    async def run() -> None:
+        bench = Bench(dp_size=1)
+        bench.fleet._runtime = Runtime()
+        bench.fleet._make_groups(bench.fleet.plan, bench.fleet._runtime)
+        group = bench.fleet.groups[0]
+        with no_descriptor_left():
+            living = asyncio.create_task(group.run())
+            async with asyncio.timeout(DEADLINE_S):
+                while not bench.heard and not living.done():  # noqa: ASYNC110  nobody tells
+                    await asyncio.sleep(0.01)
+        assert bench.heard[0] == ("cannot_start", 0)
+        assert "Too many open files" in str(bench.rank(0).last_error)
+        assert not living.done()
+        await bench.fleet.stop()
+        await living
+
+    asyncio.run(run())
 
 
 # ---------------------------------------------------------------- the memory of its GPUs
