@@ -41,7 +41,7 @@ class Health(msgspec.Struct, kw_only=True):
     status: Literal["ok", "degraded", "unavailable"]
     reason: str
     model: str
-    ready_ranks: int
+    ranks_taking_items: int
     ranks: list[RankSummary]
     error: ErrorBody | UnsetType = UNSET
 
@@ -98,7 +98,7 @@ async def live(request: Request) -> Response:
 
 
 def _view(gateway: Gateway, is_admin: bool) -> Health:
-    ready = gateway.fleet.ready_ranks
+    ready = gateway.fleet.ranks_taking_items
     now = time.monotonic()
     status: Literal["ok", "degraded", "unavailable"] = "ok"
     if not ready or gateway.availability.is_draining:
@@ -109,7 +109,7 @@ def _view(gateway: Gateway, is_admin: bool) -> Health:
         status=status,
         reason=gateway.availability.reason,
         model=gateway.settings.public_name,
-        ready_ranks=len(ready),
+        ranks_taking_items=len(ready),
         ranks=[
             RankSummary(
                 rank=rank.number,

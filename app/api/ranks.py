@@ -1,6 +1,5 @@
 """How each rank is doing, and the operator's hand on it."""
 
-import socket
 from typing import Literal
 
 import msgspec
@@ -160,7 +159,7 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankV
         incarnation=rank.incarnation,
         pid=rank.pid,
         processes=facts.processes if facts else {},
-        node=socket.gethostname(),
+        node=gateway.fleet.host_of(rank.number).name,
         gpus=list(rank.gpus),
         cores=rank.cores,
         model=gateway.settings.public_name,
@@ -180,6 +179,6 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankV
         restarts_by_cause={str(kind): count for kind, count in group.restarts.items() if count} if group else {},
         suspects=gateway.dispatcher.suspects(rank.group),
         last_error=rank.last_error if is_admin else rank.error_line,
-        log_file=str(rank.log_file) if rank.log_file else None,
+        log_file=rank.log.path if rank.log else None,
         log_tail=rank.log_tail(log_lines) if is_admin else [],
     )

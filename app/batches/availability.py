@@ -20,7 +20,7 @@ class Availability:
         """Raises TryLater while nothing can run."""
         if self.is_draining:
             raise self.unavailable("the service is shutting down", "shutting_down")
-        if not self._dispatcher.has_ranks:
+        if not self._dispatcher.takes_items:
             raise self.unavailable(self.reason, "no_rank_ready")
 
     def unavailable(self, reason: str, code: str) -> TryLater:
@@ -40,7 +40,7 @@ class Availability:
         if all(rank.state is RankState.PENDING for rank in waiting):
             return "no rank is ready: the model's configuration is being read"
         parts = "; ".join(f"rank {rank.number} is {rank.state}{_detail(rank)}" for rank in waiting)
-        return f"{'not all ranks are' if self._dispatcher.has_ranks else 'no rank is'} ready: {parts}"
+        return f"{'not all ranks are' if self._dispatcher.takes_items else 'no rank is'} ready: {parts}"
 
 
 def _detail(rank: Rank) -> str:

@@ -40,7 +40,7 @@ class EngineCheck:
     async def _first_answer(self, wire: bytes) -> ItemError | None:
         """Of the first rank that answers: one that lets us wait may be frozen."""
         reason = self._availability.reason
-        waiting = deque(sorted(self._fleet.ready_ranks, key=lambda rank: -rank.heard_at))
+        waiting = deque(sorted(self._fleet.ranks_taking_items, key=lambda rank: -rank.heard_at))
         asked: set[asyncio.Task[ItemError | None]] = set()
         try:
             while waiting or asked:

@@ -43,7 +43,7 @@ class Backlog:
         """Appends items to a flow."""
         if not items:
             return
-        if not flow.waiting and not flow.is_held:
+        if not flow.waiting and not flow.is_held_back:
             self._enter(flow)
         flow.waiting.extend(items)
         for item in items:
@@ -53,7 +53,7 @@ class Backlog:
         """Items that were popped and have to run again, to the head of their flows, in this order."""
         for item in reversed(items):
             flow = item.flow
-            if flow.is_held:
+            if flow.is_held_back:
                 pass  # its turn comes when it is released
             elif flow.waiting and flow.party is not None:
                 flow.party.deficit += item.cost
@@ -89,7 +89,7 @@ class Backlog:
         if flow.party is None or not flow.party.flows:
             return
         self._levels[flow.priority].turns.settle(flow.party, given_back)
-        if flow.waiting and not flow.is_held:
+        if flow.waiting and not flow.is_held_back:
             flow.party.flows.settle(flow, given_back)
 
     def discard(self, flow: Flow) -> list[Item]:
@@ -98,23 +98,23 @@ class Backlog:
         for item in items:
             self.uncount(item)
         flow.waiting.clear()
-        if items and not flow.is_held:
+        if items and not flow.is_held_back:
             self._leave(flow)
         return items
 
     def hold(self, flow: Flow) -> None:
         """Passes the flow over until `release`. What it has waiting still counts as waiting."""
-        if flow.is_held:
+        if flow.is_held_back:
             return
-        flow.is_held = True
+        flow.is_held_back = True
         if flow.waiting:
             self._leave(flow)
 
     def release(self, flow: Flow) -> None:
         """The flow has its turns again."""
-        if not flow.is_held:
+        if not flow.is_held_back:
             return
-        flow.is_held = False
+        flow.is_held_back = False
         if flow.waiting:
             self._enter(flow)
 

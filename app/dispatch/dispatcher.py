@@ -89,22 +89,22 @@ class Dispatcher:
 
     # -- from the groups
 
-    def group_ready(self, group: int, members: list[Member], *, is_held: bool = False) -> None:
+    def group_ready(self, group: int, members: list[Member], *, takes_items: bool = True) -> None:
         """All ranks of the group run items from now on. It must be new, or have been lost."""
         if group in self._groups:
             raise RuntimeError(f"group {group} is ready already")
         ranks = [RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill) for m in members]
-        self._groups[group] = DispatchGroup(group, ranks, is_held)
+        self._groups[group] = DispatchGroup(group, ranks, takes_items)
         self._ranks |= {rank.rank: rank for rank in ranks}
         self._given_up.discard(group)
-        for other in self._given_up if not is_held else ():
+        for other in self._given_up if takes_items else ():
             self._trials.move(other, group)
         self._pump_soon()
 
-    def group_held(self, group: int) -> None:
+    def group_draining(self, group: int) -> None:
         """The group finishes what it holds, what is on trial there counted in, and takes nothing new."""
         if group in self._groups:
-            self._groups[group].is_held = True
+            self._groups[group].takes_items = False
 
     def group_lost(self, group: int, loss: Loss) -> Aftermath:
         """The group takes nothing any more. What ran there runs again."""
@@ -128,7 +128,7 @@ class Dispatcher:
     def group_given_up(self, group: int) -> None:
         """The group does not come back by itself: others have to run its trials, now or once they are ready."""
         self._given_up.add(group)
-        others = [other.number for other in self._groups.values() if not other.is_held]
+        others = [other.number for other in self._groups.values() if other.takes_items]
         if others:
             self._trials.move(group, min(others, key=self._trials.suspects))
         self._pump_soon()
@@ -167,9 +167,9 @@ class Dispatcher:
         return self._trials.suspects(group)
 
     @property
-    def has_ranks(self) -> bool:
-        """Whether any rank takes items."""
-        return any(not group.is_held for group in self._groups.values())
+    def takes_items(self) -> bool:
+        """Whether any group does."""
+        return any(group.takes_items for group in self._groups.values())
 
     @property
     def running_items(self) -> int:
@@ -194,7 +194,7 @@ class Dispatcher:
         self._is_pump_due = False
         outbox, until = Outbox(), time.monotonic() + LONGEST_PUMP_S
         free = [
-            group for group in self._groups.values() if not self._run_trial(group, outbox, until) and not group.is_held
+            group for group in self._groups.values() if not self._run_trial(group, outbox, until) and group.takes_items
         ]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
         while (item := self.backlog.head()) is not None and time.monotonic() < until:

@@ -8,12 +8,12 @@ from app.dispatch.trial import Trial
 
 
 class DispatchGroup:
-    """Ranks that live and die together. `is_held`: it takes nothing new but what is on trial there."""
+    """Ranks that live and die together. One that does not take items is given what is on trial there, and no more."""
 
-    def __init__(self, number: int, ranks: Sequence[RankCredit], is_held: bool = False) -> None:
+    def __init__(self, number: int, ranks: Sequence[RankCredit], takes_items: bool = True) -> None:
         self.number = number
         self.ranks = ranks
-        self.is_held = is_held
+        self.takes_items = takes_items
 
     @property
     def held(self) -> int:

@@ -50,7 +50,7 @@ EVERYBODY = Owner("")
 class Flow:
     """What shares its owner's part fairly: the items of one batch. `deficit` is its account, in tokens."""
 
-    __slots__ = ("deficit", "is_held", "owner", "party", "priority", "running", "suspects", "waiting")
+    __slots__ = ("deficit", "is_held_back", "owner", "party", "priority", "running", "suspects", "waiting")
     weight = 1
 
     def __init__(self, priority: int, owner: Owner = EVERYBODY) -> None:
@@ -60,7 +60,7 @@ class Flow:
         self.waiting: deque[Item] = deque()
         self.running: set[Item] = set()
         self.suspects: set[Item] = set()  # its items on trial
-        self.is_held = False  # passed over, until whoever takes its results has room again
+        self.is_held_back = False  # passed over, until whoever takes its results has room again
         self.deficit = 0
 
     @property

@@ -57,11 +57,11 @@ class Aftermath:
 class GroupListener(Protocol):
     """Who wants to know what becomes of the groups."""
 
-    def group_ready(self, group: int, members: list[Member], *, is_held: bool) -> None:
-        """All ranks of the group run items; a held one takes nothing new but what is on trial there."""
+    def group_ready(self, group: int, members: list[Member], *, takes_items: bool) -> None:
+        """All ranks of the group run items; one that takes none is given what is on trial there, and no more."""
 
-    def group_held(self, group: int) -> None:
-        """The group finishes what it holds, and takes nothing new."""
+    def group_draining(self, group: int) -> None:
+        """The group takes no items any more, and finishes what it holds."""
 
     def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
         """Attempts that ended."""

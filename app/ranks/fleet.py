@@ -11,9 +11,11 @@ from pathlib import Path
 from app.errors import FatalError
 from app.logs import get_logger
 from app.ranks import plan as planning
-from app.ranks.channel import new_context
 from app.ranks.events import GroupListener, LossKind
-from app.ranks.group import Group, Surroundings
+from app.ranks.group import Group
+from app.ranks.group_environment import GroupEnvironment
+from app.ranks.hosts.host import Host
+from app.ranks.hosts.local import LocalHost
 from app.ranks.model import ModelFacts, inspect_model
 from app.ranks.plan import Plan, Share
 from app.ranks.questions import Questions
@@ -38,7 +40,6 @@ from engines.contract.protocol import (
 )
 from engines.contract.spec import EngineKind
 from engines.failures import kind
-from engines.host.runtime import Runtime
 
 logger = get_logger("ranks")
 FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up
@@ -59,13 +60,12 @@ class Fleet:
     ) -> None:
         self._settings = settings
         self._environ = environ
+        self._host: Host = LocalHost(environ, log_dir(settings, environ))
         self._device = device
         self._shares = shares
         self._listener = listener
         self._on_change = on_change
         self._is_stopping = False
-        self._context = new_context()
-        self._runtime: Runtime | None = None  # once there are ranks
         self._tasks: list[asyncio.Task[None]] = []
         self.questions = Questions(self.send)
         self.plan: Plan | None = None
@@ -88,9 +88,7 @@ class Fleet:
             await asyncio.gather(*(group.stop() for group in self.groups.values()))
         finally:
             await tasks.end(*self._tasks)
-            self._context.destroy(linger=0)  # term would wait for a socket that somebody forgot
-            if self._runtime is not None:
-                self._runtime.remove()
+            self._host.close()
 
     async def kill(self) -> None:
         """Stops every rank without asking."""
@@ -114,21 +112,26 @@ class Fleet:
         """The group that a rank lives and dies with; None before there are groups."""
         return self.groups.get(self.ranks[rank].group)
 
+    def host_of(self, rank: int) -> Host:
+        """Where a rank runs."""
+        return self._host
+
     @property
-    def ready_ranks(self) -> list[Rank]:
-        """Ranks that take items: those of groups that are ready as a whole."""
-        serving = [group for group in self.groups.values() if group.is_serving]
-        return [rank for group in serving for rank in group.ranks if rank.is_ready]
+    def ranks_taking_items(self) -> list[Rank]:
+        """Those of the groups that take items."""
+        return [rank for group in self.groups.values() if group.takes_items for rank in group.ranks]
 
     @property
     def max_model_len(self) -> int | None:
         """The longest context of a rank that takes items, in tokens; None while none does."""
-        return max((rank.facts.max_model_len for rank in self.ready_ranks if rank.facts is not None), default=None)
+        return max(
+            (rank.facts.max_model_len for rank in self.ranks_taking_items if rank.facts is not None), default=None
+        )
 
     @property
     def is_complete(self) -> bool:
-        """Whether every rank is ready."""
-        return bool(self.groups) and len(self.ready_ranks) == len(self.ranks)
+        """Whether every rank takes items."""
+        return bool(self.groups) and len(self.ranks_taking_items) == len(self.ranks)
 
     @property
     def has_hope(self) -> bool:
@@ -146,19 +149,21 @@ class Fleet:
         for rank, share in zip(self.ranks, self._shares, strict=True):
             rank.group = self.plan.group_of(rank.number)
             rank.gpus, rank.cores = share.gpus, share.cores
-        logger.info("ranks_starting", log_dir=str(self._log_dir), **planning.figures(self._settings, self.plan))
-        self._runtime = Runtime()
-        self._make_groups(self.plan, self._runtime)
+        folder = log_dir(self._settings, self._environ)
+        logger.info("ranks_starting", log_dir=str(folder), **planning.figures(self._settings, self.plan))
+        self._make_groups(self.plan)
         for group in self.groups.values():
             self._tasks.append(tasks.start(group.run(), f"group {group.number}", self.fail))
 
-    def _make_groups(self, plan: Plan, runtime: Runtime) -> None:
-        around = Surroundings(self._settings, self._environ, plan, runtime, self._log_dir, self._context)
+    def _make_groups(self, plan: Plan) -> None:
+        environment = GroupEnvironment(self._settings, plan, self.host_of)
         members: dict[int, list[Rank]] = {}
         for rank in self.ranks:
             members.setdefault(rank.group, []).append(rank)
         self.groups = {
-            number: Group(number, ranks, around, self._listener, self._on_message, self._on_group_change, self.fail)
+            number: Group(
+                number, ranks, environment, self._listener, self._on_message, self._on_group_change, self.fail
+            )
             for number, ranks in members.items()
         }
 
@@ -192,7 +197,7 @@ class Fleet:
             case Failed():
                 self._on_failed(rank, message)
             case Stopped():
-                rank.state = RankState.STOPPED
+                self.groups[rank.group].rank_stopped(rank)
 
     def _on_hello(self, rank: Rank, hello: Hello) -> None:
         rank.pid = hello.pid
@@ -202,16 +207,11 @@ class Fleet:
             self._give_up(FatalError(f"{said} {remedy}", 1))
 
     def _on_ready(self, rank: Rank, facts: RankFacts) -> None:
-        if self._is_stopping or self.plan is None or rank.state is not RankState.STARTING:
-            return  # it is late: the rank has been given up
-        mismatch = planning.mismatch(self.plan, facts)
+        mismatch = planning.mismatch(self.plan, facts) if self.plan else None
         if mismatch:
             self._give_up(FatalError(f"rank {rank.number} does not do what it was started for: {mismatch}", 1))
             return
-        rank.facts = facts
-        rank.state = RankState.READY
-        logger.info("rank_ready", **rank.ids, engine=facts.engine)
-        self.groups[rank.group].rank_ready()
+        self.groups[rank.group].rank_ready(rank, facts)
 
     def _on_failed(self, rank: Rank, message: Failed) -> None:
         group = self.groups[rank.group]
@@ -238,18 +238,17 @@ class Fleet:
             return
         rank = self.ranks[loss.rank]
         tail = [] if loss.is_explained else rank.log_tail(FAILURE_TAIL_LINES)
-        more = "".join(f"\n  {line}" for line in [f"its log is {rank.log_file}", *tail])
+        more = "".join(f"\n  {line}" for line in [f"its log is {rank.log.path if rank.log else None}", *tail])
         self._give_up(FatalError(f"rank {rank.number} could not start: {loss.reason}{more}", 1))
 
     def _give_up(self, error: FatalError) -> None:
         if not self.fatal.done():
             self.fatal.set_result(error)
 
-    # -- small things
 
-    @property
-    def _log_dir(self) -> Path:
-        return self._settings.log_dir or state_folder(self._environ) / "logs" / str(self._settings.port)
+def log_dir(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """The folder of the ranks' logs on this machine."""
+    return settings.log_dir or state_folder(environ) / "logs" / str(settings.port)
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

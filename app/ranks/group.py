@@ -4,45 +4,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 from app.logs import get_logger
-from app.ranks import plan as planning
-from app.ranks.channel import ChannelContext
 from app.ranks.events import Aftermath, GroupListener, Loss, LossKind, Member
 from app.ranks.failed_start import explained
+from app.ranks.group_environment import GroupEnvironment
 from app.ranks.incarnation import Incarnation
-from app.ranks.plan import Plan
 from app.ranks.policy import Break, Limits, RestartPolicy
 from app.ranks.pulse import HEARTBEAT_S
 from app.ranks.rank import Rank, RankState
 from app.ranks.watch import StallWatch
-from app.settings.declaration import Settings
 from engines import tasks
-from engines.contract.protocol import FromRank, Message
+from engines.contract.protocol import FromRank, Message, RankFacts
 from engines.failures import kind as kind_of
-from engines.host.gpu_memory import GpuMemory
-from engines.host.rank_process import RankProcess, describe_exit
-from engines.host.runtime import Runtime
-from engines.host.shared_memory import SharedMemory
-from engines.host.strays import clear_strays
+from engines.host.rank_process import describe_exit
 
 logger = get_logger("ranks")
 DRAIN_POLL_S = 0.05
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What all groups of a gateway share."""
-
-    settings: Settings
-    variables: Mapping[str, str]  # the gateway's environment
-    plan: Plan
-    runtime: Runtime  # the ranks' sockets and private folders
-    log_dir: Path
-    context: ChannelContext
 
 
 class Group:
@@ -53,7 +32,7 @@ class Group:
         self,
         number: int,
         ranks: list[Rank],
-        around: Surroundings,
+        environment: GroupEnvironment,
         listener: GroupListener,
         on_message: Callable[[Rank, FromRank], None],
         on_change: Callable[["Group"], None],
@@ -65,13 +44,12 @@ class Group:
         self.was_ever_ready = False
         self.restarts: dict[LossKind, int] = dict.fromkeys(LossKind, 0)
         self.loss: Loss | None = None  # of the present life, or of the last one
-        self._around = around
+        self._environment = environment
         self._listener = listener
         self._on_message = on_message
         self._on_change = on_change
         self._on_failure = on_failure
-        self._policy = RestartPolicy(Limits.of(around.settings))
-        self._memory = GpuMemory([gpu for rank in ranks for gpu in rank.gpus])
+        self._policy = RestartPolicy(Limits.of(environment.settings))
         self._aftermath = Aftermath()
         self._lives: dict[int, Incarnation] = {}
         self._is_announced = False  # whether the listener knows it as ready
@@ -84,7 +62,7 @@ class Group:
 
     async def run(self) -> None:
         """One life after another, until the group is stopped."""
-        await self._memory.take_baseline()
+        await self._environment.take_memory_baseline(self.ranks)
         while not self._is_stopping:
             try:
                 await self._live()
@@ -103,7 +81,7 @@ class Group:
         self._is_stopping = True
         self._wake.set()
         await tasks.end(self._ending)
-        await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
+        await self._stop_lives()
 
     def cut(self) -> None:
         """Ends all its processes without asking."""
@@ -118,36 +96,31 @@ class Group:
     async def _live(self) -> None:
         """From the start of all its processes to the end of all of them."""
         self.loss, self._is_announced = None, False
-        around = self._around
+        around = self._environment
         self._wake.clear()  # whoever asked for a restart has it
         for rank in self.ranks:
-            rank.begin(rank.incarnation + 1, around.log_dir / f"rank-{rank.number}.log")
-        lockstep = planning.lockstep_address(around.plan)
-        around.runtime.ensure()
-        shared_memory = SharedMemory()
+            rank.begin(around.host_of(rank.number).new_log(rank.number))
+        around.open_hosts(self.ranks)
+        lockstep = around.lockstep_address(self.ranks)
         for rank in self.ranks:
-            self._lives[rank.number] = Incarnation(
-                rank, around.settings, around.variables, around.plan, around.runtime.path, lockstep
-            )
+            host = around.host_of(rank.number)
+            self._lives[rank.number] = Incarnation(rank, host, around.settings, around.plan, lockstep)
+        lives = list(self._lives.values())
         watching = tasks.start(self._watch(), f"watch group {self.number}", self._on_failure)
         try:
-            async with asyncio.TaskGroup() as lives:
-                played = [lives.create_task(self._play(life), name=str(life)) for life in self._lives.values()]
+            async with asyncio.TaskGroup() as playing:
+                for life in lives:
+                    playing.create_task(self._play(life), name=str(life))
         finally:
             await tasks.end(watching)
             self._lives.clear()
-        if any(
-            (code := task.result()) is not None and code < 0 for task in played
-        ):  # a guardian was killed: what it kept may be left
-            await clear_strays(RankProcess.guardians, self._around.runtime.path, shared_memory)
+        await asyncio.gather(*(life.clear_up() for life in lives))
 
-    async def _play(self, life: Incarnation) -> int | None:
+    async def _play(self, life: Incarnation) -> None:
         """One rank's part in the group's life. Its end is the end of the group's."""
         rank = life.rank
-        code: int | None = None
         try:
             code = await life.run(
-                self._around.context,
                 on_message=lambda message: self._on_message(rank, message),
                 on_lost=lambda reason: self.lose(rank, reason),
             )
@@ -155,9 +128,8 @@ class Group:
         except OSError as error:
             ended = f"it could not be started: {error}"
         if self._is_stopping:
-            rank.state = RankState.STOPPED
+            rank.stop()
         self.lose(rank, ended)
-        return code
 
     async def _pause(self, loss: Loss) -> None:
         """Between two lives: as long as the policy says, or until an operator says otherwise."""
@@ -167,13 +139,14 @@ class Group:
             self._listener.group_given_up(self.number)
         decision = self._policy.decide(loss, self._aftermath, time.monotonic())
         if isinstance(decision, Break):
-            self._set_state(RankState.BROKEN, decision.reason)
+            for rank in self.ranks:
+                rank.give_up(decision.reason)
             logger.error("group_broken", group=self.number, reason=decision.reason)
             self._listener.group_given_up(self.number)
             self._on_change(self)
             await self._wake.wait()
         elif decision.delay_s:
-            self._set_state(RankState.BACKOFF)
+            self._wait()
             delay_s = round(decision.delay_s, 2)
             logger.warning(
                 "group_restarting", group=self.number, after=str(loss.kind), delay_s=delay_s, reason=loss.reason
@@ -181,12 +154,16 @@ class Group:
             self._on_change(self)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), decision.delay_s)
-        await self._memory.wait_free()
+        await self._environment.await_free_memory(self.ranks)
 
     # -- what its ranks say
 
-    def rank_ready(self) -> None:
-        """One of its ranks is ready: once all are, the listener hears of it."""
+    def rank_ready(self, rank: Rank, facts: RankFacts) -> None:
+        """One of its ranks is ready: once all are, the listener hears of it. One that was given up is late."""
+        if self._is_stopping or rank.state is not RankState.STARTING:
+            return
+        rank.become_ready(facts)
+        logger.info("rank_ready", **rank.ids, engine=facts.engine)
         members = [Member(r.number, r.incarnation, r.facts) for r in self.ranks if r.is_ready and r.facts]
         if len(members) < len(self.ranks) or self.loss is not None:
             return
@@ -195,9 +172,13 @@ class Group:
         self._policy.started()
         logger.info("group_ready", group=self.number, ranks=[rank.number for rank in self.ranks])
         if self._is_drained:  # it crashed before an operator restarted it
-            self._set_state(RankState.DRAINING)
-        self._listener.group_ready(self.number, members, is_held=self._is_drained)
+            self._drain_ranks()
+        self._listener.group_ready(self.number, members, takes_items=not self._is_drained)
         self._on_change(self)
+
+    def rank_stopped(self, rank: Rank) -> None:
+        """It says that it ends because it was asked to."""
+        rank.stop()
 
     def lose(self, rank: Rank, reason: str, kind: LossKind | None = None, untouched: Iterable[int] = ()) -> None:
         """The rank is gone, and the group with it. Its items run again, and what is left of its processes is killed."""
@@ -223,7 +204,8 @@ class Group:
 
     async def _watch(self) -> None:
         """Looks for a stall, while the group serves."""
-        watch = StallWatch(self.ranks, self._listener.held, self._around.settings.stall_timeout_s)
+        around = self._environment
+        watch = StallWatch(self.ranks, around.host_of, self._listener.held, around.settings.stall_timeout_s)
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             stall = watch.look() if self.is_serving else None
@@ -234,8 +216,13 @@ class Group:
 
     @property
     def is_serving(self) -> bool:
-        """Whether it runs items."""
+        """Whether it runs items: one that an operator drains finishes those that it has."""
         return self._is_announced and self.loss is None
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether it is given new ones."""
+        return self.is_serving and not (self._is_drained or self._is_stopping)
 
     def drain(self) -> bool:
         """Finishes what it holds and takes nothing new. False when it does not serve."""
@@ -244,13 +231,10 @@ class Group:
         if not self._is_drained:
             self._is_drained = True
             logger.info("group_draining", group=self.number)
-            self._hold()
+            self._drain_ranks()
+            self._listener.group_draining(self.number)
             self._on_change(self)
         return True
-
-    def _hold(self) -> None:
-        self._set_state(RankState.DRAINING)
-        self._listener.group_held(self.number)
 
     def restart(self) -> None:
         """A new life: at once, or for a group that serves when it has finished what it holds, or the deadline comes."""
@@ -262,13 +246,13 @@ class Group:
             return
         self._is_drained = False
         if self.loss is not None:
-            self._set_state(RankState.BACKOFF)  # it is not broken any more
+            self._wait()  # it is not broken any more
             self._wake.set()
         else:
             self.lose(self.ranks[0], "an operator restarts it", LossKind.ENDED)
 
     async def _end_gently(self) -> None:
-        deadline = time.monotonic() + self._around.settings.drain_timeout_s
+        deadline = time.monotonic() + self._environment.settings.drain_timeout_s
         life = self.ranks[0].incarnation
         while self.is_serving and time.monotonic() < deadline and self._holds_work():  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(DRAIN_POLL_S)
@@ -276,7 +260,7 @@ class Group:
         if self.loss is None and self.ranks[0].incarnation == life:  # else it has a new life already
             self._end_life(Loss(LossKind.ENDED, "an operator restarts it", self.ranks[0].number))
             self._on_change(self)
-            await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
+            await self._stop_lives()
 
     def _end_at_once(self, _: str, error: BaseException) -> None:
         self.lose(self.ranks[0], f"its restart failed: {kind_of(error, with_message=False)}", LossKind.ENDED)
@@ -286,7 +270,17 @@ class Group:
         running = any(self._listener.held(rank.number) for rank in self.ranks)
         return running or self._listener.suspects(self.number) > 0
 
-    def _set_state(self, state: RankState, reason: str | None = None) -> None:
+    async def _stop_lives(self) -> None:
+        """Ranks that serve are asked to stop."""
         for rank in self.ranks:
-            rank.state = state
-            rank.last_error = reason or rank.last_error
+            if rank.is_ready:
+                rank.drain()
+        await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
+
+    def _drain_ranks(self) -> None:
+        for rank in self.ranks:
+            rank.drain()
+
+    def _wait(self) -> None:
+        for rank in self.ranks:
+            rank.wait()

@@ -1,26 +1,14 @@
 """What is to be started: decided once, before any rank, from the settings, the model and the machine."""
 
-import random
-import socket
-from collections.abc import Mapping
-from pathlib import Path
-
 import msgspec
 
 from app.ranks.model import ModelFacts
 from app.settings.declaration import Settings
 from engines.contract.protocol import RankFacts
-from engines.contract.spec import RANK_FOLDER_VARIABLE, EngineKind, GroupKind, LockstepAddress, RankSpec
+from engines.contract.spec import EngineKind, GroupKind, LockstepAddress, RankSpec, RankVariables
 
-LOOPBACK = "127.0.0.1"
 CPU_PLUGIN = "phalanx_cpu_expert_parallel"  # its name among pyproject.toml's entry points
 WITHHOLDING_PLUGIN = "phalanx_withhold_prompts"  # the same
-LOCKSTEP_PORTS = 10  # vLLM's groups take consecutive ports from the master port on
-PORT_RANGE = (20000, 32000)  # below the kernel's ephemeral ports, which clients use up
-
-
-class NoFreePorts(OSError):
-    """A lock-step group has no ports to meet at. They may come free."""
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -90,11 +78,9 @@ def make_spec(
     rank: int,
     incarnation: int,
     endpoint: str,
-    directory: Path,
-    log_file: Path,
     lockstep: LockstepAddress | None,
 ) -> RankSpec:
-    """What one rank is told."""
+    """What one rank is told, but for what its host alone knows."""
     return RankSpec(
         rank=rank,
         incarnation=incarnation,
@@ -105,8 +91,6 @@ def make_spec(
         expert_parallel=plan.expert_parallel,
         model=plan.model.model,
         endpoint=endpoint,
-        directory=str(directory),
-        log_file=str(log_file),
         device=plan.device,
         lockstep=lockstep,
         engine_args=settings.engine_arguments(),
@@ -119,66 +103,25 @@ def make_spec(
     )
 
 
-def environment(
-    base: Mapping[str, str],
-    settings: Settings,
-    plan: Plan,
-    rank: int,
-    directory: Path,
-    lockstep: LockstepAddress | None,
-) -> dict[str, str]:
-    """A rank's environment variables: the gateway's own, and what makes this rank this one."""
+def variables(settings: Settings, plan: Plan, rank: int, lockstep: LockstepAddress | None) -> RankVariables:
+    """What makes a rank's environment this rank's."""
     share = plan.shares[rank]
-    variables = dict(base)
-    variables["PYTHONUNBUFFERED"] = "1"
-    variables[RANK_FOLDER_VARIABLE] = str(directory)  # vLLM's sockets go where the guardian removes them
+    found: dict[str, str] = {}
+    plugins = []
     if plan.device == "cuda":
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
-        variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order, in which the devices were counted
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
+        found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order, in which the devices were counted
     elif settings.engine is EngineKind.VLLM:
-        variables["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
+        found["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
         if share.cores:
-            variables["VLLM_CPU_OMP_THREADS_BIND"] = share.cores
+            found["VLLM_CPU_OMP_THREADS_BIND"] = share.cores
         if plan.group_kind is GroupKind.LOCKSTEP:
-            variables["PHALANX_RANK_CPU_EXPERT_PARALLEL"] = "1"
-            _take_plugin(variables, CPU_PLUGIN)
+            found["PHALANX_RANK_CPU_EXPERT_PARALLEL"] = "1"
+            plugins.append(CPU_PLUGIN)
     if settings.engine is EngineKind.VLLM and not settings.log_prompts:
-        variables["PHALANX_RANK_WITHHOLD_PROMPTS"] = "1"
-        _take_plugin(variables, WITHHOLDING_PLUGIN)
+        found["PHALANX_RANK_WITHHOLD_PROMPTS"] = "1"
+        plugins.append(WITHHOLDING_PLUGIN)
     if lockstep is not None:
-        variables["VLLM_DP_MASTER_IP"] = lockstep.host
-        variables["VLLM_DP_MASTER_PORT"] = str(lockstep.master_port)
-    return variables
-
-
-def _take_plugin(variables: dict[str, str], plugin: str) -> None:
-    """An operator's choice of vLLM's plugins must not leave out the one it takes."""
-    if "VLLM_PLUGINS" in variables:
-        variables["VLLM_PLUGINS"] = ",".join(filter(None, [variables["VLLM_PLUGINS"], plugin]))
-
-
-def lockstep_address(plan: Plan) -> LockstepAddress | None:
-    """Fresh ports on this host for one life of a group; None for replicas. Raises NoFreePorts."""
-    if plan.group_kind is not GroupKind.LOCKSTEP:
-        return None
-    first = _free_port_run(LOCKSTEP_PORTS + 1)
-    return LockstepAddress(host=LOOPBACK, rpc_port=first, master_port=first + 1)
-
-
-def _free_port_run(length: int) -> int:
-    """The first of `length` consecutive ports that nobody listens on now."""
-    for _ in range(200):
-        first = random.randrange(*PORT_RANGE)  # noqa: S311  not a secret
-        if all(_is_free(first + offset) for offset in range(length)):
-            return first
-    first, end = PORT_RANGE
-    raise NoFreePorts(f"no {length} consecutive ports from {first} to {end} are free: stop what listens on them")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+        found["VLLM_DP_MASTER_IP"] = lockstep.host
+        found["VLLM_DP_MASTER_PORT"] = str(lockstep.master_port)
+    return RankVariables(found, plugins)

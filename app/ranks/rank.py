@@ -1,9 +1,12 @@
-"""One rank as the gateway knows it: its state, what it last said, and its place in a group."""
+"""One rank as the gateway knows it: its state, what it last said, and its place in a group.
+
+Its state changes by the transitions below, and its group alone makes them.
+"""
 
 import time
 from enum import StrEnum
-from pathlib import Path
 
+from app.ranks.hosts.host import RankLogView
 from engines.contract.protocol import RankFacts, Stage, Status
 
 RATE_WEIGHT = 0.3  # of the newest heartbeat in the running mean of tokens per second
@@ -24,12 +27,12 @@ class RankState(StrEnum):
 
 
 class Rank:
-    """State and figures of one rank. Written by the fleet alone."""
+    """State and figures of one rank."""
 
     def __init__(self, number: int, group: int) -> None:
         self.number = number
         self.group = group
-        self.state = RankState.PENDING
+        self._state = RankState.PENDING
         self.stage: Stage | None = None
         self.stage_since = time.monotonic()
         self.incarnation = 0
@@ -40,11 +43,10 @@ class Rank:
         self.status: Status | None = None
         self.tokens_per_s = 0.0
         self.last_error: str | None = None
-        self.log_file: Path | None = None
+        self.log: RankLogView | None = None
         self.results = 0  # messages with results, in this life
         self.heard_at = time.monotonic()  # when it last said anything
         self._status_at = 0.0
-        self._log_start = 0  # where this life's part of the log begins
 
     @property
     def ids(self) -> dict[str, int]:
@@ -52,8 +54,13 @@ class Rank:
         return {"rank": self.number, "group": self.group, "incarnation": self.incarnation}
 
     @property
+    def state(self) -> RankState:
+        """Where it is in its life."""
+        return self._state
+
+    @property
     def is_ready(self) -> bool:
-        """Whether it takes items."""
+        """Whether its engine has generated, and nobody wants it to stop taking items."""
         return self.state is RankState.READY
 
     @property
@@ -79,28 +86,53 @@ class Rank:
         """The last error without what follows its first line, which is the log's and not for everybody."""
         return None if self.last_error is None else self.last_error.partition("\n")[0]
 
-    def begin(self, incarnation: int, log_file: Path) -> None:
-        """A new life."""
-        self.state = RankState.STARTING
-        self.incarnation = incarnation
-        self.log_file = log_file
-        self._log_start = log_file.stat().st_size if log_file.exists() else 0
+    # -- transitions
+
+    def begin(self, log: RankLogView) -> None:
+        """A new life begins: it is started."""
+        self._state = RankState.STARTING
+        self.incarnation += 1
+        self.log = log
         self.pid = self.facts = self.status = None
         self.tokens_per_s = 0.0
         self.results = 0
         self.heard_at = time.monotonic()
         self.reach(Stage.SPAWNED)
 
+    def become_ready(self, facts: RankFacts) -> None:
+        """Its engine has generated."""
+        self._state = RankState.READY
+        self.facts = facts
+
+    def drain(self) -> None:
+        """It takes nothing new, and finishes what it holds."""
+        self._state = RankState.DRAINING
+
+    def stop(self) -> None:
+        """It ended because it was asked to."""
+        self._state = RankState.STOPPED
+
+    def fail(self, reason: str) -> None:
+        """It is lost."""
+        self._state = RankState.FAILED
+        self.last_error = reason
+        self.tokens_per_s = 0.0
+
+    def wait(self) -> None:
+        """It will be started again by itself."""
+        self._state = RankState.BACKOFF
+
+    def give_up(self, reason: str) -> None:
+        """It will not be started again until an operator says so."""
+        self._state = RankState.BROKEN
+        self.last_error = reason
+
+    # -- what it says
+
     def reach(self, stage: Stage) -> None:
         """The next stage of starting."""
         self.stage = stage
         self.stage_since = time.monotonic()
-
-    def fail(self, reason: str) -> None:
-        """The rank is lost."""
-        self.state = RankState.FAILED
-        self.last_error = reason
-        self.tokens_per_s = 0.0
 
     def heard(self) -> None:
         """It has said something."""
@@ -121,14 +153,4 @@ class Rank:
 
     def log_end(self, size_bytes: int) -> str:
         """As much as that of what they printed last in this life."""
-        if self.log_file is None:
-            return ""
-        try:
-            with self.log_file.open("rb") as log:
-                log.seek(0, 2)
-                end = log.tell()
-                start = self._log_start if self._log_start <= end else 0  # a log that grew too long began anew
-                log.seek(max(start, end - size_bytes))
-                return log.read(size_bytes).decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return "" if self.log is None else self.log.end(size_bytes)

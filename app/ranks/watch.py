@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.logs import get_logger
+from app.ranks.hosts.host import Host
 from app.ranks.pulse import HEARTBEAT_S, PulseTaker
 from app.ranks.rank import Rank
 from app.ranks.stalls import find_stall
@@ -24,11 +25,18 @@ class Stall:
 class StallWatch:
     """Remembers what the ranks of a group were like. `held` says how many items a rank holds."""
 
-    def __init__(self, ranks: Sequence[Rank], held: Callable[[int], int], stall_timeout_s: float) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[Rank],
+        host_of: Callable[[int], Host],
+        held: Callable[[int], int],
+        stall_timeout_s: float,
+    ) -> None:
         self._ranks = ranks
+        self._host_of = host_of
         self._held = held
         self._stall_timeout_s = stall_timeout_s
-        self._takers = [PulseTaker(rank) for rank in ranks]
+        self._takers = self._new_takers()
         self._looked_at = time.monotonic()
         self._has_failed = False
 
@@ -49,8 +57,11 @@ class StallWatch:
         self._has_failed = False
         return stall
 
+    def _new_takers(self) -> list[PulseTaker]:
+        return [PulseTaker(rank, self._host_of(rank.number).pulse_reader()) for rank in self._ranks]
+
     def _begin_anew(self) -> None:
-        self._takers = [PulseTaker(rank) for rank in self._ranks]
+        self._takers = self._new_takers()
         for rank in self._ranks:
             rank.heard()
 

@@ -44,10 +44,10 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     group_kind: GroupKind
     expert_parallel: bool
     model: str  # a folder or a hub name
-    endpoint: str  # the gateway's ZeroMQ socket for this rank
-    directory: str  # private to this incarnation, mode 0700
-    log_file: str
     device: str  # "cuda" or "cpu"
+    endpoint: str = ""  # the gateway's ZeroMQ socket for this rank
+    directory: str = ""  # private to this incarnation, mode 0700; like the log, the host knows it when it starts a rank
+    log_file: str = ""
     lockstep: LockstepAddress | None = None
     engine_args: dict[str, Any] = {}  # the engine's own argument names; Any: checked by the engine itself
     extra_args: list[str] = []  # the engine's own command-line flags, checked by the engine itself
@@ -73,6 +73,13 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def guardian_title(self) -> str:
         """The process title of the rank's guardian."""
         return f"phalanx-guardian {self.rank}"
+
+
+class RankVariables(msgspec.Struct, frozen=True):
+    """A rank's environment variables, but for those that are its host's own; and the vLLM plugins that it needs."""
+
+    values: dict[str, str]
+    plugins: list[str] = []
 
 
 def write_spec(spec: RankSpec, path: Path) -> None:

@@ -16,17 +16,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from io import FileIO
 from pathlib import Path
 
 import setproctitle
 
 from engines.contract.spec import FAREWELL, RankSpec, read_spec
 from engines.host import processes
+from engines.host.rank_log import RankLog
 from engines.host.shared_memory import SharedMemory
 
 IPC = "ipc://"
-LOG_LIMIT_BYTES = 8 * 1024 * 1024
 SCAN_INTERVAL_S = 2.0  # how often the rank's shared memory is looked up: it must be known before the rank dies
 CHUNK_BYTES = 65536
 CHUNKS_AT_ONCE = 64  # between two looks at what else happens: a rank may print faster than a disk takes it
@@ -41,39 +40,6 @@ def main(spec_path: str) -> int:
     setproctitle.setproctitle(spec.guardian_title)
     processes.become_subreaper()
     return Guardian(spec, [sys.executable, "-P", "-m", "engines", "rank", spec_path]).run()
-
-
-class RankLog:
-    """A rank's output in a file, bounded: the older half is in a second file with the suffix ``.1``.
-
-    A disk that is full or gone loses log lines, not the rank; it is tried again with every chunk.
-    """
-
-    def __init__(self, path: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-        self._path = path
-        self._limit_bytes = limit_bytes
-        self._file: FileIO | None = None
-        self.write(b"")  # the file is there from the start
-
-    def write(self, chunk: bytes) -> None:
-        """Appends."""
-        try:
-            if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("ab", buffering=0)
-            self._file.write(chunk)
-            if self._file.tell() > self._limit_bytes:
-                self.close()
-                self._path.replace(self._path.with_name(self._path.name + ".1"))
-        except OSError:
-            self.close()
-
-    def close(self) -> None:
-        """Until the next chunk."""
-        file, self._file = self._file, None
-        if file is not None:
-            with contextlib.suppress(OSError):
-                file.close()
 
 
 class Guardian:

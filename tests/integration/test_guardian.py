@@ -12,7 +12,7 @@ import psutil
 import pytest
 from guarded import SHARED_MEMORY, guarded
 
-from engines.host.guardian import RankLog
+from engines.host.rank_log import RankLog
 from tests.service import until
 
 SLEEPER = "import os, time; os.write(1, b'rank %d\\n' % os.getpid()); time.sleep(600)"

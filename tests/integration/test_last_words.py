@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from asyncio import timeout
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from app.ranks import channel
-from app.ranks.channel import new_context
+from app.ranks.hosts.local import LocalHost
 from app.ranks.incarnation import Incarnation
 from app.ranks.model import ModelFacts
 from app.ranks.plan import Share, make_plan
@@ -48,12 +48,15 @@ control.exit(0)
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Incarnation:
+def life(tmp_path: Path) -> Iterator[Incarnation]:
     settings = Settings(engine="simulated", dp_size=1)
     plan = make_plan(settings, ModelFacts("played", is_moe=False), "cpu", (Share(),))
     rank = Rank(0, group=0)
-    rank.begin(1, tmp_path / "rank-0.log")
-    return Incarnation(rank, settings, os.environ, plan, tmp_path, None)
+    host = LocalHost(os.environ, tmp_path)
+    host.open()
+    rank.begin(host.new_log(0))
+    yield Incarnation(rank, host, settings, plan, None)
+    host.close()
 
 
 def play(life: Incarnation, on_message: Callable[[FromRank], None] = lambda _: None) -> tuple[int, list[FromRank]]:
@@ -65,12 +68,8 @@ def play(life: Incarnation, on_message: Callable[[FromRank], None] = lambda _: N
         on_message(message)
 
     async def run() -> int:
-        context = new_context()
-        try:
-            async with timeout(DEADLINE_S):
-                return await life.run(context, hear, pytest.fail)
-        finally:
-            context.destroy(linger=0)
+        async with timeout(DEADLINE_S):
+            return await life.run(hear, pytest.fail)
 
     return uvloop.run(run()), heard
 
@@ -81,7 +80,7 @@ def test_what_is_on_its_way_when_the_process_ends_is_heard(
     program = tmp_path / "late"
     program.write_text(LATE)
     program.chmod(0o755)
-    monkeypatch.setattr("app.ranks.process.sys.executable", str(program))
+    monkeypatch.setattr("engines.host.rank_process.sys.executable", str(program))
     monkeypatch.setattr(channel, "LAST_WORDS_S", DEADLINE_S)
     code, heard = play(life)
     assert (code, sum(isinstance(message, StageReached) for message in heard)) == (2, 5000)
@@ -103,7 +102,7 @@ def test_a_rank_that_ends_without_a_word_is_not_waited_for(life: Incarnation, mo
 def test_a_rank_that_never_spoke_is_waited_for_for_a_moment(
     life: Incarnation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.ranks.process.sys.executable", "/bin/false")
+    monkeypatch.setattr("engines.host.rank_process.sys.executable", "/bin/false")
     began = time.monotonic()
     code, heard = play(life)
     assert (code, heard) == (1, [])

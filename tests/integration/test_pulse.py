@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,9 +19,11 @@ from app.ranks.rank import Rank
 from app.ranks.stalls import STOPPED_S, Pulse, find_stall
 from app.ranks.watch import StallWatch
 from engines.contract.protocol import RankFacts, Status
+from engines.host.pulse import PulseReader
 from tests.descriptors import no_descriptor_left
 from tests.service import until
 
+HERE = SimpleNamespace(pulse_reader=PulseReader)  # the part of a host that is looked at
 FACTS = RankFacts(
     engine="played",
     model="played",
@@ -90,7 +93,7 @@ def test_a_stopped_process_is_seen_though_its_rank_holds_nothing(
 ) -> None:
     """In a lock-step group it holds up those that do."""
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
-    idle, busy = PulseTaker(rank_of(0, core)), PulseTaker(Rank(1, group=0))
+    idle, busy = PulseTaker(rank_of(0, core), PulseReader()), PulseTaker(Rank(1, group=0), PulseReader())
     stop(core)
     for taker, held in ((idle, 0), (busy, 1)):
         taker.take(held, group_works=True)
@@ -109,7 +112,7 @@ def test_a_rank_that_nobody_waits_for_is_not_looked_at(
     stop(core)
     rank = rank_of(0, core)
     rank.heard_at = time.monotonic() + 60  # it speaks
-    taker = PulseTaker(rank)
+    taker = PulseTaker(rank, PulseReader())
     time.sleep(0.05)
     assert taker.take(0, group_works=False).stopped is None
     rank.heard_at = time.monotonic()
@@ -129,7 +132,7 @@ def test_a_rank_whose_engine_has_nothing_yet_is_not_asleep(
 ) -> None:
     """It renders a prompt, or waits for its turn to have a structure compiled."""
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
-    taker = PulseTaker(rank_of(0, core))
+    taker = PulseTaker(rank_of(0, core), PulseReader())
     for given in (0, 1):
         takes(taker, given=given)
         time.sleep(0.05)
@@ -143,21 +146,21 @@ def test_a_compiler_below_the_engine_keeps_it_awake(
     rank = rank_of(0, core)
     with python(RANK) as process:
         rank.pid = process.pid
-        taker = PulseTaker(rank)
+        taker = PulseTaker(rank, PulseReader())
         takes(taker, given=1)
         until(lambda: not takes(taker, given=1).is_asleep, "its CPU time counts")
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
         await_sleep(process)
-        taker = PulseTaker(rank)
+        taker = PulseTaker(rank, PulseReader())
         takes(taker, given=1)
         time.sleep(0.05)
         assert takes(taker, given=1).is_asleep
 
 
 def test_preparing_is_getting_on_while_the_engine_has_nothing(core: subprocess.Popen[bytes]) -> None:
-    taker = PulseTaker(rank_of(0, core))
+    taker = PulseTaker(rank_of(0, core), PulseReader())
     takes(taker)
     time.sleep(0.05)
     assert takes(taker, prepared=1).progress_age_s == 0
@@ -175,7 +178,7 @@ def test_without_a_file_descriptor_a_stall_is_found_by_its_time(
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
     rank = rank_of(0, core)
     rank.pid = core.pid
-    watch = StallWatch([rank], lambda _: 1, stall_timeout_s=0.4)
+    watch = StallWatch([rank], lambda _: HERE, lambda _: 1, stall_timeout_s=0.4)
     for _ in range(2):
         time.sleep(0.01)
         assert watch.look() is None
@@ -189,7 +192,7 @@ def test_what_cannot_be_read_is_not_taken_for_sleep(
     core: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pulse, "LOOK_CLOSER_S", 0.0)
-    taker = PulseTaker(rank_of(0, core))
+    taker = PulseTaker(rank_of(0, core), PulseReader())
     with no_descriptor_left():
         for _ in range(3):
             assert not takes(taker, given=1).is_asleep
@@ -201,7 +204,7 @@ def test_what_cannot_be_read_is_not_taken_for_sleep(
 
 def test_a_look_that_fails_is_not_the_last(core: subprocess.Popen[bytes]) -> None:
     held = {0: 1}
-    watch = StallWatch([rank_of(0, core)], lambda number: held[number], stall_timeout_s=0.1)
+    watch = StallWatch([rank_of(0, core)], lambda _: HERE, lambda number: held[number], stall_timeout_s=0.1)
     assert watch.look() is None
     del held[0]
     assert watch.look() is None

@@ -123,12 +123,12 @@ class Bench:
     def group_lost(self, loss: Loss) -> None:
         pass
 
-    def ready(self, *ranks: int, group: int | None = None, is_held: bool = False, **of_facts: int) -> None:
+    def ready(self, *ranks: int, group: int | None = None, takes_items: bool = True, **of_facts: int) -> None:
         for rank in ranks:
             self.lives[rank] = self.lives.get(rank, 0) + 1
             self.held[rank] = {}
         members = [Member(rank, self.lives[rank], facts(**of_facts)) for rank in ranks]
-        self.dispatcher.group_ready(ranks[0] if group is None else group, members, is_held=is_held)
+        self.dispatcher.group_ready(ranks[0] if group is None else group, members, takes_items=takes_items)
 
     def lose(
         self,

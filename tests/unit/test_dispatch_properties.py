@@ -78,10 +78,10 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.ready)
     @rule(data=st.data())
-    def group_held(self, data: st.DataObject) -> None:
+    def group_draining(self, data: st.DataObject) -> None:
         group = data.draw(st.sampled_from(sorted(self.ready)))
         self.on_hold.add(group)
-        self.bench.dispatcher.group_held(group)
+        self.bench.dispatcher.group_draining(group)
 
     @rule(group=GROUPS)
     def group_given_up(self, group: int) -> None:

@@ -111,10 +111,10 @@ def test_a_rank_is_told_all_that_it_needs_of_an_item() -> None:
 def test_items_wait_until_a_rank_is_ready() -> None:
     bench = Bench()
     bench.submit(3)
-    assert not bench.dispatcher.has_ranks
+    assert not bench.dispatcher.takes_items
     assert not bench.sent
     bench.ready(0)
-    assert bench.dispatcher.has_ranks
+    assert bench.dispatcher.takes_items
     assert len(bench.held[0]) == 3
 
 

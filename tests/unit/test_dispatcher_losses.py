@@ -67,22 +67,22 @@ def test_an_attempt_that_was_ended_unasked_for_the_last_time_is_an_error_that_sa
 def test_a_held_group_finishes_and_takes_nothing_new() -> None:
     bench = Bench(ranks=2)
     bench.submit(12)
-    bench.dispatcher.group_held(0)
-    assert bench.dispatcher.has_ranks
+    bench.dispatcher.group_draining(0)
+    assert bench.dispatcher.takes_items
     bench.answer(0)
     assert not bench.held[0]
     finish(bench)
     assert Counter(bench.owner.ranks.values()) == {0: 4, 1: 8}
-    bench.dispatcher.group_held(1)
-    assert not bench.dispatcher.has_ranks
+    bench.dispatcher.group_draining(1)
+    assert not bench.dispatcher.takes_items
 
 
 def test_a_held_group_that_comes_back_takes_nothing_new_either() -> None:
     bench = Bench()
     bench.submit(12)
-    bench.ready(0, is_held=True)
+    bench.ready(0, takes_items=False)
     assert not bench.held[0]
-    assert not bench.dispatcher.has_ranks
+    assert not bench.dispatcher.takes_items
     bench.ready(1)
     assert len(bench.held[1]) == 4
 
@@ -96,12 +96,12 @@ def test_a_group_that_is_ready_twice_is_a_fault() -> None:
 def test_a_drained_group_that_comes_back_takes_over_nobodys_trial() -> None:
     bench = Bench(2)
     bench.submit(8)
-    bench.dispatcher.group_held(0)
+    bench.dispatcher.group_draining(0)
     bench.lose(1)
     bench.answer(0)
     bench.lose(0)
     bench.dispatcher.group_given_up(1)
-    bench.ready(0, is_held=True)
+    bench.ready(0, takes_items=False)
     assert not bench.held[0]
     bench.lose(0, kind=LossKind.ENDED)
     bench.ready(0)  # an operator has restarted it

@@ -7,6 +7,7 @@ import pytest
 from app.ranks.events import Loss, LossKind
 from app.ranks.failed_start import explained
 from app.ranks.rank import Rank
+from engines.host.rank_log import LogPart
 
 GAVE_UP = "Process EngineCore:\nTraceback (most recent call last):\n  File\nValueError: no room\n"
 ERROR = "ERROR 11-26 20:52:36 [a.py:1] no driver\n"
@@ -18,7 +19,7 @@ def ranks(folder: Path, *logs: str) -> list[Rank]:
     begun = []
     for number, text in enumerate(logs):
         rank = Rank(number, group=0)
-        rank.begin(1, folder / f"rank-{number}.log")
+        rank.begin(LogPart(folder / f"rank-{number}.log"))
         (folder / f"rank-{number}.log").write_text(text)
         begun.append(rank)
     return begun

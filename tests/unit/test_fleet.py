@@ -27,6 +27,7 @@ from engines.contract.protocol import (
     StageReached,
     Status,
 )
+from engines.host.rank_log import LogPart
 
 Heard = list[tuple[str, int]]
 
@@ -43,18 +44,18 @@ class Bench:
         self.fleet.plan = make_plan(settings, ModelFacts("played", is_moe), "cpu", shares)
         for rank in self.fleet.ranks:
             rank.group = self.fleet.plan.group_of(rank.number)
-            rank.begin(1, Path("/none/rank.log"))
-        self.fleet._make_groups(self.fleet.plan, Path("/none"))
+            rank.begin(LogPart(Path("/none/rank.log")))
+        self.fleet._make_groups(self.fleet.plan)
         data_parallel_size = dp_size if is_moe else 1
         self._facts = as_dict(facts()) | {"is_moe": is_moe, "data_parallel_size": data_parallel_size}
 
     def _on_change(self) -> None:
         self.changes += 1
 
-    def group_ready(self, group: int, members: list[Member], *, is_held: bool) -> None:
+    def group_ready(self, group: int, members: list[Member], *, takes_items: bool) -> None:
         self.heard += [("ready", member.rank) for member in members]
 
-    def group_held(self, group: int) -> None:
+    def group_draining(self, group: int) -> None:
         self.heard.append(("held", group))
 
     def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
@@ -113,7 +114,7 @@ def test_replicas_take_items_as_each_becomes_ready() -> None:
     def scenario(bench: Bench) -> None:
         bench.ready(1)
         assert bench.heard == [("ready", 1)]
-        assert [rank.number for rank in bench.fleet.ready_ranks] == [1]
+        assert [rank.number for rank in bench.fleet.ranks_taking_items] == [1]
         assert not bench.fleet.is_complete
         bench.ready(0)
         assert bench.heard == [("ready", 1), ("ready", 0)]
@@ -127,7 +128,7 @@ def test_a_lockstep_group_takes_items_when_all_of_it_is_ready() -> None:
     def scenario(bench: Bench) -> None:
         bench.ready(1)
         assert bench.heard == []
-        assert bench.fleet.ready_ranks == []
+        assert bench.fleet.ranks_taking_items == []
         bench.ready(0)
         assert bench.heard == [("ready", 0), ("ready", 1)]
 
@@ -142,7 +143,7 @@ def test_a_lost_replica_is_lost_alone() -> None:
         assert bench.heard[2:] == [("died", 1)]
         assert (bench.rank(0).state, bench.rank(1).state) == (RankState.READY, RankState.FAILED)
         assert bench.rank(1).last_error == "its process was ended by SIGKILL"
-        assert [rank.number for rank in bench.fleet.ready_ranks] == [0]
+        assert [rank.number for rank in bench.fleet.ranks_taking_items] == [0]
         bench.lose(0)
         assert bench.fleet.has_hope  # both start again
         assert bench.fatal is None
@@ -152,9 +153,9 @@ def test_a_lost_replica_is_lost_alone() -> None:
 
 def test_without_any_group_that_may_come_back_there_is_no_hope() -> None:
     def scenario(bench: Bench) -> None:
-        bench.rank(0).state = RankState.BROKEN
+        bench.rank(0).give_up("it choked")
         assert bench.fleet.has_hope
-        bench.rank(1).state = RankState.BROKEN
+        bench.rank(1).give_up("it choked, too")
         assert not bench.fleet.has_hope
 
     play(scenario)
@@ -168,7 +169,7 @@ def test_a_lost_rank_takes_its_lockstep_group_along() -> None:
         assert bench.rank(0).last_error == "its lock-step group lost rank 1: its process was ended by SIGKILL"
         bench.lose(0, "its process ended with exit code 1")
         assert len(bench.heard) == 3
-        assert bench.fleet.ready_ranks == []
+        assert bench.fleet.ranks_taking_items == []
 
     play(scenario, is_moe=True)
 
@@ -181,7 +182,7 @@ def test_a_group_that_is_drained_is_held_and_not_lost() -> None:
         assert group.drain() and group.drain()
         assert bench.heard[2:] == [("held", 0)]
         assert {rank.state for rank in bench.fleet.ranks} == {RankState.DRAINING}
-        assert bench.fleet.ready_ranks == []
+        assert bench.fleet.ranks_taking_items == []
 
     play(scenario, is_moe=True)
 
@@ -198,7 +199,7 @@ def test_readiness_that_comes_after_the_loss_changes_nothing() -> None:
 
 def test_what_a_former_life_said_is_dropped() -> None:
     def scenario(bench: Bench) -> None:
-        bench.rank(0).begin(2, Path("/none/rank.log"))
+        bench.rank(0).begin(LogPart(Path("/none/rank.log")))
         bench.ready(0)
         bench.say(0, Failed(incarnation=1, kind=FailureKind.ENGINE, reason="why"))
         bench.say(0, StageReached(incarnation=1, stage=Stage.SERVING))

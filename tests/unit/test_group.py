@@ -5,12 +5,10 @@ import asyncio
 import pytest
 from test_fleet import Bench
 
-from app.ranks import plan as planning
 from app.ranks.events import LossKind
 from app.ranks.fleet import FIRST_STARTS
-from engines.host import gpu_memory
+from engines.host import gpu_memory, ports
 from engines.host.gpu_memory import TOLERANCE_BYTES, GpuMemory
-from engines.host.runtime import Runtime
 from tests.descriptors import no_descriptor_left
 from tests.service import DEADLINE_S
 
@@ -25,14 +23,14 @@ AT_ONCE = {"is_moe": True, "restart_backoff_s": 0.001}
 
 
 def test_a_service_whose_group_never_found_ports_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_is_free", lambda _: False)
+    monkeypatch.setattr(ports, "_is_free", lambda _: False)
 
     async def scenario() -> None:
         bench = Bench(**AT_ONCE)
         running = asyncio.create_task(bench.fleet.groups[0].run())
         error = await bench.fleet.fatal
         assert (str(error), error.exit_code) == (
-            f"rank 0 could not start: {NO_PORTS}\n  its log is {bench.rank(0).log_file}",
+            f"rank 0 could not start: {NO_PORTS}\n  its log is {bench.rank(0).log.path}",
             1,
         )
         assert bench.rank(0).last_error == NO_PORTS
@@ -43,7 +41,7 @@ def test_a_service_whose_group_never_found_ports_ends_and_says_so(monkeypatch: p
 
 
 def test_a_group_that_has_served_waits_for_ports_to_come_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_is_free", lambda _: False)
+    monkeypatch.setattr(ports, "_is_free", lambda _: False)
 
     async def scenario() -> None:
         bench = Bench(**AT_ONCE)
@@ -64,8 +62,6 @@ def test_a_group_that_has_served_waits_for_ports_to_come_free(monkeypatch: pytes
 def test_a_group_for_which_no_file_descriptor_is_left_failed_to_start_and_goes_on() -> None:
     async def run() -> None:
         bench = Bench(dp_size=1)
-        bench.fleet._runtime = Runtime()
-        bench.fleet._make_groups(bench.fleet.plan, bench.fleet._runtime)
         group = bench.fleet.groups[0]
         with no_descriptor_left():
             living = asyncio.create_task(group.run())

@@ -8,11 +8,14 @@ import pytest
 
 from app.errors import FatalError
 from app.ranks import plan as planning
+from app.ranks.hosts.local import LocalHost
 from app.ranks.model import ModelFacts, _facts
-from app.ranks.plan import Plan, Share, environment, figures, make_plan, make_spec, mismatch
+from app.ranks.plan import Plan, Share, figures, make_plan, make_spec, mismatch
 from app.settings.declaration import Settings
 from engines.contract.protocol import RankFacts
 from engines.contract.spec import EngineKind, GroupKind, LockstepAddress, RankSpec, read_spec, write_spec
+from engines.host import ports
+from engines.host.environment import environment
 from engines.host.rank_process import describe_exit
 
 MOE, DENSE = "a mixture of experts", "a dense model"
@@ -30,7 +33,7 @@ def plan_of(*, is_moe: bool = True, dp_size: int = 2, device: str = "cuda", **se
 
 
 def variables(plan: Plan, rank: int = 1, lockstep: LockstepAddress | None = None, **settings: Any) -> dict[str, str]:
-    return environment(BASE, Settings(**settings), plan, rank, Path("/run/x/1.1"), lockstep)
+    return environment(BASE, planning.variables(Settings(**settings), plan, rank, lockstep), Path("/run/x/1.1"))
 
 
 def facts(**fields: Any) -> RankFacts:
@@ -152,8 +155,8 @@ def test_prompts_are_withheld_from_vllms_logs_unless_they_are_asked_for() -> Non
     ],
 )
 def test_an_operators_choice_of_vllms_plugins_keeps_those_a_rank_needs(chosen: str, taken: str) -> None:
-    base = BASE | {"VLLM_PLUGINS": chosen}
-    told = environment(base, Settings(), plan_of(device="cpu"), 0, Path("/run/x/0.1"), None)
+    needed = planning.variables(Settings(), plan_of(device="cpu"), 0, None)
+    told = environment(BASE | {"VLLM_PLUGINS": chosen}, needed, Path("/run/x/0.1"))
     assert told["VLLM_PLUGINS"] == taken
     assert "VLLM_PLUGINS" not in variables(plan_of(device="cpu"))
 
@@ -191,7 +194,7 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         otlp_traces_endpoint="http://collector:4318",
         structure_cpu_s=7,
     )
-    spec = make_spec(settings, plan_of(), 1, 4, "ipc:///x", tmp_path, tmp_path / "log", ADDRESS)
+    spec = make_spec(settings, plan_of(), 1, 4, "ipc:///x", ADDRESS)
     write_spec(spec, tmp_path / "rank.json")
     assert read_spec(tmp_path / "rank.json") == spec
     assert spec == RankSpec(
@@ -204,8 +207,6 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         expert_parallel=True,
         model="a/model",
         endpoint="ipc:///x",
-        directory=str(tmp_path),
-        log_file=str(tmp_path / "log"),
         device="cuda",
         lockstep=ADDRESS,
         engine_args={"max_num_seqs": 8, "block_size": 32},
@@ -222,13 +223,12 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
 def test_every_life_of_a_group_meets_at_consecutive_ports_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = {20005, 20016}
     tried = iter([20000, 20006, 20017])
-    monkeypatch.setattr(planning.random, "randrange", lambda *_: next(tried))
-    monkeypatch.setattr(planning, "_is_free", lambda port: port not in taken)
-    assert planning.lockstep_address(plan_of()) == LockstepAddress(host="127.0.0.1", rpc_port=20017, master_port=20018)
-
-
-def test_replicas_meet_nowhere() -> None:
-    assert planning.lockstep_address(plan_of(is_moe=False)) is None
+    monkeypatch.setattr(ports.random, "randrange", lambda *_: next(tried))
+    monkeypatch.setattr(ports, "_is_free", lambda port: port not in taken)
+    host = LocalHost({}, Path("/none"))
+    met = host.lockstep_address()
+    host.close()
+    assert met == LockstepAddress(host="127.0.0.1", rpc_port=20017, master_port=20018)
 
 
 # ---------------------------------------------------------------- what children answer

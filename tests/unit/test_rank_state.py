@@ -1,13 +1,16 @@
 """A rank as the gateway knows it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from dispatch_bench import facts
 
 from app.ranks import rank as ranks
 from app.ranks.rank import LOG_TAIL_BYTES, Rank, RankState
 from engines.contract.protocol import Stage, Status
+from engines.host.rank_log import LogPart
 
 LOG = Path("/none/rank-0.log")
 
@@ -29,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def begun() -> Rank:
     rank = Rank(0, group=0)
-    rank.begin(1, LOG)
+    rank.begin(LogPart(LOG))
     return rank
 
 
@@ -41,22 +44,23 @@ def test_a_rank_begins_pending() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "is_alive"),
+    ("transition", "state", "is_alive"),
     [
-        (RankState.PENDING, False),
-        (RankState.STARTING, True),
-        (RankState.READY, True),
-        (RankState.DRAINING, True),
-        (RankState.STOPPED, False),
-        (RankState.FAILED, False),
-        (RankState.BACKOFF, False),
-        (RankState.BROKEN, False),
+        (lambda rank: rank.become_ready(facts()), RankState.READY, True),
+        (Rank.drain, RankState.DRAINING, True),
+        (Rank.stop, RankState.STOPPED, False),
+        (lambda rank: rank.fail("it choked"), RankState.FAILED, False),
+        (Rank.wait, RankState.BACKOFF, False),
+        (lambda rank: rank.give_up("it choked too often"), RankState.BROKEN, False),
     ],
 )
-def test_only_a_ready_rank_takes_items_and_only_a_process_is_alive(state: RankState, is_alive: bool) -> None:
+def test_each_transition_leads_to_one_state(
+    transition: Callable[[Rank], None], state: RankState, is_alive: bool
+) -> None:
     rank = begun()
-    rank.state = state
-    assert (rank.is_ready, rank.is_alive) == (state is RankState.READY, is_alive)
+    assert (rank.state, rank.is_alive) == (RankState.STARTING, True)
+    transition(rank)
+    assert (rank.state, rank.is_ready, rank.is_alive) == (state, state is RankState.READY, is_alive)
 
 
 def test_stages_have_an_age(clock: Clock) -> None:
@@ -82,7 +86,7 @@ def test_a_new_life_knows_nothing_of_the_one_before(clock: Clock) -> None:
     rank.pid = 4711
     rank.fail("it choked")
     assert (rank.state, rank.last_error) == (RankState.FAILED, "it choked")
-    rank.begin(2, LOG)
+    rank.begin(LogPart(LOG))
     assert (rank.state, rank.incarnation, rank.stage) == (RankState.STARTING, 2, Stage.SPAWNED)
     assert (rank.pid, rank.status, rank.facts) == (None,) * 3
     assert rank.last_error == "it choked"  # why it was started again
@@ -114,8 +118,9 @@ def test_two_heartbeats_at_once_are_no_rate(clock: Clock) -> None:
 
 def test_a_log_tail_is_the_last_lines(tmp_path: Path) -> None:
     rank = begun()
-    rank.log_file = tmp_path / "rank-0.log"
-    rank.log_file.write_bytes(b"".join(b"line %d \xff\n" % number for number in range(10_000)))
+    log = tmp_path / "rank-0.log"
+    rank.begin(LogPart(log))
+    log.write_bytes(b"".join(b"line %d \xff\n" % number for number in range(10_000)))
     assert rank.log_tail(2) == ["line 9998 \N{REPLACEMENT CHARACTER}", "line 9999 \N{REPLACEMENT CHARACTER}"]
     assert len("\n".join(rank.log_tail(10_000)).encode()) < 2 * LOG_TAIL_BYTES
     assert rank.log_tail(0) == []
@@ -125,7 +130,7 @@ def test_a_log_tail_is_of_this_life_alone(tmp_path: Path) -> None:
     log = tmp_path / "rank-0.log"
     log.write_text("an old line\n" * 3)
     rank = Rank(0, group=0)
-    rank.begin(1, log)
+    rank.begin(LogPart(log))
     assert rank.log_tail(10) == []
     with log.open("a") as file:
         file.write("a new line\n")

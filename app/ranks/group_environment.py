@@ -1,0 +1,48 @@
+"""What all groups of a gateway have around them: the settings, the plan, and the machines that their ranks run on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.ranks.hosts.host import Host
+from app.ranks.plan import Plan
+from app.ranks.rank import Rank
+from app.settings.declaration import Settings
+from engines.contract.spec import GroupKind, LockstepAddress
+
+
+@dataclass(frozen=True)
+class GroupEnvironment:
+    """The same for all of them."""
+
+    settings: Settings
+    plan: Plan
+    host_of: Callable[[int], Host]  # by the number of a rank
+
+    def gpus_by_host(self, ranks: Sequence[Rank]) -> list[tuple[Host, list[str]]]:
+        """The hosts of some ranks, each with the GPUs that these ranks have there."""
+        found: dict[int, tuple[Host, list[str]]] = {}
+        for rank in ranks:
+            host = self.host_of(rank.number)
+            found.setdefault(id(host), (host, []))[1].extend(rank.gpus)
+        return list(found.values())
+
+    def open_hosts(self, ranks: Sequence[Rank]) -> None:
+        """Makes the hosts of these ranks ready for them. Raises OSError."""
+        for host, _ in self.gpus_by_host(ranks):
+            host.open()
+
+    def lockstep_address(self, ranks: Sequence[Rank]) -> LockstepAddress | None:
+        """Where the ranks of a lock-step group meet; None for replicas. Raises OSError."""
+        if self.plan.group_kind is not GroupKind.LOCKSTEP:
+            return None
+        return self.host_of(ranks[0].number).lockstep_address()
+
+    async def take_memory_baseline(self, ranks: Sequence[Rank]) -> None:
+        """Notes what of these ranks' GPUs is in use before they are started."""
+        for host, gpus in self.gpus_by_host(ranks):
+            await host.take_memory_baseline(gpus)
+
+    async def await_free_memory(self, ranks: Sequence[Rank]) -> None:
+        """Returns once no more of it is in use than then."""
+        for host, gpus in self.gpus_by_host(ranks):
+            await host.await_free_memory(gpus)
