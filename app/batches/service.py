@@ -56,19 +56,24 @@ class BatchService:
     async def take_in(
         self, request: BatchRequest, resolver: SamplingResolver, holding: Holding, owner: Owner = EVERYBODY
     ) -> Batch:
-        """A batch, not yet admitted. Raises TooLarge when it has too many prompts, TryLater when there is no room."""
+        """A batch, not yet admitted. Raises TooLarge when it has too many prompts, TryLater when there is no room.
+
+        While it is made its prompts are there twice; the caller lets go of the request right after.
+        """
         settings, most = self._settings, self.admission.most_items + 1
         await self.turnstile.enter()
-        prompts = await split(memoryview(request.prompts), most, settings.max_prompt_bytes, self.turnstile)
+        raw = memoryview(request.prompts)
+        prompts = await split(raw, most, settings.max_prompt_bytes, self.turnstile)
         self.admission.check_size(len(prompts), owner)
         self.admission.check_share(owner, len(prompts))  # before memory is spent on them
         self.admission.check_room(len(prompts), 0)
-        holding.take(len(prompts) * ITEM_BYTES)
+        holding.take(len(raw) + len(prompts) * ITEM_BYTES)
         trace = self._traces.batch(len(prompts))
         intake = Intake(request, prompts, resolver, settings, settings.public_name, self._forget, owner, holding)
         batch = await intake.build(self.turnstile)
         batch.trace = trace
         holding.take(resolver.wire_bytes)
+        holding.give_back(len(raw))  # the body goes as soon as the batch has begun
         return batch
 
     def resolve(self, request: BatchRequest) -> SamplingResolver:

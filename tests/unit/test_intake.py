@@ -11,6 +11,7 @@ from app.batches.intake import Intake
 from app.batches.request import BatchRequest, bytes_of
 from app.batches.sampling import SamplingResolver
 from app.batches.seeds import derive_seed
+from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
 from app.settings.declaration import Settings
@@ -27,7 +28,13 @@ def take_in(*prompts: str | bytes, batch: dict[str, Any] | None = None, **settin
     request = BatchRequest(prompts=msgspec.Raw(b"[]"), sampling_params=params, **fields)
     made = Settings(**settings)
     resolver = SamplingResolver(made, bytes_of(request.sampling_params))
-    return asyncio.run(Intake(request, raw, resolver, made, "a-model", lambda _: None).build(Turnstile()))
+
+    async def build() -> Batch:
+        array = memoryview(b"[" + b",".join(raw) + b"]")
+        entries = await split(array, len(raw), made.max_prompt_bytes, Turnstile())
+        return await Intake(request, entries, resolver, made, "a-model", lambda _: None).build(Turnstile())
+
+    return asyncio.run(build())
 
 
 def item(prompt: str, **more: Any) -> Item:
