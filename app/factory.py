@@ -16,7 +16,12 @@ RESOURCES: tuple[Resource, ...] = (batch_generate, ranks, models, metrics, healt
 
 def create_app(gateway: Gateway) -> ASGIApp:
     """Routes, errors in OpenAI's shape, documentation; the check of API keys, and the front door before all of them."""
-    app = FastAPI(title="Phalanx", version=__version__, summary="Batch generation over data-parallel vLLM engines")
+    app = FastAPI(
+        title="Phalanx",
+        version=__version__,
+        summary="Batch generation over data-parallel vLLM engines",
+        redirect_slashes=False,  # it would name http:// behind TLS, and an address of the client's choice
+    )
     app.state.gateway = gateway
     errors.install(app)
     for resource in RESOURCES:

@@ -94,7 +94,8 @@ def install(app: FastAPI) -> None:
 def _translate(request: Request, error: HTTPException) -> RequestError:
     path = short(request.url.path)
     if error.status_code == 404:
-        return NotFound(f"there is nothing at {path}: /docs lists what there is", code="path_not_found")
+        remedy = "leave out the slash at its end; " if request.url.path.endswith("/") and path != "/" else ""
+        return NotFound(f"there is nothing at {path}: {remedy}/docs lists what there is", code="path_not_found")
     if error.status_code == 405:
         return MethodNotAllowed(f"{request.method} is not allowed on {path}", code="method_not_allowed")
     return InvalidRequest(str(error.detail), code="invalid_request")

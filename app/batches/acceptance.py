@@ -15,7 +15,7 @@ from app.batches.run import BatchRun
 from app.batches.runs import Runs
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.sink import ResultSink
-from app.batches.splitting import split
+from app.batches.splitting import Entries, split
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import Owner
 from app.errors import InvalidRequest, NotFound
@@ -63,11 +63,13 @@ class Acceptance:
         resolver = self._resolve(request)
         await self._engine_check.ask(resolver.batch_wide.wire)
         prompts = await self._take_apart(request, owner_of(caller))
-        holding.take(len(prompts) * ITEM_BYTES)
+        size = len(memoryview(request.prompts))
+        holding.take(size + len(prompts) * ITEM_BYTES)  # while items are made, their prompts are there twice
         record = BatchRecord(len(prompts), self._settings.public_name, priority, owner_of(caller))
         run = BatchRun(record, open_sink(record.size), self._runs.forget, self._traces.batch(record.size))
         await Intake(request, prompts, resolver, self._settings, run, self._fleet.max_model_len).build(self._turnstile)
         holding.take(resolver.wire_bytes)
+        holding.give_back(size)  # the body goes as soon as the batch has begun
         self._availability.check()
         self._runs.begin(run, request.timeout_s or self._settings.default_timeout_s)
         return run
@@ -98,7 +100,7 @@ class Acceptance:
             found = refused.complaint
             raise InvalidRequest(found.message, param=found.param, code="invalid_sampling_params") from refused
 
-    async def _take_apart(self, request: BatchRequest, owner: Owner) -> list[bytes]:
+    async def _take_apart(self, request: BatchRequest, owner: Owner) -> Entries:
         """The prompts, each as the JSON that it came in. What has no room is refused before memory is spent on it."""
         admission = self._admission
         await self._turnstile.enter()

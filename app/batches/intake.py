@@ -15,6 +15,7 @@ from app.batches.run import BatchRun
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
 from app.batches.sink import ResultSink
+from app.batches.splitting import Entries
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
 from app.settings.declaration import Settings
@@ -50,7 +51,7 @@ class Intake:
     def __init__(
         self,
         request: BatchRequest,
-        prompts: list[bytes],
+        prompts: Entries,
         resolver: SamplingResolver,
         settings: Settings,
         run: BatchRun[ResultSink],

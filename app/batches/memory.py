@@ -1,11 +1,12 @@
 """What requests hold in memory, counted: the bodies that are being read or run, and the results that wait to be sent.
 
-A body is refused when there is no room for it. A result is never refused: it counts, so that others wait.
+A body is refused when there is no room for it. It counts twice while its prompts are copied out of it, for it is there
+twice. A result is never refused: it counts, so that others wait.
 """
 
 from collections.abc import Callable
 
-from app.errors import TryLater
+from app.errors import TooLarge, TryLater
 
 MIN_RETRY_S = 1.0
 
@@ -22,8 +23,14 @@ class HeldBytes:
         """For one request."""
         return Holding(self)
 
-    def check(self, size: int) -> None:
-        """Raises TryLater when so many bytes more do not fit."""
+    def check(self, size: int, own: int) -> None:
+        """Whether so many bytes more fit. Raises TryLater, or TooLarge when one's own alone would be too many."""
+        if own + size > self._limit:
+            raise TooLarge(
+                f"the request would hold {own + size} bytes of memory, at most {self._limit} are there for all "
+                "(--max-held-bytes): split the batch",
+                code="body_too_large",
+            )
         if self.total + size > self._limit:
             retry_after_s = max(MIN_RETRY_S, self._seconds_to_free())
             raise TryLater(
@@ -44,9 +51,13 @@ class Holding:
         self._closed = False
 
     def take(self, size: int) -> None:
-        """So many bytes of a body have come. Raises TryLater."""
-        self._held.check(size)
+        """So many bytes of a body have come, or of what is made of it. Raises TryLater or TooLarge."""
+        self._held.check(size, self._size)
         self.add(size)
+
+    def give_back(self, size: int) -> None:
+        """So many bytes are let go."""
+        self.add(-size)
 
     def add(self, size: int) -> None:
         """So many bytes of results have come."""

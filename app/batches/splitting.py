@@ -5,6 +5,8 @@ gigabytes for a list that is then refused for its length. The list must be valid
 """
 
 import re
+from array import array
+from collections.abc import Iterator
 
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
@@ -41,15 +43,35 @@ def check_list(prompts: memoryview) -> None:
         raise InvalidRequest("prompts: expected array of length >= 1", param="prompts")
 
 
-async def split(prompts: memoryview, most: int, max_prompt_bytes: int, turnstile: Turnstile) -> list[bytes]:
+class Entries:
+    """The entries of a list, in the JSON that it came in: each is copied when its turn comes, and never all at once."""
+
+    def __init__(self, prompts: memoryview) -> None:
+        self._prompts = prompts
+        self._bounds = array("Q")  # where each begins and ends
+
+    def add(self, begin: int, end: int) -> None:
+        """One more."""
+        self._bounds.extend((begin, end))
+
+    def __len__(self) -> int:
+        return len(self._bounds) // 2
+
+    def __iter__(self) -> Iterator[bytes]:
+        bounds = iter(self._bounds)
+        for begin, end in zip(bounds, bounds, strict=True):
+            yield bytes(self._prompts[begin:end])
+
+
+async def split(prompts: memoryview, most: int, max_prompt_bytes: int, turnstile: Turnstile) -> Entries:
     """The entries of a JSON array that has some, no more of them than `most`. Raises InvalidRequest."""
-    entries: list[bytes] = []
+    entries = Entries(prompts)
     place, end, longest = 1, len(prompts), max_prompt_bytes + MAX_BESIDE_BYTES
     while place < end and len(entries) < most:
         found = _ENTRY.match(prompts, place, min(end, place + longest))
         if found is None:
             raise _too_much(len(entries), longest, is_last=place + longest >= end)
-        entries.append(found[1])
+        entries.add(*found.span(1))
         place = found.end()
         await turnstile.pause_when_over()
     return entries

@@ -152,7 +152,9 @@ class WorkSettings(Section):
     default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")
     max_batch_items: Count = setting(100_000, "Items in one request.")
     max_body_bytes: Size = setting("128MiB", "Bytes of one request.")
-    max_held_bytes: Size = setting("4GiB", "Bytes of bodies and results held at once; beyond it requests get 503.")
+    max_held_bytes: Size = setting(
+        "4GiB", "Bytes of bodies and results held at once; beyond it requests get 503. A body needs twice its size."
+    )
     max_prompt_bytes: Size = setting("4MiB", "Bytes of one prompt.")
     max_waiting_items: Count = setting(500_000, "Items in the backlog; beyond it requests get 429.")
     max_waiting_tokens: Count = setting(2_000_000_000, "Tokens in the backlog; beyond it requests get 429.")

@@ -161,6 +161,20 @@ def test_errors_of_routing_have_the_same_shape(
     assert ("allow" in answer.headers) == (status == 405)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_no_path_is_redirected_to_another(service: Service, method: str) -> None:
+    """A redirect would name http:// and the Host of the request: wrong behind TLS, and a client may drop its body."""
+    documented = [path.replace("{rank}", "0") for path in service.client.get("/openapi.json").json()["paths"]]
+    for path in (*documented, "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/v1"):
+        for slashed in (f"{path}/", f"{path}//", f"/{path}/"):
+            answer = service.client.request(method, f"{service.url}{slashed}", follow_redirects=False)
+            assert answer.status_code == 404 and "location" not in answer.headers
+            if method != "HEAD":
+                assert error_of(answer, 404)["code"] == "path_not_found"
+    error = error_of(service.client.post(f"{BATCH}/", json=GOOD, follow_redirects=False), 404)
+    assert error["message"].startswith(f"there is nothing at {BATCH}/: leave out the slash at its end")
+
+
 @pytest.mark.parametrize(
     "content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
 )

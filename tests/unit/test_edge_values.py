@@ -12,6 +12,7 @@ from app.batches.request import BatchRequest
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
 from app.batches.sampling import SamplingResolver
+from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
 from app.settings.declaration import Settings
 from engines.contract.protocol import ItemErrorCode, Outcome, Run, decode_to_rank, encode
@@ -27,11 +28,16 @@ REFUSALS = (
 
 def take_in(entry: str) -> BatchRun[ResultsInMemory]:
     """A batch of this entry and a plain one."""
-    settings, entries = Settings(), [entry.encode(), b'"plain"']
+    settings = Settings()
     request = BatchRequest(prompts=msgspec.Raw(b"[]"))
     resolver = SamplingResolver(settings, None)
-    run = make_run(len(entries))
-    asyncio.run(Intake(request, entries, resolver, settings, run, MAX_MODEL_LEN).build(Turnstile()))
+    run = make_run(2)
+
+    async def build() -> None:
+        entries = await split(memoryview(b'[%s,"plain"]' % entry.encode()), 2, settings.max_prompt_bytes, Turnstile())
+        await Intake(request, entries, resolver, settings, run, MAX_MODEL_LEN).build(Turnstile())
+
+    asyncio.run(build())
     return run
 
 

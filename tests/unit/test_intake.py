@@ -13,6 +13,7 @@ from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
 from app.batches.sampling import SamplingResolver
 from app.batches.seeds import derive_seed
+from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
 from app.settings.declaration import Settings
@@ -32,9 +33,15 @@ def take_in(
     request = BatchRequest(prompts=msgspec.Raw(b"[]"), sampling_params=params, **fields)
     made = Settings(**settings)
     resolver = SamplingResolver(made, bytes_of(request.sampling_params))
-    priority = DEFAULT_PRIORITY if request.priority is None else request.priority
-    run = make_run(len(raw), priority=priority)
-    asyncio.run(Intake(request, raw, resolver, made, run, max_model_len).build(Turnstile()))
+
+    run = make_run(len(raw), priority=DEFAULT_PRIORITY if request.priority is None else request.priority)
+
+    async def build() -> None:
+        array = memoryview(b"[" + b",".join(raw) + b"]")
+        entries = await split(array, len(raw), made.max_prompt_bytes, Turnstile())
+        await Intake(request, entries, resolver, made, run, max_model_len).build(Turnstile())
+
+    asyncio.run(build())
     return run
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from app.batches.memory import HeldBytes
-from app.errors import TryLater
+from app.errors import TooLarge, TryLater
 
 
 def test_bodies_are_counted_together_and_refused_beyond_the_bound() -> None:
@@ -15,6 +15,25 @@ def test_bodies_are_counted_together_and_refused_beyond_the_bound() -> None:
     assert (refused.value.status, refused.value.code, refused.value.retry_after_s) == (503, "memory_full", 7.0)
     second.take(40)
     assert held.total == 100
+
+
+def test_what_alone_is_more_than_there_is_for_all_can_never_fit() -> None:
+    held = HeldBytes(100, lambda: 7.0)
+    first, second = held.open(), held.open()
+    first.take(60)
+    with pytest.raises(TooLarge, match=r"would hold 101 bytes .* at most 100 .*--max-held-bytes") as refused:
+        second.take(101)
+    assert (refused.value.status, refused.value.code) == (413, "body_too_large")
+
+
+def test_what_is_given_back_makes_room() -> None:
+    held = HeldBytes(100, lambda: 7.0)
+    first, second = held.open(), held.open()
+    first.take(90)
+    first.give_back(50)
+    second.take(60)
+    first.close()
+    assert held.total == 60
 
 
 def test_results_are_counted_and_never_refused() -> None:

@@ -22,7 +22,7 @@ JSON = st.recursive(
 
 
 def entries(array: bytes, most: int = 1_000_000, max_prompt_bytes: int = 100) -> list[bytes]:
-    return asyncio.run(split(memoryview(array), most, max_prompt_bytes, Turnstile()))
+    return list(asyncio.run(split(memoryview(array), most, max_prompt_bytes, Turnstile())))
 
 
 @given(st.lists(JSON, min_size=1), st.sampled_from([None, 0, 3, "\t"]), st.booleans())
