@@ -10,6 +10,7 @@ MEASUREMENTS = {
     "seed-workload": "four prompts x 100 as one request, sampled with parameters of their own",
     "recovery": "how soon a service is itself again after a kill -9 in the midst of a batch",
     "settings": "engine settings against each other, each served by Phalanx",
+    "structures": "what each backend of structured outputs holds of a corpus, and what it costs",
     "gpu-moe": "PowerMoE-3b's shape over two GPUs, with a report in JSON and markdown",
 }
 

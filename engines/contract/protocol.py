@@ -36,6 +36,7 @@ class ItemErrorCode(StrEnum):
 
     INVALID_PROMPT = "invalid_prompt"
     INVALID_SAMPLING_PARAMS = "invalid_sampling_params"
+    INVALID_STRUCTURED_OUTPUT = "invalid_structured_output"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     DUPLICATE_CUSTOM_ID = "duplicate_custom_id"
     POISONED = "poisoned"
@@ -45,7 +46,17 @@ class ItemErrorCode(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        return self in (ItemErrorCode.RANK_LOST, ItemErrorCode.ENGINE_ERROR, ItemErrorCode.SHUTTING_DOWN)
+        return self in RETRYABLE
+
+
+RETRYABLE = frozenset(
+    {
+        ItemErrorCode.INVALID_STRUCTURED_OUTPUT,
+        ItemErrorCode.RANK_LOST,
+        ItemErrorCode.ENGINE_ERROR,
+        ItemErrorCode.SHUTTING_DOWN,
+    }
+)
 
 
 class Outcome(IntEnum):

@@ -49,6 +49,11 @@ def is_client_error(error: BaseException) -> bool:
     return any(isinstance(cause, blamed) for cause in _chain(error))
 
 
+def is_refusal_of_structure(error: BaseException) -> bool:
+    """Whether what a structure's compiler raised is about the structure: vLLM blames it, or a compiler in C++ does."""
+    return is_client_error(error) or isinstance(error, RuntimeError | KeyError)
+
+
 def sampling_error(error: BaseException, default_param: str = "sampling_params") -> ItemError:
     """vLLM's refusal of sampling parameters as an item's error; anything else as `engine_error`."""
     if not is_client_error(error):
@@ -91,11 +96,43 @@ def pin_structure_backend(vllm_config: Any) -> None:  # Any: vllm's VllmConfig
     """Lets vLLM compile every structure with one library.
 
     With "auto" it chooses for each request, but its engine core goes on with the choice of the first for ever: what a
-    structure is held to, and what it costs, would depend on what somebody else asked for before.
+    structure is held to, and what it costs, would depend on what somebody else asked for before. guidance holds nearly
+    all that it accepts (bench/structures.py), but reads fast tokenizers only.
     """
+    from vllm.tokenizers import cached_tokenizer_from_config
+
     config = vllm_config.structured_outputs_config
     if config.backend == "auto":
-        config.backend = "xgrammar"
+        tokenizer = cached_tokenizer_from_config(model_config=vllm_config.model_config)
+        config.backend = "guidance" if _guidance_reads(tokenizer) else "xgrammar"
+
+
+def _guidance_reads(tokenizer: Any) -> bool:  # Any: vllm's TokenizerLike
+    """Whether guidance can use this tokenizer. Older vLLMs have no such question, and no other answer."""
+    from transformers import PreTrainedTokenizerFast
+    from vllm.v1.structured_output.backend_guidance import GuidanceBackend
+
+    ask = getattr(GuidanceBackend, "is_tokenizer_supported", None)
+    return bool(ask(tokenizer)) if ask else isinstance(tokenizer, PreTrainedTokenizerFast)
+
+
+def without_whitespace(schema: dict[str, Any]) -> dict[str, Any]:  # Any: a JSON schema
+    """The schema, for guidance, with nothing between the parts of a text."""
+    return {**schema, "x-guidance": {"whitespace_flexible": False}}
+
+
+def without_additional_properties(schema: dict[str, Any]) -> dict[str, Any]:  # Any: a JSON schema
+    """The schema with all objects closed that do not say whether they are."""
+    from vllm.v1.structured_output.backend_guidance import process_for_additional_properties
+
+    closed: dict[str, Any] = process_for_additional_properties(schema)
+    return closed
+
+
+def holds_after_reasoning_only(vllm_config: Any) -> bool:  # Any: vllm's VllmConfig
+    """Whether texts begin with what no structure holds: a model's reasoning."""
+    config = vllm_config.structured_outputs_config
+    return bool(config.reasoning_parser) and not getattr(config, "enable_in_reasoning", False)
 
 
 def structure_backend(name: str) -> Any:
@@ -110,6 +147,12 @@ def grammar_error(grammar: Any) -> str | None:
     """What guidance says of a grammar it has given up on; the others have no such state."""
     matcher = getattr(grammar, "ll_matcher", None)
     return matcher.get_error()[:MAX_ERROR_LENGTH].splitlines()[0] if matcher and matcher.get_error() else None
+
+
+def text_as_compiled(backend: Any, tokens: list[int]) -> str | None:
+    """The text that these tokens are to guidance; None for others. A tokenizer's own decoding may tidy spaces up."""
+    tokenizer = getattr(backend, "ll_tokenizer", None)
+    return None if tokenizer is None else str(tokenizer.decode_str(tokens))
 
 
 def gpu_bytes() -> int:

@@ -24,6 +24,7 @@ import msgspec
 import setproctitle
 
 Work = Callable[[bytes], bytes]
+LANES_TITLE = "phalanx-structures"  # of their processes
 WALL_PER_CPU = 4  # a child waits for cores that others need, but not for longer than so many times its CPU time
 OUT_OF_MEMORY = 71  # exit code
 _LENGTH = struct.Struct("!I")

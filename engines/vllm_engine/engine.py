@@ -1,7 +1,6 @@
 """A rank's engine on vLLM: one AsyncLLM, on the main thread, with one task per attempt."""
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -14,22 +13,22 @@ from engines import logs, tasks
 from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import RankSpec
 from engines.failures import summary
-from engines.host import processes
 from engines.rank.engine import EmitResult, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat
 from engines.vllm_engine.configuring import configure
+from engines.vllm_engine.facts import rank_facts
 from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of
 from engines.vllm_engine.metrics import exposition
-from engines.vllm_engine.outputs import to_result
+from engines.vllm_engine.output_checks import OutputChecker, start_output_checker
+from engines.vllm_engine.outputs import ResultMaker
 from engines.vllm_engine.prompts import PromptRefused, PromptRenderer
 from engines.vllm_engine.sampling import SamplingCompiler
 from engines.vllm_engine.steps import step_recorder
-from engines.vllm_engine.structures import TITLE, StructureChecker, start_checker
+from engines.vllm_engine.structures import StructureChecker, start_checker
 
 logger = logs.get_logger(logs.RANK_LOGGER)
 TURN_S = 0.01  # of rendering between two turns of the loop
-WATCHED_TITLES = ("VLLM::", TITLE)  # engine cores, workers and the coordinator set these process titles, and we ours
 
 
 class VllmEngine(Engine):
@@ -40,7 +39,8 @@ class VllmEngine(Engine):
         self._llm: Any = None  # Any: vLLM's AsyncLLM
         self._renderer: PromptRenderer
         self._sampling: SamplingCompiler
-        self._structures: StructureChecker | None = None
+        self._checkers: tuple[StructureChecker | OutputChecker, ...] = ()
+        self._results: ResultMaker
         self._logprobs = LogprobsRoom(spec.dp_size)
         # What would hold the loop: large prompts, one at a time, for there is one tokenizer; and large results.
         self._aside = ThreadPoolExecutor(1, "aside")
@@ -57,16 +57,19 @@ class VllmEngine(Engine):
             raise EngineConfigError(f"vLLM {version} is installed: 0.26 to 0.33 are supported, install one of them")
         report(Stage.CONFIGURING)
         config = configure(self.spec)
-        self._structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        outputs = start_output_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        self._checkers = (structures, outputs)
+        self._results = ResultMaker(self._aside, outputs)
         report(Stage.LOADING)
         self._llm = self._build(config)
         tokenizer = self._llm.renderer.get_tokenizer()
         self._renderer = PromptRenderer(self._llm.renderer, tokenizer, config.model_config)
-        self._sampling = SamplingCompiler(config.model_config, tokenizer, self._validate, self._structures)
+        self._sampling = SamplingCompiler(config.model_config, tokenizer, self._validate, structures)
         report(Stage.WARMING_UP)
         await self._warm_up()
         self._submitter = tasks.start(self._submit_queued(), "submitter", self._on_failure)
-        return self._facts(version, config)
+        return rank_facts(self.spec, version, config)
 
     def submit(self, run: Run) -> None:
         for item in run.items:
@@ -98,8 +101,8 @@ class VllmEngine(Engine):
     async def close(self) -> None:
         await tasks.end(self._submitter, *self._tasks.values())
         self._aside.shutdown(wait=False, cancel_futures=True)
-        if self._structures is not None:
-            self._structures.close()
+        for checker in self._checkers:
+            checker.close()
         if self._llm is not None:
             await asyncio.to_thread(self._llm.shutdown)
 
@@ -127,24 +130,6 @@ class VllmEngine(Engine):
         async for _ in self._llm.generate({"prompt_token_ids": [1]}, params, "warm-up", **self._context(None)):
             pass
         self.load.reset()
-
-    def _facts(self, version: str, config: Any) -> RankFacts:
-        model, parallel = config.model_config, config.parallel_config
-        return RankFacts(
-            engine=f"vllm {version}",
-            model=self.spec.model,
-            is_moe=compat.is_moe(model),
-            expert_parallel=bool(parallel.enable_expert_parallel),
-            data_parallel_size=parallel.data_parallel_size,
-            tensor_parallel_size=parallel.tensor_parallel_size,
-            max_model_len=model.max_model_len,
-            max_num_seqs=config.scheduler_config.max_num_seqs,
-            kv_cache_tokens=compat.cache_tokens(config),
-            vocab_size=model.get_vocab_size(),
-            dtype=str(model.dtype).removeprefix("torch."),
-            device=self.spec.device,
-            processes=_watched(),
-        )
 
     # -- serving
 
@@ -223,10 +208,7 @@ class VllmEngine(Engine):
                     context = self._context(item.trace)
                     async for output in self._llm.generate(prompt, sampling, str(item.attempt), **context):
                         final = output
-                if logprobs < LARGE:
-                    return to_result(item.attempt, final, item.return_token_ids)
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._aside, to_result, item.attempt, final, item.return_token_ids)
+                return await self._results.make(item, sampling, final, is_large=logprobs >= LARGE)
         except Exception as error:  # noqa: BLE001  the door: vLLM's errors become this item's error here
             if self._llm.errored or compat.is_engine_death(error):  # all requests end with the same error
                 self.died(f"vLLM's engine is dead: {compat.refusal(error)}")
@@ -265,13 +247,3 @@ class VllmEngine(Engine):
             result = task.result()
         if result is not None:
             self.emit(result)
-
-
-def _watched() -> dict[str, int]:
-    """The processes that vLLM keeps for as long as it lives, by title. Others below the rank may come and go."""
-    found: dict[str, int] = {}
-    for process in processes.descendants(os.getpid()):
-        name = processes.title(process)
-        if name.startswith(WATCHED_TITLES):
-            found[name] = process.pid
-    return found

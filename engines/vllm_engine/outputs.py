@@ -1,10 +1,13 @@
 """From vLLM's RequestOutput to a Result: the outputs are encoded to JSON here, once, and never parsed again."""
 
+import asyncio
+from concurrent.futures import Executor
 from typing import Any
 
 import msgspec
 
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result, RunItem
+from engines.vllm_engine.output_checks import OutputChecker
 
 LOWEST_LOGPROB = -9999.0  # JSON has neither -inf nor NaN; vLLM's own server writes the same number
 LOST_REASONS = ("abort", "error")  # an end that nobody asked for is a lost attempt, never an answer
@@ -32,8 +35,38 @@ class Output(msgspec.Struct, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 
 
+class ResultMaker:
+    """Makes results. Outputs under a structure are judged first; what is large is encoded beside the loop."""
+
+    def __init__(self, aside: Executor, checker: OutputChecker) -> None:
+        self._aside = aside
+        self._checker = checker
+
+    async def make(self, item: RunItem, sampling: Any, final: Any, is_large: bool) -> Result:  # Any: vLLM's own
+        """The result of an attempt that came to its end by itself."""
+        use = sampling.structure_use
+        if use is not None and (error := await self._checker.error(use, final.outputs)) is not None:
+            return _refused(item.attempt, final, error)
+        if not is_large:
+            return to_result(item.attempt, final, item.return_token_ids)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._aside, to_result, item.attempt, final, item.return_token_ids)
+
+
+def _refused(attempt: int, final: Any, error: ItemError) -> Result:
+    """What it took is told, what came out is not."""
+    return Result(
+        attempt,
+        Outcome.ERROR,
+        prompt_tokens=len(final.prompt_token_ids or ()),
+        completion_tokens=sum(len(output.token_ids) for output in final.outputs),
+        cached_tokens=final.num_cached_tokens or 0,
+        error=error,
+    )
+
+
 def to_result(attempt: int, final: Any, return_token_ids: bool) -> Result:  # Any: vLLM's RequestOutput
-    """The result of an attempt that came to its end by itself."""
+    """The outputs as they are. An end that nobody asked for is a lost attempt."""
     outputs = final.outputs
     if any(output.finish_reason in LOST_REASONS for output in outputs):
         reason = next(output.finish_reason for output in outputs if output.finish_reason in LOST_REASONS)

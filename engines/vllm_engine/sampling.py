@@ -11,6 +11,7 @@ from engines.contract.protocol import ItemError, ItemErrorCode
 from engines.contract.sampling import SamplingFields
 from engines.vllm_engine import compat, worker_limits
 from engines.vllm_engine.bounded_cache import BoundedCache
+from engines.vllm_engine.output_checks import StructureUse
 from engines.vllm_engine.structure_work import StructureVerdict
 from engines.vllm_engine.structures import StructureChecker
 
@@ -58,6 +59,7 @@ class SamplingCompiler:
         """A copy for one item: its own seed, and no more tokens than the context has left."""
         params = copy.copy(template)
         params.seed = seed
+        params.structure_use = template.structure_use
         params.skip_clone = True  # vLLM need not copy it again: it belongs to this item alone
         if params.max_tokens > tokens_left:
             params.max_tokens = tokens_left
@@ -78,6 +80,7 @@ class SamplingCompiler:
             worker_limits.check(validated, self._vocab_size)
             template = _verified_class()(**arguments)
             template.learn_bad_words(self._tokenizer)
+            template.structure_use = _structure_use(fields)
             if verdict is not None:
                 template.structured_outputs = _rebuilt(verdict.fields)
         except Exception as error:  # noqa: BLE001  the door: whatever vLLM raises here is its answer to these parameters
@@ -100,7 +103,9 @@ def _verified_class() -> Any:
     """
     from vllm.sampling_params import SamplingParams
 
-    class VerifiedSamplingParams(SamplingParams):  # type: ignore[misc]  # vllm is untyped
+    class VerifiedSamplingParams(SamplingParams, dict=True):  # type: ignore[misc, call-arg]  # vllm is untyped
+        # `structure_use` is set beside the fields: it stays in the rank.
+
         def verify(self, *_: Any, **__: Any) -> None:
             pass
 
@@ -112,6 +117,19 @@ def _verified_class() -> Any:
             super().update_from_tokenizer(tokenizer)
 
     return VerifiedSamplingParams
+
+
+def _structure_use(fields: SamplingFields) -> StructureUse | None:
+    """What outputs are judged by. Raises ValueError where their text would not be what the structure asks for."""
+    use = StructureUse.of(fields)
+    if use is not None and fields.detokenize is False:
+        raise ValueError("detokenize=false leaves no text to be held to structured_outputs: leave one of them out")
+    if use is not None and fields.skip_special_tokens is False and fields.include_stop_str_in_output is True:
+        raise ValueError(
+            "skip_special_tokens=false and include_stop_str_in_output=true put the token that ends a text into it, "
+            "against structured_outputs: leave one of them out"
+        )
+    return use
 
 
 def _structure(fields: SamplingFields) -> bytes:

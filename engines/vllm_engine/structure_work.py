@@ -3,28 +3,27 @@
 Compiling is not all that a structure costs. For every token of every sequence the engine core asks what may come next,
 and says what came, between two steps of all sequences: a structure that takes long for that slows down everybody who
 shares the rank. An ambiguous grammar takes longer with every token, so the trial is as long as a short answer; one that
-becomes slow only on a way that chance does not take passes.
+becomes slow only on a way that chance does not take passes. Nor may the trial's text be one that the structure forbids.
 """
 
-import random
-import statistics
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemError
 from engines.vllm_engine import compat
+from engines.vllm_engine.schema_keywords import culprit, unheld
+from engines.vllm_engine.structure_options import Structure, StructureRefused, arranged, schema_of
+from engines.vllm_engine.structure_trial import try_out
+from engines.vllm_engine.text_checks import TextCheck, text_check
 
-PARAM = "sampling_params.structured_outputs"
-TRIAL_STEPS = 256
-TRIAL_CPU_S = 0.5
-SLOWEST_STEP_S = 0.01  # of CPU; usual ones take a hundredth of a millisecond
-MOST_SLOW = 2  # that may have filled a cache, or been the machine's fault
-GROWTH = 4.0  # of the median step from the first quarter of a trial to the last, when that is slow already
-SLOW_MEDIAN_S = 0.001
-FEWEST_TO_COMPARE = 32  # steps
+CULPRIT_CPU_S = 0.1  # for finding out which keyword is refused
+SPECIAL_IN_REGEX = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~]")
+KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 
 
 class StructureVerdict(msgspec.Struct, array_like=True):
@@ -34,12 +33,19 @@ class StructureVerdict(msgspec.Struct, array_like=True):
     fields: dict[str, Any] = {}  # Any: vLLM's own
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A structure as the engine core has it, and what its texts are judged by."""
+
+    fields: dict[str, Any]  # Any: vLLM's own
+    backend: Any  # Any: vLLM's StructuredOutputBackend
+    grammar: Any  # Any: vLLM's StructuredOutputGrammar
+    check: TextCheck | None
+
+
 def prepare(config: Any) -> Callable[[bytes], bytes]:  # Any: vLLM's VllmConfig
     """The work: from a structure to its verdict, both as msgpack."""
-    from vllm.tokenizers import cached_tokenizer_from_config
-
-    compiler = _Compiler(config, cached_tokenizer_from_config(model_config=config.model_config))
-    compiler.verdict({"regex": "a"})  # what every structure needs is made here, once, and not within a limit
+    compiler = prepared_compiler(config)
 
     def work(structure: bytes) -> bytes:
         return msgspec.msgpack.encode(compiler.verdict(msgspec.msgpack.decode(structure)))
@@ -47,38 +53,92 @@ def prepare(config: Any) -> Callable[[bytes], bytes]:  # Any: vLLM's VllmConfig
     return work
 
 
-class _Compiler:
+def prepared_compiler(config: Any) -> "Compiler":  # Any: as above
+    """A compiler that has what every structure needs: it is made here, once, and not within a limit."""
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    compiler = Compiler(config, cached_tokenizer_from_config(model_config=config.model_config))
+    compiler.verdict({"regex": "a"})
+    return compiler
+
+
+class Compiler:
+    """Compiles structures with the backend that the engine core uses."""
+
     def __init__(self, config: Any, tokenizer: Any) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._backends: dict[str, Any] = {}
 
-    def verdict(self, structure: dict[str, Any]) -> StructureVerdict:
+    def verdict(self, structure: Structure) -> StructureVerdict:
         """What vLLM says of it, what it takes to compile, and whether it can be used."""
+        try:
+            compiled = self.compiled(structure)
+            try_out(compiled.backend, compiled.grammar, _judge(compiled))
+        except StructureRefused as refused:
+            return StructureVerdict(refused.error)
+        return StructureVerdict(fields=compiled.fields)
+
+    def arranged(self, structure: Structure) -> Structure:
+        """The structure with its options worked into its schema. Raises StructureRefused."""
+        return arranged(structure, self._config.structured_outputs_config)
+
+    def compiled(self, structure: Structure) -> Compiled:
+        """Raises StructureRefused, which names what cannot be held."""
+        kinds = [name for name in KINDS if name in structure]
+        if len(kinds) != 1:
+            raise StructureRefused(f"exactly one of {', '.join(KINDS)} is needed, not {len(kinds)}")
+        structure = self.arranged(structure)
+        try:
+            wanted, grammar = self._compile(structure)
+            check = text_check(structure)
+        except MemoryError:
+            raise
+        except RecursionError as error:
+            raise StructureRefused("it is nested too deeply; use a simpler one") from error
+        except Exception as error:
+            if not compat.is_refusal_of_structure(error):
+                raise
+            raise self._refusal(structure, error) from error
+        backend = wanted._backend
+        if (schema := schema_of(structure)) and (found := unheld(schema, backend)):
+            raise StructureRefused(f"{backend} does not hold {found}; leave it out", "json")
+        return Compiled(vars(wanted), self._backend(backend), grammar, check)
+
+    def _compile(self, structure: Structure) -> tuple[Any, Any]:
+        """vLLM's StructuredOutputsParams, verified, and its grammar. Raises whatever vLLM and the backend raise."""
         from vllm.sampling_params import SamplingParams, StructuredOutputsParams
         from vllm.v1.structured_output.request import get_structured_output_key
 
-        try:
-            wanted = StructuredOutputsParams(**structure)
-            self._verify(SamplingParams(structured_outputs=wanted))
-        except MemoryError:
-            raise
-        except RecursionError:
-            return _refused("it is nested too deeply")
-        except Exception as error:  # noqa: BLE001  the door: whatever vLLM raises here is its answer to this structure
-            return StructureVerdict(compat.sampling_error(error, PARAM))
-        try:
-            backend = self._backend(wanted._backend)
-            grammar = backend.compile_grammar(*get_structured_output_key(wanted))
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  the same; compilers raise what they like
-            return _refused(f"it cannot be compiled: {compat.shortened(error)}")
-        return self._tried(backend, grammar) or StructureVerdict(fields=vars(wanted))
-
-    def _verify(self, params: Any) -> None:
         config = self._config
-        params.verify(config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer)
+        is_for_guidance = config.structured_outputs_config.backend == "guidance"
+        wanted = StructuredOutputsParams(**(_without_choices(structure) if is_for_guidance else structure))
+        SamplingParams(structured_outputs=wanted).verify(
+            config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer
+        )
+        grammar = self._backend(wanted._backend).compile_grammar(*get_structured_output_key(wanted))
+        if error := compat.grammar_error(grammar):
+            raise ValueError(error)
+        return wanted, grammar
+
+    def _refusal(self, structure: Structure, error: Exception) -> StructureRefused:
+        why = " ".join(compat.shortened(error, with_type=False).split())
+        schema = schema_of(structure)
+        if schema is None:
+            return StructureRefused(f"{why}; use another one", next(name for name in KINDS if name in structure))
+        deadline = time.process_time() + CULPRIT_CPU_S
+
+        def accepts(part: Structure) -> bool:
+            if time.process_time() > deadline:
+                return True  # what is known by then has to do
+            try:
+                self._compile({"json": part})
+                text_check({"json": part})
+            except Exception:  # noqa: BLE001  the door; as above
+                return False
+            return True
+
+        return StructureRefused(f"{culprit(schema, accepts)} cannot be held: {why}; leave it out", "json")
 
     def _backend(self, name: str) -> Any:
         if name not in self._backends:
@@ -88,55 +148,21 @@ class _Compiler:
             )
         return self._backends[name]
 
-    def _tried(self, backend: Any, grammar: Any) -> StructureVerdict | None:
-        """Generates at random, and looks how long each step takes. None when all is well."""
-        mask = backend.allocate_token_bitmask(1)
-        chance = random.Random(0)  # noqa: S311  the same tokens each time
-        steps: list[float] = []
-        deadline = time.process_time() + TRIAL_CPU_S
-        while len(steps) < TRIAL_STEPS and time.process_time() < deadline and not grammar.is_terminated():
-            began = time.process_time()
-            grammar.fill_bitmask(mask, 0)
-            filled = time.process_time()
-            token = _any_allowed(mask, chance)
-            if token is None:
-                return None if steps else _refused("no text matches it")
-            chosen = time.process_time()
-            grammar.accept_tokens("trial", [token])
-            steps.append(time.process_time() - chosen + filled - began)
-            if error := compat.grammar_error(grammar):
-                return _refused(f"it cannot be followed: {error}")
-            if why := _too_slow(steps):
-                return _refused(f"{why}, which all sequences would wait for")
-        return None
+
+def _judge(compiled: Compiled) -> Callable[[list[int]], str | None]:
+    """Tells what is wrong with a whole text of these tokens. Formats are not the backend's alone to hold."""
+
+    def judge(tokens: list[int]) -> str | None:
+        text = compat.text_as_compiled(compiled.backend, tokens)
+        why = None if compiled.check is None or text is None else compiled.check(text)
+        return None if why is None or why.endswith("format") else why
+
+    return judge
 
 
-def _too_slow(steps: list[float]) -> str | None:
-    """What is wrong with the CPU seconds that the steps so far took."""
-    slow = sorted(step for step in steps if step > SLOWEST_STEP_S)
-    if len(slow) > MOST_SLOW:
-        return f"it takes {1000 * slow[0]:.0f} ms for each token"
-    quarter = len(steps) // 4
-    if len(steps) < FEWEST_TO_COMPARE or steps[-1] < SLOW_MEDIAN_S:
-        return None
-    first, last = (statistics.median(part) for part in (steps[:quarter], steps[-quarter:]))
-    if last > max(SLOW_MEDIAN_S, GROWTH * first):
-        return f"it takes longer with each token, {1000 * last:.1f} ms after {len(steps)} of them"
-    return None
-
-
-def _any_allowed(mask: Any, chance: random.Random) -> int | None:
-    """One of the token ids that a bitmask of one row allows, 32 to a word."""
-    words = mask[0].numpy()  # and not torch, whose threads do not survive a fork
-    some = words.nonzero()[0]
-    if not len(some):
-        return None
-    place = int(chance.choice(some))
-    word = int(words[place]) & 0xFFFFFFFF
-    bits = [bit for bit in range(32) if word >> bit & 1]
-    return 32 * place + chance.choice(bits)
-
-
-def _refused(why: str) -> StructureVerdict:
-    error = ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, f"structured_outputs: {why}; use a simpler one", PARAM)
-    return StructureVerdict(error)
+def _without_choices(structure: Structure) -> Structure:
+    """Choices as a regex: guidance's grammar of choices ends at 2,000 of them, and its lexer hardly notices 10,000."""
+    choices = structure.get("choice")
+    if choices is None or any("\0" in choice for choice in choices):  # vLLM accepts no NUL in a regex
+        return structure
+    return {"regex": "|".join(SPECIAL_IN_REGEX.sub(r"\\\g<0>", choice) for choice in choices)}

@@ -18,14 +18,14 @@ from engines import tasks
 from engines.contract.protocol import ItemError, ItemErrorCode
 from engines.vllm_engine import structure_work
 from engines.vllm_engine.bounded_cache import BoundedCache
-from engines.vllm_engine.confinement import WALL_PER_CPU, Answer, Lane, LaneDied, Outcome
-from engines.vllm_engine.structure_work import PARAM, StructureVerdict
+from engines.vllm_engine.confinement import LANES_TITLE, WALL_PER_CPU, Answer, Lane, LaneDied, Outcome
+from engines.vllm_engine.structure_options import PARAM
+from engines.vllm_engine.structure_work import StructureVerdict
 
 QUICK_CPU_S = 0.2
 LONGEST_WAIT_S = 5.0  # behind others in the quick lane
 MOST_SLOW = 4  # at once in the slow lane
 MEMORY_BYTES = 1024 * 1024 * 1024  # beyond what the rank had imported
-TITLE = "phalanx-structures"  # of the lanes' processes
 NO_VERDICT = (Outcome.FAILED, Outcome.STARVED)  # they say nothing of the structure: who asks again is answered anew
 BUSY = StructureVerdict(
     ItemError(ItemErrorCode.ENGINE_ERROR, "too many structures wait to be compiled: send the item again later", PARAM)
@@ -118,5 +118,5 @@ def start_checker(rank: int, config: Any, cpu_s: float, died: Callable[[str], No
     def prepare() -> Callable[[bytes], bytes]:
         return structure_work.prepare(config)
 
-    quick, slow = (Lane(f"{TITLE} {rank} {name}", prepare, MEMORY_BYTES) for name in ("quick", "slow"))
+    quick, slow = (Lane(f"{LANES_TITLE} {rank} {name}", prepare, MEMORY_BYTES) for name in ("quick", "slow"))
     return StructureChecker(quick, slow, cpu_s, died)

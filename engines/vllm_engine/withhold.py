@@ -71,6 +71,7 @@ def register() -> None:
     if not hasattr(factory, MARK):
         logging.setLogRecordFactory(withholding(factory))
     _mend_dump()
+    os.environ["LLGUIDANCE_LOG_LEVEL"] = "0"  # guidance's library writes tokens that it rejects to stderr by itself
 
 
 # ---------------------------------------------------------------- the dump at an engine's death

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.service import Service, serving
+from tests.service import Json, Service, serving
 
 PROMPT_COUNT = 200
 REFERENCE_DEADLINE_S = 600
+BUSY = "send the item again later"  # too many structures wait, or nothing got any CPU time
 WORDS = """the a river city of France is was large small seven machine words and people said that in under light"""
 
 
@@ -38,6 +39,25 @@ def as_items(prompts: list[Any]) -> list[Any]:
         {"messages": prompt} if isinstance(prompt, list) and isinstance(prompt[0], dict) else prompt
         for prompt in prompts
     ]
+
+
+def has_to_wait(result: Json) -> bool:
+    return BUSY in result.get("error", {}).get("message", "")
+
+
+def judged(service: Service, items: list[Any], results: list[Json]) -> list[Json]:
+    """The results, of which those that waited too long to be compiled are sent again, as they are told to.
+
+    On a slow machine that is no fault. The first of them has nobody to wait for.
+    """
+    waiting = [place for place, result in enumerate(results) if has_to_wait(result)]
+    if not waiting:
+        return results
+    some = [items[place] for place in waiting]
+    again = service.batch(some)["results"]
+    assert not all(map(has_to_wait, again))
+    judgements = dict(zip(waiting, judged(service, some, again), strict=True))
+    return [judgements.get(place, result) for place, result in enumerate(results)]
 
 
 class Reference:

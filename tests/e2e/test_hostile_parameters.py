@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.e2e.conftest import judged
 from tests.raw_client import loop_worked_s
 from tests.service import Json, Service, until
 
@@ -17,7 +18,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 MAX_WAIT_S = 60.0  # of a plain prompt: what explodes takes minutes, and a core may be long in coming
 MAX_WORK_S = 5.0  # CPU time of the rank's loop until a plain prompt is answered, however long the loop waits for a core
-BUSY = "send the item again later"  # too many structures wait, or nothing got any CPU time
 MANY = {"type": "object", "properties": {f"p{number}": {} for number in range(5000)}}
 EITHER = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
 # Minutes of CPU time each, if they were let.
@@ -95,25 +95,6 @@ def check_alive(service: Service) -> None:
     assert loop_worked_s(pid) - worked_s < MAX_WORK_S
 
 
-def has_to_wait(result: Json) -> bool:
-    return BUSY in result.get("error", {}).get("message", "")
-
-
-def judged(service: Service, items: list[Any], results: list[Json]) -> list[Json]:
-    """The results, of which those that waited too long to be compiled are sent again, as they are told to.
-
-    On a slow machine that is no fault. The first of them has nobody to wait for.
-    """
-    waiting = [place for place, result in enumerate(results) if has_to_wait(result)]
-    if not waiting:
-        return results
-    some = [items[place] for place in waiting]
-    again = service.batch(some)["results"]
-    assert not all(map(has_to_wait, again))
-    judgements = dict(zip(waiting, judged(service, some, again), strict=True))
-    return [judgements.get(place, result) for place, result in enumerate(results)]
-
-
 def compiled_s(service: Service) -> float:
     """CPU time that compiling has taken so far: of the lanes, and of their children, dead or alive."""
     return sum(sum(psutil.Process(pid).cpu_times()[:4]) for pid in service.titled("phalanx-structures"))
@@ -132,7 +113,7 @@ def test_a_structure_that_explodes_is_refused_and_nobody_waits_for_it(one_rank: 
     refused, plain, structured = judged(one_rank, items, answer["results"])
     assert refused["error"]["code"] == "invalid_sampling_params"
     assert refused["error"]["param"] == "prompts[0].sampling_params.structured_outputs"
-    assert "--structure-cpu-s" in refused["error"]["message"] or "memory" in refused["error"]["message"]
+    assert "use a simpler one" in refused["error"]["message"]
     assert (plain["status"], structured["status"]) == ("ok", "ok")
     assert set(structured["outputs"][0]["text"]) <= {"a", "b"}
     compiled_before_s = compiled_s(one_rank)
@@ -163,7 +144,8 @@ def test_suspicious_structures_are_refused_or_followed_and_the_rank_goes_on(one_
     statuses = dict(zip(SUSPICIOUS, (result["status"] for result in results), strict=True))
     assert statuses["many choices"] == statuses["nested quantifiers"] == "ok"
     assert statuses["a circle of references"] == statuses["no grammar"] == "error"
-    assert statuses["ambiguity that grows with each token"] == statuses["the same as a regex"] == "error"
+    assert statuses["ambiguity that grows with each token"] == "error"
+    assert statuses["the same as a regex"] == "ok", "an automaton does not mind"
     check_alive(one_rank)
 
 

@@ -60,6 +60,8 @@ DOORS = {
     "httptools": ("app.http",),
     "httpx": ("phalanx.ranks_table",),
     "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.weights"),
+    "jsonschema_rs": ("engines.vllm_engine.text_checks",),
+    "llguidance": ("engines.vllm_engine.text_checks",),  # vLLM brings it
     "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
     "numpy": ("engines.tiny_model",),
     "opentelemetry": ("app.traces", "engines.traces"),
@@ -73,11 +75,10 @@ DOORS = {
     "safetensors": ("engines.tiny_model",),
     "setproctitle": ("app.http.server", "engines.host.guardian", "engines.rank", "engines.vllm_engine.confinement"),
     "starlette": ("app.api", "app.http", "app.factory"),
-    # These bind a request's id and its key's.
-    "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),
+    "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),  # the last two bind ids
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.vllm_engine",),
-    "transformers": ("engines.vllm_engine.weights",),
+    "transformers": ("engines.vllm_engine.compat", "engines.vllm_engine.weights"),
     "uvicorn": ("app.http",),
     "uvloop": ("app.http.server", "engines.rank.serve"),
     "vllm": ("engines.vllm_engine",),

@@ -164,6 +164,7 @@ def test_results_cross_as_the_bytes_they_are() -> None:
 
 def test_what_may_succeed_later_is_retryable() -> None:
     assert {code for code in ItemErrorCode if code.retryable} == {
+        ItemErrorCode.INVALID_STRUCTURED_OUTPUT,
         ItemErrorCode.RANK_LOST,
         ItemErrorCode.ENGINE_ERROR,
         ItemErrorCode.SHUTTING_DOWN,

@@ -112,7 +112,8 @@ def test_every_error_code_says_whether_to_try_again(code: ItemErrorCode) -> None
     result = Result(1, Outcome.ERROR, error=ItemError(code, "why"))
     found = decoded(encode_result(0, NO_LABEL, "error", result, None, 0))["error"]
     assert (found["code"], found["message"]) == (code.value, "why")
-    assert found["retryable"] is (code.value in ("rank_lost", "engine_error", "shutting_down"))
+    retryable = ("invalid_structured_output", "rank_lost", "engine_error", "shutting_down")
+    assert found["retryable"] is (code.value in retryable)
 
 
 # ---------------------------------------------------------------- the whole answer

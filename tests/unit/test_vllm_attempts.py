@@ -46,7 +46,8 @@ class Played:
         self.verdict = asyncio.Event()  # on the parameters that are not checked
         self.refusal: ItemError | None = None
         self.rendered_in: list[str] = []  # threads
-        self.sampling = SimpleNamespace(n=1, max_tokens=10, logprobs=None, logprob_token_ids=None, prompt_logprobs=None)
+        unset = dict.fromkeys(("logprobs", "logprob_token_ids", "prompt_logprobs", "structure_use"))
+        self.sampling = SimpleNamespace(n=1, max_tokens=10, **unset)
 
     async def generate(self, _: object, __: object, attempt: str) -> AsyncIterator[Any]:
         self.generating.add(attempt)

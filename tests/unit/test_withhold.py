@@ -1,6 +1,7 @@
 """The plugin that keeps what a client sent out of vLLM's logs: vLLM is not needed to see what it takes out."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -163,10 +164,19 @@ def test_a_vllm_that_dumps_in_another_way_is_named_in_a_warning(
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.logging_utils", package)
     monkeypatch.setenv(plugin.VARIABLE, "1")
+    monkeypatch.setenv("LLGUIDANCE_LOG_LEVEL", "1")  # as it was, afterwards
     plugin.register()
     assert "has no prepare_object_to_dump" in caplog.text
     logging.getLogger("vllm.renderers").warning("rejected: %s", CANARY)
     assert CANARY not in caplog.text
+
+
+def test_a_library_that_writes_rejected_tokens_by_itself_is_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.setenv("LLGUIDANCE_LOG_LEVEL", "2")
+    monkeypatch.setenv(plugin.VARIABLE, "1")
+    plugin.register()
+    assert os.environ["LLGUIDANCE_LOG_LEVEL"] == "0"
 
 
 def test_vllms_own_dump_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +185,7 @@ def test_vllms_own_dump_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.logging_utils", package)
     monkeypatch.setenv(plugin.VARIABLE, "1")
+    monkeypatch.setenv("LLGUIDANCE_LOG_LEVEL", "1")  # as it was, afterwards
     plugin.register()
     factory = logging.getLogRecordFactory()
     plugin.register()

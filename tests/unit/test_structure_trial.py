@@ -7,9 +7,9 @@ from typing import Any
 import numpy
 import pytest
 
-from engines.contract.protocol import ItemErrorCode
-from engines.vllm_engine import structure_work
-from engines.vllm_engine.structure_work import TRIAL_STEPS, StructureVerdict
+from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.vllm_engine.structure_options import StructureRefused
+from engines.vllm_engine.structure_trial import TRIAL_STEPS, try_out
 
 
 class Mask:
@@ -62,8 +62,13 @@ class Grammar:
         return len(self.accepted) >= self._steps
 
 
-def tried(grammar: Grammar) -> StructureVerdict | None:
-    return structure_work._Compiler(None, None)._tried(grammar, grammar)
+def tried(grammar: Grammar, judge: Callable[[list[int]], str | None] = lambda _: None) -> ItemError | None:
+    try:
+        try_out(grammar, grammar, judge)
+    except StructureRefused as refused:
+        assert refused.error.code is ItemErrorCode.INVALID_SAMPLING_PARAMS
+        return refused.error
+    return None
 
 
 def burn(seconds: float) -> None:
@@ -86,26 +91,35 @@ def test_a_grammar_that_ends_is_not_tried_beyond_its_end() -> None:
     assert grammar.fills == 3
 
 
+def test_one_that_lets_a_wrong_text_through_is_refused() -> None:
+    error = tried(Grammar([7], steps=3), lambda tokens: f"is wrong: {tokens}")
+    assert error is not None
+    assert "what its compiler lets through is wrong: [7, 7]" in error.message, "the token that ends it is no text"
+
+
+def test_what_has_not_ended_is_not_judged() -> None:
+    assert tried(Grammar([7]), lambda _: "is wrong") is None
+
+
 def test_one_that_nothing_matches_is_refused() -> None:
-    verdict = tried(Grammar([]))
-    assert verdict is not None and verdict.error is not None
-    assert verdict.error.code is ItemErrorCode.INVALID_SAMPLING_PARAMS
-    assert "no text matches it" in verdict.error.message
+    error = tried(Grammar([]))
+    assert error is not None
+    assert "no text matches it" in error.message
 
 
 @pytest.mark.parametrize("when", ["on_fill", "on_accept"])
 def test_one_that_is_slow_at_every_token_is_refused(when: str) -> None:
     slow: Any = {when: lambda _: burn(0.02)}
-    verdict = tried(Grammar([1], **slow))
-    assert verdict is not None and verdict.error is not None
-    assert "for each token, which all sequences would wait for" in verdict.error.message
+    error = tried(Grammar([1], **slow))
+    assert error is not None
+    assert "for each token, which all sequences would wait for" in error.message
 
 
 def test_one_that_is_slower_with_each_token_is_refused_while_it_is_fast() -> None:
     grammar = Grammar([1], on_accept=lambda accepted: burn(accepted * 5e-5))
-    verdict = tried(grammar)
-    assert verdict is not None and verdict.error is not None
-    assert "it takes longer with each token" in verdict.error.message
+    error = tried(grammar)
+    assert error is not None
+    assert "it takes longer with each token" in error.message
     assert len(grammar.accepted) < TRIAL_STEPS / 2
 
 
