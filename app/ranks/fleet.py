@@ -6,7 +6,6 @@ what ranks do for items is the listener's business.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from app.errors import FatalError
 from app.logs import get_logger
@@ -21,6 +20,7 @@ from app.ranks.plan import Plan, Share
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
 from app.settings.declaration import BUILT_IN_MODEL, Settings
+from app.settings.folders import log_folder, socket_folder
 from engines import tasks
 from engines.contract.protocol import (
     PROTOCOL_VERSION,
@@ -60,7 +60,7 @@ class Fleet:
     ) -> None:
         self._settings = settings
         self._environ = environ
-        self._host: Host = LocalHost(environ, log_dir(settings, environ))
+        self._host: Host = LocalHost(environ, log_folder(settings, environ), socket_folder())
         self._device = device
         self._shares = shares
         self._listener = listener
@@ -149,7 +149,7 @@ class Fleet:
         for rank, share in zip(self.ranks, self._shares, strict=True):
             rank.group = self.plan.group_of(rank.number)
             rank.gpus, rank.cores = share.gpus, share.cores
-        folder = log_dir(self._settings, self._environ)
+        folder = log_folder(self._settings, self._environ)
         logger.info("ranks_starting", log_dir=str(folder), **planning.figures(self._settings, self.plan))
         self._make_groups(self.plan)
         for group in self.groups.values():
@@ -244,13 +244,3 @@ class Fleet:
     def _give_up(self, error: FatalError) -> None:
         if not self.fatal.done():
             self.fatal.set_result(error)
-
-
-def log_dir(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """The folder of the ranks' logs on this machine."""
-    return settings.log_dir or state_folder(environ) / "logs" / str(settings.port)
-
-
-def state_folder(environ: Mapping[str, str]) -> Path:
-    """Where the service keeps what outlives it: $XDG_STATE_HOME/phalanx."""
-    return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "phalanx"

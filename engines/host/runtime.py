@@ -15,16 +15,18 @@ from engines.logs import get_logger
 
 logger = get_logger("ranks")
 PREFIX = "phalanx-"
-LONGEST_TEMPORARY_FOLDER = 40  # vLLM's sockets lie below it, and a socket's path has at most 108 bytes
 
 
 class Runtime:
     """A private folder."""
 
-    def __init__(self) -> None:
-        parent = _temporary_folder()
+    def __init__(self, parent: Path) -> None:
+        """Below `parent`, whose path must be short. Raises OSError where none can be made."""
         sweep(parent)
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        except OSError as error:
+            raise OSError(f"no folder for the ranks' sockets can be made in {parent}: {error}") from error
         self._lock = _lock(self.path)
 
     def ensure(self) -> None:
@@ -42,11 +44,6 @@ class Runtime:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _temporary_folder() -> Path:
-    folder = tempfile.gettempdir()
-    return Path(folder if len(folder) <= LONGEST_TEMPORARY_FOLDER else "/tmp")  # noqa: S108  a private folder is made in it
 
 
 def sweep(parent: Path) -> None:

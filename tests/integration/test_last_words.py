@@ -18,6 +18,7 @@ from app.ranks.model import ModelFacts
 from app.ranks.plan import Share, make_plan
 from app.ranks.rank import Rank
 from app.settings.declaration import Settings
+from app.settings.folders import socket_folder
 from engines.contract.protocol import Failed, FailureKind, FromRank, Hello, StageReached
 from tests.service import DEADLINE_S
 
@@ -52,7 +53,7 @@ def life(tmp_path: Path) -> Iterator[Incarnation]:
     settings = Settings(engine="simulated", dp_size=1)
     plan = make_plan(settings, ModelFacts("played", is_moe=False), "cpu", (Share(),))
     rank = Rank(0, group=0)
-    host = LocalHost(os.environ, tmp_path)
+    host = LocalHost(os.environ, tmp_path, socket_folder())
     host.open()
     rank.begin(host.new_log(0))
     yield Incarnation(rank, host, settings, plan, None)

@@ -225,7 +225,7 @@ def test_every_life_of_a_group_meets_at_consecutive_ports_that_are_free(monkeypa
     tried = iter([20000, 20006, 20017])
     monkeypatch.setattr(ports.random, "randrange", lambda *_: next(tried))
     monkeypatch.setattr(ports, "_is_free", lambda port: port not in taken)
-    host = LocalHost({}, Path("/none"))
+    host = LocalHost({}, Path("/none"), Path("/none"))
     met = host.lockstep_address()
     host.close()
     assert met == LockstepAddress(host="127.0.0.1", rpc_port=20017, master_port=20018)

@@ -24,12 +24,14 @@ LOCKSTEP_PORTS = 10  # vLLM's groups take consecutive ports from the master port
 
 
 class LocalHost:
-    """A Host. Ranks inherit `environ`, log to files in `log_dir`, and speak over sockets in a private folder."""
+    """A Host. Ranks inherit `environ`, log to files in `log_dir`, and speak over sockets in a private folder, which is
+    made in `socket_dir`."""
 
-    def __init__(self, environ: Mapping[str, str], log_dir: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], log_dir: Path, socket_dir: Path) -> None:
         self.name = socket.gethostname()
         self._environ = environ
         self._log_dir = log_dir
+        self._socket_dir = socket_dir
         self._context = new_context()
         self._runtime: Runtime | None = None  # once there are ranks
         self._memory: dict[tuple[str, ...], GpuMemory] = {}
@@ -37,7 +39,7 @@ class LocalHost:
     def open(self) -> None:
         """Makes the folder of the ranks' sockets, or makes it anew if somebody has removed it."""
         if self._runtime is None:
-            self._runtime = Runtime()
+            self._runtime = Runtime(self._socket_dir)
         self._runtime.ensure()
 
     def close(self) -> None:
