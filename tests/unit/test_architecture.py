@@ -77,7 +77,8 @@ DOORS = {
     # These bind a request's id and its key's.
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),
     "tokenizers": ("engines.tiny_model",),
-    "torch": ("engines.vllm_engine",),
+    "torch": ("engines.tiny_model.training.train", "engines.vllm_engine"),
+    "transformers": ("engines.tiny_model.training.train",),
     "uvicorn": ("app.http",),
     "uvloop": ("app.http.server", "engines.rank.serve"),
     "vllm": ("engines.vllm_engine",),

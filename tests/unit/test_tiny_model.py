@@ -12,7 +12,8 @@ pytest.importorskip("safetensors")
 
 from tokenizers import Tokenizer
 
-from engines.tiny_model.build import BUILT_IN, CORPUS, MANIFEST, Shape, build, build_named, default_cache
+from engines.tiny_model.build import CORPUS, MANIFEST, build, build_named, default_cache
+from engines.tiny_model.shapes import BUILT_IN, Shape
 
 TEXTS = [
     "Hello, my name is",
