@@ -61,7 +61,9 @@ def _replace(folder: Path, manifest: dict[str, Any], shape: Shape, seed: int) ->
         _write_files(fresh, shape, seed)
         sizes = {file.name: file.stat().st_size for file in sorted(fresh.iterdir())}
         write_json(fresh / MANIFEST, manifest | {"files": sizes})
-        fresh.chmod(0o755)  # mkdtemp gives 0700; a container's other users read models too
+        for file in fresh.iterdir():
+            file.chmod(0o644)  # a container's other users read models too; safetensors gives 0600
+        fresh.chmod(0o755)  # mkdtemp gives 0700
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     finally:

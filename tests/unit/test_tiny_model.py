@@ -59,6 +59,13 @@ def test_a_damaged_or_older_model_is_rebuilt(damage: str, tmp_path: Path) -> Non
     assert files_of(build(Shape.MOE, folder)) == whole
 
 
+@pytest.mark.parametrize("shape", [Shape.TRAINED, Shape.MOE])
+def test_everybody_may_read_a_model(shape: Shape, tmp_path: Path) -> None:
+    folder = build(shape, tmp_path / "model")
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"thesis\.txt"):
