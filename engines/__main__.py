@@ -25,9 +25,11 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--model", required=True)
     inspect.add_argument("--revision")
     inspect.add_argument("--lifeline", action="store_true", help="end when standard input does")
-    build = commands.add_parser("build-model", help="build a small random model")
-    build.add_argument("--shape", required=True, choices=["moe", "dense", "powermoe-3b"])
+    build = commands.add_parser("build-model", help="build a small model")
+    build.add_argument("--shape", required=True, choices=["trained", "moe", "dense", "powermoe-3b"])
     build.add_argument("--out", required=True, type=Path, metavar="DIR", help="the model's folder")
+    train = commands.add_parser("train-model", help="train the built-in model anew: a quarter of an hour")
+    train.add_argument("--out", required=True, type=Path, metavar="DIR", help="engines/tiny_model/trained, to ship it")
     return parser
 
 
@@ -64,7 +66,8 @@ def _end_with_standard_input() -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from engines.tiny_model.build import Shape, build
+    from engines.tiny_model.build import build
+    from engines.tiny_model.shapes import Shape
 
     try:
         folder = build(Shape(arguments.shape), arguments.out)
@@ -75,7 +78,22 @@ def _build(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"rank": _rank, "guard": _guard, "inspect": _inspect, "build-model": _build}
+def _train(arguments: argparse.Namespace) -> int:
+    from engines.tiny_model.training.train import train
+
+    def report(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    try:
+        train(arguments.out, report)
+    except (ImportError, OSError) as error:
+        sys.stderr.write(f"cannot train the model: {error}\n")
+        return 1
+    sys.stdout.write(f"{arguments.out}\n")
+    return 0
+
+
+_COMMANDS = {"rank": _rank, "guard": _guard, "inspect": _inspect, "build-model": _build, "train-model": _train}
 
 if __name__ == "__main__":
     main()

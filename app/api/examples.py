@@ -72,7 +72,7 @@ def _usage(prompt: int, completion: int) -> Json:
 ANSWER: Json = {
     "id": "batchgen-895a2be512fc4ae98e54cba57e43ede5",
     "object": "batch_generation",
-    "model": "phalanx-tiny-random",
+    "model": "phalanx-tiny",
     "created_at": 1795355114,
     "results": [
         {

@@ -217,10 +217,9 @@ async def _announce(gateway: Gateway, port: int) -> None:
         gateway.changed.clear()
     settings = gateway.settings
     url = _url("127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host, port)  # noqa: S104  compared, not bound
-    note = " (simulated: no model runs, the answers are made up)" if settings.engine is EngineKind.SIMULATED else ""
     key = '    -H "Authorization: Bearer $PHALANX_API_KEY" \\\n' if settings.api_keys_file else ""
     text = (
-        f"\nPhalanx serves {settings.public_name}{note} on {url}\n\n"
+        f"\nPhalanx serves {settings.public_name}{_note(settings)} on {url}\n\n"
         f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
         '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
         '"sampling_params": {"max_tokens": 16}}\'\n\n'
@@ -229,6 +228,15 @@ async def _announce(gateway: Gateway, port: int) -> None:
         os.write(STDOUT, text.encode())
     if settings.api_keys_file is None and not is_loopback(settings.host):
         logger.warning("open_to_the_network", host=settings.host)
+
+
+def _note(settings: Settings) -> str:
+    """What a person must know before believing the answers."""
+    if settings.engine is EngineKind.SIMULATED:
+        return " (simulated: no model runs, the answers are made up)"
+    if settings.model is None:
+        return " (a toy with about a million weights: name a model for real work)"
+    return ""
 
 
 def _url(host: str, port: int) -> str:

@@ -30,7 +30,7 @@ from app.settings.field_types import (
 from engines.contract.spec import EngineKind
 
 PREFIX = "PHALANX_"
-BUILT_IN_MODEL = "phalanx-tiny-random"
+BUILT_IN_MODEL = "phalanx-tiny"
 SIMULATED_MODEL = "phalanx-simulated"
 
 

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from engines.tiny_model.build import BUILT_IN, build_named
+from engines.tiny_model.build import build_named
+from engines.tiny_model.shapes import BUILT_IN
 
 HUB_TIMEOUT_S = 18.0
 EXPERT_FIELDS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")  # in vLLM's order

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from engines import tasks
 from engines.contract.protocol import ItemError, ItemErrorCode
 from engines.contract.sampling import SamplingFields
 from engines.vllm_engine import compat, output_work
@@ -84,7 +85,7 @@ class OutputChecker:
         known = self._too_much.get(use.structure)
         if known is not None:
             return known
-        task = asyncio.create_task(self._ask(use, Judgement(use.structure, asked)), name="judge outputs")
+        task = tasks.awaited(self._ask(use, Judgement(use.structure, asked)), "judge outputs")
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return await asyncio.shield(task)

@@ -77,8 +77,8 @@ DOORS = {
     "starlette": ("app.api", "app.http", "app.factory"),
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),  # the last two bind ids
     "tokenizers": ("engines.tiny_model",),
-    "torch": ("engines.vllm_engine",),
-    "transformers": ("engines.vllm_engine.compat", "engines.vllm_engine.weights"),
+    "torch": ("engines.tiny_model.training.train", "engines.vllm_engine"),
+    "transformers": ("engines.tiny_model.training.train", "engines.vllm_engine"),
     "uvicorn": ("app.http",),
     "uvloop": ("app.http.server", "engines.rank.serve"),
     "vllm": ("engines.vllm_engine",),

@@ -61,7 +61,10 @@ def test_mistrals_own_format_is_read(tmp_path: Path) -> None:
     assert not inspect(both).is_moe
 
 
-@pytest.mark.parametrize(("name", "is_moe"), [("phalanx-tiny-random", True), ("phalanx-tiny-random-dense", False)])
+@pytest.mark.parametrize(
+    ("name", "is_moe"),
+    [("phalanx-tiny", True), ("phalanx-tiny-random", True), ("phalanx-tiny-random-dense", False)],
+)
 def test_a_built_in_model_is_built_first(
     name: str, is_moe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

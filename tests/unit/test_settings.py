@@ -24,7 +24,7 @@ def test_everything_has_a_default() -> None:
     assert (settings.host, settings.port, settings.engine) == ("127.0.0.1", 8000, EngineKind.VLLM)
     assert settings.max_body_bytes == 128 * MIB
     assert settings.max_timeout_s == 86400
-    assert settings.public_name == "phalanx-tiny-random"
+    assert settings.public_name == "phalanx-tiny"
 
 
 def test_a_flag_wins_over_its_variable() -> None:

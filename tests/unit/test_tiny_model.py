@@ -12,7 +12,8 @@ pytest.importorskip("safetensors")
 
 from tokenizers import Tokenizer
 
-from engines.tiny_model.build import BUILT_IN, CORPUS, MANIFEST, Shape, build, build_named, default_cache
+from engines.tiny_model.build import CORPUS, MANIFEST, build, build_named, default_cache
+from engines.tiny_model.shapes import BUILT_IN, Shape
 
 TEXTS = [
     "Hello, my name is",
@@ -56,6 +57,13 @@ def test_a_damaged_or_older_model_is_rebuilt(damage: str, tmp_path: Path) -> Non
     else:
         (folder / MANIFEST).write_text(json.dumps(json.loads(whole[MANIFEST]) | {"recipe": 0}))
     assert files_of(build(Shape.MOE, folder)) == whole
+
+
+@pytest.mark.parametrize("shape", [Shape.TRAINED, Shape.MOE])
+def test_everybody_may_read_a_model(shape: Shape, tmp_path: Path) -> None:
+    folder = build(shape, tmp_path / "model")
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
