@@ -23,8 +23,9 @@ class AnswerTransport(asyncio.Transport):
         self._close = close
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends it."""
-        self._transport.write(data)
+        """Sends it, unless the connection has ended: uvloop raises then, and the cycle hears of it a moment later."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def is_closing(self) -> bool:
         """Whether nothing can be sent any more."""

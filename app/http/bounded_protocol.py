@@ -44,6 +44,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = False  # what comes is not looked at any more
         self._in_body = False  # a head has come whole, the message has not
         self._message = MessageBounds()
+        self._running: RequestResponseCycle | None = None  # which is not self.cycle once a request has come behind it
         self._ahead = b""  # what has come and is not parsed yet
         self._deadline: asyncio.TimerHandle | None = None  # for the client to send what it has to
         self._send_deadline: asyncio.TimerHandle | None = None
@@ -78,6 +79,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         self._disarm_send()
         self._unset_keepalive_if_required()
+        if self._running is not None:
+            _tell_gone(self._running)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -197,6 +200,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._arm(self._limits.body_timeout_s, lambda: self._cut(Cut.UNREAD_BODY))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
         begin = super()._start_asgi_task
         self._all.begin_soon(lambda: begin(cycle, framed(app, cycle)))
 
@@ -260,9 +264,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all.count_cut(reason)
         self._refused = True
         self._unset_keepalive_if_required()
-        if self._in_body:  # whoever reads it hears that the client is gone
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if self._in_body:
+            _tell_gone(self.cycle)
         is_head = self.parser.get_method() == b"HEAD"
         self.transport.write(encoded(error, self.server_state.default_headers, is_head=is_head))
         self.flow.resume_reading()
@@ -281,3 +284,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = True
         self._disarm()
         self.transport.abort()
+
+
+def _tell_gone(cycle: RequestResponseCycle) -> None:
+    """Whoever reads the request, or waits to answer it, hears that the client is gone."""
+    if not cycle.response_complete:
+        cycle.disconnected = True
+        cycle.message_event.set()

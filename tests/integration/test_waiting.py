@@ -44,6 +44,26 @@ def test_a_client_that_goes_away_frees_its_items_at_once(slow: Service) -> None:
     assert slow.batch(["b"], sampling_params={"max_tokens": 1})["request_counts"]["ok"] == 1
 
 
+def test_a_client_that_goes_away_after_another_request_frees_its_items_too(slow: Service) -> None:
+    body = json.dumps({"prompts": ["a"] * 40, "sampling_params": LONG}).encode()
+    with Raw(slow) as client:
+        client.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body + HEAD)
+        client.send(b"Content-Length: 100\r\n\r\n ")  # which has come in part
+        until(lambda: slow.held == [CAPACITY, CAPACITY] and slow.backlog == 28, "it does not run")
+    until(slow.is_idle, "its items are still there", SOON_S)
+    assert "Traceback" not in slow.log
+
+
+def test_a_broken_request_behind_a_batch_ends_both(slow: Service) -> None:
+    body = json.dumps({"prompts": ["a"] * 40, "sampling_params": LONG}).encode()
+    with Raw(slow) as client:
+        client.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")
+        client.rest()
+    until(slow.is_idle, "its items are still there", SOON_S)
+    assert "Traceback" not in slow.log
+
+
 def test_what_is_left_of_a_lost_clients_batch_is_counted_as_cancelled(slow: Service) -> None:
     before = slow.metric("phalanx_items_total", status="cancelled")
     with slow.begin(["a"] * 20, sampling_params=LONG):
