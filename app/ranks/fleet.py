@@ -98,7 +98,8 @@ class Fleet:
 
     def fail(self, what: str, error: BaseException) -> None:
         """Something of the gateway itself failed. What it was to do will not be done, so the service ends."""
-        self._give_up(FatalError(f"{what}: {kind(error, with_message=self._settings.log_prompts)}", 1))
+        words = kind(error, with_message=self._settings.log_prompts)
+        self._give_up(error if isinstance(error, FatalError) else FatalError(f"{what}: {words}", 1))
 
     # -- what others ask
 

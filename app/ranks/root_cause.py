@@ -16,7 +16,9 @@ import msgspec
 LONGEST_CAUSE = 500  # characters
 TRACEBACK = "Traceback (most recent call last):"
 GIVING_UP = re.compile(r"failed to start|hit an exception|fatal error|^Process .+:$", re.IGNORECASE)
-CONSEQUENCE = re.compile("root cause", re.IGNORECASE)  # in vLLM's words for it: it was printed before
+# What vLLM's other processes say then: it was printed before, or is the loss of the worker that they waited for.
+CONSEQUENCE = re.compile("root cause|^RuntimeError: cancelled$", re.IGNORECASE)
+DEATH = re.compile(r"(Worker|Engine core) proc \S+ died unexpectedly( \(exit code: -?\d+\))?")  # without a traceback
 LINKS = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",
@@ -44,13 +46,13 @@ class _Fact(msgspec.Struct):
 def root_cause(log: str) -> RootCause | None:
     """The first error in what a rank's processes printed in one life; None where none is found."""
     lines = COLOR.sub("", log).splitlines()
-    causes = [cause for cause in _tracebacks(lines) if not CONSEQUENCE.search(cause.text)]
+    causes = [cause for cause in _causes(lines) if not CONSEQUENCE.search(cause.text)]
     first = next((cause for cause in causes if cause.is_certain), None) or next(iter(causes), None)
     return first or next((RootCause(text, is_certain=False) for text in _error_lines(lines)), None)
 
 
-def _tracebacks(lines: list[str]) -> Iterator[RootCause]:
-    """In the order in which they began."""
+def _causes(lines: list[str]) -> Iterator[RootCause]:
+    """Tracebacks and sudden deaths, in the order in which they began."""
     for number, line in enumerate(lines):
         if line.endswith(TRACEBACK):
             prefix = line.removesuffix(TRACEBACK)
@@ -60,6 +62,9 @@ def _tracebacks(lines: list[str]) -> Iterator[RootCause]:
         elif (fact := _fact(line)) and fact.exception:
             prefix, before = "", fact.event
             text = _cause_of(iter(fact.exception.splitlines()), is_prefixed=False)
+        elif death := DEATH.search(line):
+            yield RootCause(death[0], is_certain=True)
+            continue
         else:
             continue
         if text:

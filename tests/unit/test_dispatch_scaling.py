@@ -12,7 +12,7 @@ from dispatch_bench import Bench
 from app.dispatch.item import Flow
 from app.ranks.events import LossKind
 
-FEW, MANY = 256, 4096
+FEW, MANY = 256, 2048
 MOST_GROWTH = 2.5 * MANY / FEW  # in proportion it is half of that; where each looks at all others, far more
 
 Begin = Callable[[int], Callable[[], object]]  # prepares so many items; what it returns is measured

@@ -25,6 +25,7 @@ def traceback(error: str) -> str:
         ("worker.txt", PORT),
         ("two_workers.txt", NO_WEIGHTS),
         ("running_worker.txt", "ValueError: No common block size for 7 (CPU_ATTN: [MultipleOf(32)])."),
+        ("crashed_worker.txt", "Worker proc VllmWorker-0 died unexpectedly (exit code: -11)"),
         ("json.txt", NO_WEIGHTS),
     ],
 )
