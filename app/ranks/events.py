@@ -25,6 +25,11 @@ class Loss:
     reason: str
     rank: int  # where it was noticed
     untouched: frozenset[int] = frozenset()
+    is_explained: bool = False  # whether its reason is what a process gave up for, as its log says
+
+    def reason_for(self, rank: int) -> str:
+        """Why this rank of the group is lost."""
+        return self.reason if rank == self.rank else f"its lock-step group lost rank {self.rank}: {self.reason}"
 
     @property
     def is_crash(self) -> bool:

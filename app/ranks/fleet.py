@@ -41,7 +41,7 @@ from engines.failures import kind
 
 logger = get_logger("ranks")
 FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up
-FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it
+FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it and it names no cause
 
 
 class Fleet:
@@ -226,8 +226,10 @@ class Fleet:
         hopeless = all(g.start_failures >= FIRST_STARTS and not g.was_ever_ready for g in groups)
         if loss is None or loss.kind is not LossKind.CANNOT_START or not hopeless:
             return
-        tail = "\n".join(f"  {line}" for line in self.ranks[loss.rank].log_tail(FAILURE_TAIL_LINES))
-        self._give_up(FatalError(f"rank {loss.rank} could not start: {loss.reason}\n{tail}", 1))
+        rank = self.ranks[loss.rank]
+        tail = [] if loss.is_explained else rank.log_tail(FAILURE_TAIL_LINES)
+        more = "".join(f"\n  {line}" for line in [f"its log is {rank.log_file}", *tail])
+        self._give_up(FatalError(f"rank {rank.number} could not start: {loss.reason}{more}", 1))
 
     def _give_up(self, error: FatalError) -> None:
         if not self.fatal.done():
@@ -248,7 +250,8 @@ class Fleet:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("task_failed", task=task.get_name(), exc_info=error)
-            self._give_up(FatalError(f"{task.get_name()}: {kind(error, with_message=self._settings.log_prompts)}", 1))
+            words = kind(error, with_message=self._settings.log_prompts)
+            self._give_up(error if isinstance(error, FatalError) else FatalError(f"{task.get_name()}: {words}", 1))
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

@@ -12,6 +12,7 @@ from app.logs import get_logger
 from app.ranks import plan as planning
 from app.ranks.channel import ChannelContext
 from app.ranks.events import Aftermath, GroupListener, Loss, LossKind, Member
+from app.ranks.failed_start import explained
 from app.ranks.gpu_memory import GpuMemory
 from app.ranks.incarnation import Incarnation
 from app.ranks.plan import Plan
@@ -24,14 +25,11 @@ from app.ranks.stalls import find_stall
 from app.ranks.strays import clear_strays
 from app.settings.declaration import Settings
 from engines.contract.protocol import FromRank, Message
-from engines.contract.spec import GroupKind
 from engines.host.shared_memory import SharedMemory
 
 logger = get_logger("ranks")
-PORT_IS_TAKEN = ("address already in use", "eaddrinuse")  # as Python, torch and ZeroMQ say it
 MOST_LATE_S = 5 * HEARTBEAT_S
 DRAIN_POLL_S = 0.05
-CLASH_TAIL_LINES = 200  # of a rank's log, in which that may stand
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,12 @@ class Group:
         while not self._is_stopping:
             await self._live()
             if not self._is_stopping and self.loss is not None:
-                self.loss = self._reclassified(self.loss)
-                await self._pause(self.loss)
+                loss = await asyncio.to_thread(explained, self.loss, self.ranks)  # their logs are whole now
+                if loss is not self.loss:
+                    self.loss = loss
+                    for rank in self.ranks:
+                        rank.last_error = loss.reason_for(rank.number)
+                await self._pause(loss)
 
     async def stop(self) -> None:
         """Ends it: ranks that serve are asked first. May be called twice."""
@@ -110,13 +112,18 @@ class Group:
     async def _live(self) -> None:
         """From the start of all its processes to the end of all of them."""
         around = self._around
-        lockstep = planning.new_lockstep_address() if around.plan.group_kind is GroupKind.LOCKSTEP else None
         self.loss, self._is_announced = None, False
         self._wake.clear()  # whoever asked for a restart has it
-        around.runtime.ensure()
-        shared_memory = SharedMemory()
         for rank in self.ranks:
             rank.begin(rank.incarnation + 1, around.log_dir / f"rank-{rank.number}.log")
+        try:
+            lockstep = planning.lockstep_address(around.plan)
+            around.runtime.ensure()
+        except OSError as error:  # no port or no room on the disk is free now
+            self.lose(self.ranks[0], str(error))
+            return
+        shared_memory = SharedMemory()
+        for rank in self.ranks:
             self._lives[rank.number] = Incarnation(
                 rank, around.settings, around.variables, around.plan, around.runtime.path, lockstep
             )
@@ -166,8 +173,9 @@ class Group:
             await self._wake.wait()
         elif decision.delay_s:
             self._set_state(RankState.BACKOFF)
+            delay_s = round(decision.delay_s, 2)
             logger.warning(
-                "group_restarting", group=self.number, after=str(loss.kind), delay_s=round(decision.delay_s, 2)
+                "group_restarting", group=self.number, after=str(loss.kind), delay_s=delay_s, reason=loss.reason
             )
             self._on_change(self)
             with contextlib.suppress(TimeoutError):
@@ -196,13 +204,14 @@ class Group:
             return
         if kind is None:
             kind = LossKind.DIED if self._is_announced else LossKind.CANNOT_START
+        loss = Loss(kind, reason, rank.number, frozenset(untouched))
         try:
-            self._end_life(Loss(kind, reason, rank.number, frozenset(untouched)))
+            self._end_life(loss)
         finally:  # whatever its listener makes of it, nothing of the group goes on
             level = logging.INFO if kind is LossKind.ENDED else logging.ERROR
             logger.log(level, "rank_lost", **rank.ids, kind=str(kind), reason=reason)
             for member in self.ranks:
-                member.fail(reason if member is rank else f"its lock-step group lost rank {rank.number}: {reason}")
+                member.fail(loss.reason_for(member.number))
             self.cut()
             self._on_change(self)
 
@@ -229,14 +238,6 @@ class Group:
             if stall is not None:
                 rank = next(rank for rank in self.ranks if rank.number == stall[0])
                 self.lose(rank, f"it is stalled: {stall[1]}", LossKind.STALLED)
-
-    def _reclassified(self, loss: Loss) -> Loss:
-        """A group that could not start for a taken port says so in its ranks' logs alone."""
-        if loss.kind is not LossKind.CANNOT_START:
-            return loss
-        logs = "\n".join("\n".join(rank.log_tail(CLASH_TAIL_LINES)) for rank in self.ranks).lower()
-        is_clash = any(words in logs for words in PORT_IS_TAKEN)
-        return Loss(LossKind.PORT_CLASH, loss.reason, loss.rank) if is_clash else loss
 
     # -- the operator's hand
 

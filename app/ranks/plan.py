@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from app.errors import FatalError
 from app.ranks.model import ModelFacts
 from app.settings.declaration import Settings
 from engines.contract.protocol import RankFacts
@@ -19,6 +18,10 @@ WITHHOLDING_PLUGIN = "phalanx_withhold_prompts"  # the same
 RANK_FOLDER_VARIABLE = "VLLM_RPC_BASE_PATH"  # whatever runs below a rank has it
 LOCKSTEP_PORTS = 10  # vLLM's groups take consecutive ports from the master port on
 PORT_RANGE = (20000, 32000)  # below the kernel's ephemeral ports, which clients use up
+
+
+class NoFreePorts(OSError):
+    """A lock-step group has no ports to meet at. They may come free."""
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -155,8 +158,10 @@ def _take_plugin(variables: dict[str, str], plugin: str) -> None:
         variables["VLLM_PLUGINS"] = ",".join(filter(None, [variables["VLLM_PLUGINS"], plugin]))
 
 
-def new_lockstep_address() -> LockstepAddress:
-    """Fresh ports on this host for one incarnation of a lock-step group."""
+def lockstep_address(plan: Plan) -> LockstepAddress | None:
+    """Fresh ports on this host for one life of a group; None for replicas. Raises NoFreePorts."""
+    if plan.group_kind is not GroupKind.LOCKSTEP:
+        return None
     first = _free_port_run(LOCKSTEP_PORTS + 1)
     return LockstepAddress(host=LOOPBACK, rpc_port=first, master_port=first + 1)
 
@@ -167,7 +172,8 @@ def _free_port_run(length: int) -> int:
         first = random.randrange(*PORT_RANGE)  # noqa: S311  not a secret
         if all(_is_free(first + offset) for offset in range(length)):
             return first
-    raise FatalError(f"no {length} consecutive free ports in {PORT_RANGE[0]} to {PORT_RANGE[1]}", 1)
+    first, end = PORT_RANGE
+    raise NoFreePorts(f"no {length} consecutive ports from {first} to {end} are free: stop what listens on them")
 
 
 def _is_free(port: int) -> bool:

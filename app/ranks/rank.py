@@ -117,15 +117,18 @@ class Rank:
 
     def log_tail(self, lines: int) -> list[str]:
         """The last lines that the rank's processes printed in this life."""
-        if self.log_file is None or lines <= 0:
-            return []
+        return self.log_end(LOG_TAIL_BYTES).splitlines()[-lines:] if lines > 0 else []
+
+    def log_end(self, size_bytes: int) -> str:
+        """As much as that of what they printed last in this life."""
+        if self.log_file is None:
+            return ""
         try:
             with self.log_file.open("rb") as log:
                 log.seek(0, 2)
                 end = log.tell()
                 start = self._log_start if self._log_start <= end else 0  # a log that grew too long began anew
-                log.seek(max(start, end - LOG_TAIL_BYTES))
-                tail = log.read()
+                log.seek(max(start, end - size_bytes))
+                return log.read(size_bytes).decode("utf-8", "replace")
         except OSError:
-            return []
-        return tail.decode("utf-8", "replace").splitlines()[-lines:]
+            return ""

@@ -74,6 +74,19 @@ def shortened(error: BaseException, *, with_type: bool = True) -> str:
     return f"{kind}: {text}" if with_type else text
 
 
+def refusal(error: BaseException) -> str:
+    """The first line of what an error says; of a failed validation, which only counts there, what is wrong."""
+    details = getattr(error, "errors", None)  # pydantic's: vLLM's configurations check themselves with it
+    text = "; ".join(map(_sentence, details())) if callable(details) else str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _sentence(detail: dict[str, Any]) -> str:  # Any: pydantic's
+    """What is wrong, and with which field where one alone is to blame."""
+    words = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{detail['loc'][0]}: {words}" if detail["loc"] else words
+
+
 def pin_structure_backend(vllm_config: Any) -> None:  # Any: vllm's VllmConfig
     """Lets vLLM compile every structure with one library.
 

@@ -117,7 +117,7 @@ class VllmEngine(Engine):
         try:
             config = engine_args_class(**arguments).create_engine_config(UsageContext.LLM_CLASS)
         except Exception as error:
-            raise EngineConfigError(f"vLLM refuses this configuration: {_first_line(error)}") from error
+            raise EngineConfigError(f"vLLM refuses this configuration: {compat.refusal(error)}") from error
         compat.pin_structure_backend(config)
         return config
 
@@ -240,7 +240,7 @@ class VllmEngine(Engine):
                 return await loop.run_in_executor(self._aside, to_result, item.attempt, final, item.return_token_ids)
         except Exception as error:  # noqa: BLE001  the door: vLLM's errors become this item's error here
             if self._llm.errored or compat.is_engine_death(error):  # all requests end with the same error
-                self.died(f"vLLM's engine is dead: {_first_line(error)}")
+                self.died(f"vLLM's engine is dead: {compat.refusal(error)}")
                 return None
             return Result(item.attempt, Outcome.ERROR, error=compat.sampling_error(error))
 
@@ -286,8 +286,3 @@ def _watched() -> dict[str, int]:
         if name.startswith(WATCHED_TITLES):
             found[name] = process.pid
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

@@ -34,8 +34,8 @@ Heard = list[tuple[str, int]]
 class Bench:
     """A fleet of ranks that have begun, and what its listener hears."""
 
-    def __init__(self, *, is_moe: bool = False, dp_size: int = 2) -> None:
-        settings = Settings(engine="simulated", engine_args={"is_moe": is_moe})
+    def __init__(self, *, is_moe: bool = False, dp_size: int = 2, **of_settings: Any) -> None:
+        settings = Settings(engine="simulated", engine_args={"is_moe": is_moe}, **of_settings)
         shares = (Share(),) * dp_size
         self.heard: Heard = []
         self.changes = 0
@@ -220,7 +220,10 @@ def test_ranks_that_all_fail_to_start_twice_end_the_service() -> None:
         assert bench.fatal is None
         bench.fleet.groups[1].start_failures = 2
         bench.fleet._on_group_change(bench.fleet.groups[1])
-        assert bench.fatal == ("rank 1 could not start: its process ended with exit code 1\n", 1)
+        assert bench.fatal == (
+            "rank 1 could not start: its process ended with exit code 1\n  its log is /none/rank.log",
+            1,
+        )
 
     play(scenario)
 

@@ -1,48 +1,62 @@
 """What a group concludes from the end of its ranks, and what it waits for before it starts again."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
-from test_fleet import Bench, play
+from test_fleet import Bench
 
 from app.ranks import gpu_memory
-from app.ranks.events import Loss, LossKind
+from app.ranks import plan as planning
+from app.ranks.events import LossKind
+from app.ranks.fleet import FIRST_STARTS
 from app.ranks.gpu_memory import TOLERANCE_BYTES, GpuMemory
 
 GIB = 2**30
+DEADLINE_S = 60.0
 
 
-def cannot_start(bench: Bench, log: Path, text: str) -> LossKind:
-    """How a group that did not come up is judged after its ranks have printed this."""
-    group = bench.fleet.groups[0]
-    for rank in group.ranks:
-        rank.begin(1, log)
-    log.write_text(text)
-    return group._reclassified(Loss(LossKind.CANNOT_START, "exit code 1", 0)).kind
+# ---------------------------------------------------------------- without ports to meet at
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("RuntimeError: The server socket has failed to bind. EADDRINUSE", LossKind.PORT_CLASH),
-        ("OSError: [Errno 98] Address already in use", LossKind.PORT_CLASH),
-        ("CUDA out of memory", LossKind.CANNOT_START),
-        ("", LossKind.CANNOT_START),
-    ],
-)
-def test_a_start_that_failed_for_a_taken_port_is_told_apart(text: str, kind: LossKind, tmp_path: Path) -> None:
-    found: list[LossKind] = []
-    play(lambda bench: found.append(cannot_start(bench, tmp_path / "rank-0.log", text)), is_moe=True)
-    assert found == [kind]
+NO_PORTS = "no 11 consecutive ports from 20000 to 32000 are free: stop what listens on them"
+AT_ONCE = {"is_moe": True, "restart_backoff_s": 0.001}
 
 
-def test_a_port_in_the_log_of_a_group_that_served_is_no_clash(tmp_path: Path) -> None:
-    def scenario(bench: Bench) -> None:
-        loss = Loss(LossKind.DIED, "it choked", 0)
-        assert bench.fleet.groups[0]._reclassified(loss) is loss
+def test_a_service_whose_group_never_found_ports_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_is_free", lambda _: False)
 
-    play(scenario)
+    async def scenario() -> None:
+        bench = Bench(**AT_ONCE)
+        running = asyncio.create_task(bench.fleet.groups[0].run())
+        error = await bench.fleet.fatal
+        assert (str(error), error.exit_code) == (
+            f"rank 0 could not start: {NO_PORTS}\n  its log is {bench.rank(0).log_file}",
+            1,
+        )
+        assert bench.rank(0).last_error == NO_PORTS
+        await bench.fleet.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_has_served_waits_for_ports_to_come_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_is_free", lambda _: False)
+
+    async def scenario() -> None:
+        bench = Bench(**AT_ONCE)
+        group = bench.fleet.groups[0]
+        group.was_ever_ready = True
+        running = asyncio.create_task(group.run())
+        async with asyncio.timeout(DEADLINE_S):
+            while group.restarts[LossKind.CANNOT_START] <= FIRST_STARTS:  # noqa: ASYNC110  nobody tells
+                await asyncio.sleep(0)
+        assert not bench.fleet.fatal.done()
+        assert not running.done()
+        await bench.fleet.stop()
+        await running
+
+    asyncio.run(scenario())
 
 
 # ---------------------------------------------------------------- the memory of its GPUs

@@ -224,13 +224,11 @@ def test_every_life_of_a_group_meets_at_consecutive_ports_that_are_free(monkeypa
     tried = iter([20000, 20006, 20017])
     monkeypatch.setattr(planning.random, "randrange", lambda *_: next(tried))
     monkeypatch.setattr(planning, "_is_free", lambda port: port not in taken)
-    assert planning.new_lockstep_address() == LockstepAddress(host="127.0.0.1", rpc_port=20017, master_port=20018)
+    assert planning.lockstep_address(plan_of()) == LockstepAddress(host="127.0.0.1", rpc_port=20017, master_port=20018)
 
 
-def test_no_free_ports_are_a_fatal_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_is_free", lambda _: False)
-    with pytest.raises(FatalError, match="no 11 consecutive free ports in 20000 to 32000"):
-        planning.new_lockstep_address()
+def test_replicas_meet_nowhere() -> None:
+    assert planning.lockstep_address(plan_of(is_moe=False)) is None
 
 
 # ---------------------------------------------------------------- what children answer
