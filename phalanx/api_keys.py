@@ -102,6 +102,10 @@ def _with_file(path: Path, work: "Callable[[KeysFile], T]") -> T:
     from app.keys.store import KeysFile, KeysFileError
 
     try:
-        return work(KeysFile(path.expanduser()))
+        file = KeysFile(path.expanduser())
+    except RuntimeError:  # of a user that is not there, or without a home
+        raise click.UsageError(f"{path} begins with no home that the system knows: write the whole path") from None
+    try:
+        return work(file)
     except KeysFileError as error:
         raise click.UsageError(str(error)) from None  # exit code 2

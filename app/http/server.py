@@ -25,6 +25,7 @@ from app.ranks.devices import Allotment, allot
 from app.ranks.strays import adopt_orphans
 from app.settings.checks import check_environment, is_loopback
 from app.settings.declaration import Settings
+from app.settings.folders import check_folders, find_home
 from app.settings.inheritance import inherited
 from app.settings.service_links import service_links
 from app.traces import Traces, open_traces
@@ -52,11 +53,16 @@ def run(settings: Settings) -> int:
     """
     check_environment(settings)
     environ = inherited(os.environ)  # read here, and handed down to whoever starts a process
+    home = find_home(environ)
+    environ |= home.variables
+    check_folders(settings, environ)
     allotment = allot(settings, environ)
     configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
     traces = open_traces(settings)
     setproctitle.setproctitle("phalanx-gateway")
     adopt_orphans()  # of guardians that are killed
+    if home.missing:
+        logger.warning("home_replaced", folder=str(home.folder), reason=home.missing)
     for name in service_links(os.environ):
         logger.warning("variable_ignored", variable=name, reason="service_link")
     for warning in allotment.warnings:

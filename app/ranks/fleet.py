@@ -20,6 +20,7 @@ from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
 from app.ranks.runtime import Runtime
 from app.settings.declaration import BUILT_IN_MODEL, Settings
+from app.settings.folders import log_folder
 from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Checked,
@@ -130,6 +131,7 @@ class Fleet:
     async def _launch(self) -> None:
         try:
             self.plan = planning.make_plan(self._settings, await self._inspect(), self._device, self._shares)
+            self._runtime = Runtime()
         except FatalError as error:
             self._give_up(error)
             return
@@ -137,7 +139,6 @@ class Fleet:
             rank.group = self.plan.group_of(rank.number)
             rank.gpus, rank.cores = share.gpus, share.cores
         logger.info("ranks_starting", log_dir=str(self._log_dir), **planning.figures(self._settings, self.plan))
-        self._runtime = Runtime()
         self._make_groups(self.plan, self._runtime)
         for group in self.groups.values():
             self._own(group.run(), f"group {group.number}")
@@ -239,7 +240,7 @@ class Fleet:
 
     @property
     def _log_dir(self) -> Path:
-        return self._settings.log_dir or state_folder(self._environ) / "logs" / str(self._settings.port)
+        return log_folder(self._settings, self._environ)
 
     def _own(self, coroutine: "asyncio._CoroutineLike[None]", name: str) -> None:
         task = asyncio.create_task(coroutine, name=name)
@@ -252,8 +253,3 @@ class Fleet:
             logger.error("task_failed", task=task.get_name(), exc_info=error)
             words = kind(error, with_message=self._settings.log_prompts)
             self._give_up(error if isinstance(error, FatalError) else FatalError(f"{task.get_name()}: {words}", 1))
-
-
-def state_folder(environ: Mapping[str, str]) -> Path:
-    """Where the service keeps what outlives it: $XDG_STATE_HOME/phalanx."""
-    return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "phalanx"

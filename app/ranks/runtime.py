@@ -10,21 +10,26 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from app.errors import FatalError
 from app.logs import get_logger
+from app.settings.folders import socket_folder
 from engines.contract.spec import RUNTIME_LOCK
 
 logger = get_logger("ranks")
 PREFIX = "phalanx-"
-LONGEST_TEMPORARY_FOLDER = 40  # vLLM's sockets lie below it, and a socket's path has at most 108 bytes
 
 
 class Runtime:
     """A private folder."""
 
     def __init__(self) -> None:
-        parent = _temporary_folder()
+        """Raises FatalError where none can be made."""
+        parent = socket_folder()
         sweep(parent)
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        except OSError as error:
+            raise FatalError(f"no folder for the ranks' sockets can be made in {parent}: {error}", 1) from error
         self._lock = _lock(self.path)
 
     def ensure(self) -> None:
@@ -42,11 +47,6 @@ class Runtime:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _temporary_folder() -> Path:
-    folder = tempfile.gettempdir()
-    return Path(folder if len(folder) <= LONGEST_TEMPORARY_FOLDER else "/tmp")  # noqa: S108  a private folder is made in it
 
 
 def sweep(parent: Path) -> None:

@@ -18,6 +18,7 @@ from app.settings.declaration import (
     label,
     spellings,
 )
+from app.settings.folders import socket_folder
 from engines.contract.spec import EngineKind
 
 PATH_BEGINNINGS = ("/", "./", "../", "~")
@@ -75,10 +76,10 @@ def _settings_by_argument() -> dict[str, str]:
 
 
 def check_environment(settings: Settings) -> None:
-    """Whether this machine has what the settings name: the model's folder, the address, the API keys, the logs' folder.
-
-    Raises SettingsError.
+    """Whether this machine has what the settings name: the model's folder, the address, the API keys, the logs' folder;
+    and a folder for sockets. Raises SettingsError.
     """
+    socket_folder()
     problems = [
         *_model_problems(settings.model),
         *_address_problems(settings.host, settings.port),

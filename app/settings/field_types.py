@@ -43,7 +43,12 @@ def _json_object(value: object) -> object:
 
 def home(value: object) -> object:
     """A path may begin with ~."""
-    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
+    if not isinstance(value, str) or not value.startswith("~"):
+        return value
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:  # no such user, or one without a home
+        raise ValueError(f"{value.partition('/')[0]} is no home that the system knows; write the whole path") from None
 
 
 def _otlp_endpoint(value: object) -> object:

@@ -75,6 +75,9 @@ def test_a_file_may_be_named_and_lie_in_ones_home(
     with pytest.raises(Ended, match=r"'--file'.*PHALANX_API_KEYS_FILE") as ended:
         phalanx("api-keys", "list")
     assert ended.value.code == 2
+    with pytest.raises(Ended, match="begins with no home that the system knows: write the whole path") as ended:
+        phalanx("api-keys", "list", "--file", "~nobody-here/keys.json")
+    assert ended.value.code == 2
 
 
 def test_a_list_shows_all_but_the_secret(file: KeysFile, phalanx: Phalanx) -> None:

@@ -29,7 +29,7 @@ LAYERS = {
         ("app.dispatch",),
         ("app.ranks",),
         ("app.settings.loading", "app.settings.checks", "app.settings.inheritance"),
-        ("app.settings.service_links",),
+        ("app.settings.service_links", "app.settings.folders"),
         ("app.traces",),
         ("app.settings.declaration", "app.metrics"),
         ("app.keys",),

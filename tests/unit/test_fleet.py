@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from dispatch_bench import facts
 
 from app.ranks.events import Aftermath, Loss, Member
-from app.ranks.fleet import Fleet, state_folder
+from app.ranks.fleet import Fleet
 from app.ranks.model import ModelFacts
 from app.ranks.plan import Share, make_plan
 from app.ranks.rank import Rank, RankState
@@ -39,7 +38,7 @@ class Bench:
         shares = (Share(),) * dp_size
         self.heard: Heard = []
         self.changes = 0
-        self.fleet = Fleet(settings, {}, "cpu", shares, self, self._on_change)
+        self.fleet = Fleet(settings, {"HOME": "/none"}, "cpu", shares, self, self._on_change)
         self.fleet.plan = make_plan(settings, ModelFacts("played", is_moe), "cpu", shares)
         for rank in self.fleet.ranks:
             rank.group = self.fleet.plan.group_of(rank.number)
@@ -269,11 +268,3 @@ def test_a_rank_that_is_not_what_was_planned_ends_the_service() -> None:
         assert bench.heard == []
 
     play(scenario)
-
-
-@pytest.mark.parametrize(
-    ("environ", "folder"),
-    [({"XDG_STATE_HOME": "/state"}, Path("/state/phalanx")), ({}, Path.home() / ".local/state/phalanx")],
-)
-def test_logs_are_kept_where_state_is(environ: dict[str, str], folder: Path) -> None:
-    assert state_folder(environ) == folder
