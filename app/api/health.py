@@ -41,7 +41,7 @@ class Health(msgspec.Struct, kw_only=True):
     status: Literal["ok", "degraded", "unavailable"]
     reason: str
     model: str
-    ranks_taking_items: int
+    ready_ranks: int
     ranks: list[RankSummary]
     error: ErrorBody | UnsetType = UNSET
 
@@ -109,7 +109,7 @@ def _view(gateway: Gateway, is_admin: bool) -> Health:
         status=status,
         reason=gateway.availability.reason,
         model=gateway.settings.public_name,
-        ranks_taking_items=len(ready),
+        ready_ranks=len(ready),
         ranks=[
             RankSummary(
                 rank=rank.number,
