@@ -1,8 +1,9 @@
 """The parts of the gateway, put together, and their life: start, drain, stop."""
 
 import asyncio
+import contextvars
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -56,7 +57,7 @@ class Gateway:
             placement(Dispatch(settings.dispatch)),
             settings.fairness_quantum_tokens,
             settings.prefetch,
-            lambda act: asyncio.get_running_loop().call_soon(tasks.guarded(act, "dispatch", self._fail)),
+            self._soon,
             self,
         )
         self.changed = asyncio.Event()
@@ -119,6 +120,11 @@ class Gateway:
     def group_lost(self, loss: Loss) -> None:
         """The dispatcher has lost a group."""
         self.metrics.group_lost(str(loss.kind))
+
+    def _soon(self, act: Callable[[], None]) -> None:
+        """In the next pass of the event loop, and in nobody's context: what is dispatched is many requests'."""
+        acting = tasks.guarded(act, "dispatch", self._fail)
+        asyncio.get_running_loop().call_soon(acting, context=contextvars.Context())
 
     def _fail(self, what: str, error: BaseException) -> None:
         self.fleet.fail(what, error)
