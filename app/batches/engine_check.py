@@ -46,16 +46,17 @@ class EngineCheck:
             while waiting or asked:
                 if waiting:
                     rank = waiting.popleft()
+                    if rank not in self._fleet.ranks_taking_items:
+                        continue  # it was lost while another one was asked
                     question = self._fleet.questions.check(rank.number, rank.incarnation, wire)
                     asked.add(tasks.awaited(question, f"check on rank {rank.number}"))
                 done, asked = await asyncio.wait(
                     asked, timeout=ASK_ANOTHER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
-                for task in done:
-                    try:
-                        return task.result()
-                    except NoAnswer as error:
-                        reason = str(error)
+                answered = [task for task in done if not isinstance(task.exception(), NoAnswer)]
+                if answered:
+                    return answered[0].result()
+                reason = next((str(task.exception()) for task in done), reason)
         finally:
             await tasks.end(*asked)
         raise self._availability.unavailable(reason, "no_rank_ready")

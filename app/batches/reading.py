@@ -1,6 +1,7 @@
 """Bodies that are being read. When the service ends, nobody waits for what they still lack."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -31,4 +32,5 @@ class BodyReads:
         """All of them are over now."""
         self._is_over = True
         for deadline in self._deadlines:
-            deadline.reschedule(asyncio.get_running_loop().time())
+            with contextlib.suppress(RuntimeError):  # it is over just now, and its body's reader has not run yet
+                deadline.reschedule(asyncio.get_running_loop().time())

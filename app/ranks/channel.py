@@ -6,7 +6,6 @@ holds: whoever has sent something, or has left messages unread, has to look agai
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,15 +14,14 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from app.logs import get_logger
-from engines.contract.protocol import FromRank, Message, decode_from_rank, encode
+from app.ranks.hosts.host import OnBroken, OnMessage
+from engines.contract.protocol import Message, decode_from_rank, encode
 from engines.failures import kind
 
 logger = get_logger("ranks")
 MESSAGES_AT_ONCE = 100  # that are handled in one pass of the event loop
 LAST_WORDS_S = 1.0  # that a process which has ended may still be heard: what it said is on its way for a moment
 LAST_WORDS_POLL_S = 0.005
-OnMessage = Callable[[FromRank], None]
-OnBroken = Callable[[str], None]
 ChannelContext: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 
@@ -39,6 +37,7 @@ class RankChannel:
         self._is_open = True  # neither closed nor broken
         self._is_look_due = False
         self._connections: int | None = None  # that are open; None before the first
+        self._monitor: zmq.Socket[bytes] | None = None
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.set_hwm(0)  # credit bounds what is on the way; a full buffer must not drop or block
@@ -46,7 +45,7 @@ class RankChannel:
             self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
             self._socket.bind(self.endpoint)
         except zmq.ZMQError as error:  # no file descriptor is left, or the folder is gone
-            self._socket.close()
+            self._close_sockets()
             raise OSError(error.errno, f"{self.endpoint}: {error}") from error
         self._descriptor = self._socket.fileno()
         self._loop.add_reader(self._descriptor, self._look)
@@ -78,9 +77,7 @@ class RankChannel:
         """Closes the socket. May be called twice."""
         if not self._socket.closed:
             self._shut()
-            self._socket.disable_monitor()
-            self._monitor.close()
-            self._socket.close()
+            self._close_sockets()
             self._path.unlink(missing_ok=True)
 
     # -- receiving
@@ -132,9 +129,15 @@ class RankChannel:
         self._is_open = False
         self._loop.remove_reader(self._descriptor)
 
+    def _close_sockets(self) -> None:
+        self._socket.disable_monitor()
+        self._socket.close()
+        if self._monitor is not None:
+            self._monitor.close()
+
     def _has_ended(self) -> bool:
         """Whether the rank was connected and is no more: ZeroMQ says so when it has read everything."""
-        while self._is_open and self._monitor.poll(0):
+        while self._is_open and self._monitor is not None and self._monitor.poll(0):
             opened = recv_monitor_message(self._monitor)["event"] == zmq.EVENT_ACCEPTED
             self._connections = (self._connections or 0) + (1 if opened else -1)
         return self._connections == 0 or not self._is_open

@@ -42,6 +42,7 @@ from engines.contract.spec import EngineKind
 from engines.failures import kind
 
 logger = get_logger("ranks")
+CLEAR_UP_TIMEOUT_S = 10.0  # for the ends of the groups' lives, once all of their processes have ended
 FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up
 FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it and it names no cause
 
@@ -66,7 +67,8 @@ class Fleet:
         self._listener = listener
         self._on_change = on_change
         self._is_stopping = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._launching: asyncio.Task[None] | None = None
+        self._living: list[asyncio.Task[None]] = []  # the groups' lives
         self.questions = Questions(self.send)
         self.plan: Plan | None = None
         self.ranks = [Rank(number, group=0) for number in range(len(shares))]
@@ -77,7 +79,7 @@ class Fleet:
 
     def start(self) -> None:
         """Begins to start the ranks, and returns at once."""
-        self._tasks.append(tasks.start(self._launch(), "launch ranks", self.fail))
+        self._launching = tasks.start(self._launch(), "launch ranks", self.fail)
 
     async def stop(self) -> None:
         """Stops every rank: asked first, killed when it does not end in time. May be called twice."""
@@ -87,7 +89,10 @@ class Fleet:
         try:
             await asyncio.gather(*(group.stop() for group in self.groups.values()))
         finally:
-            await tasks.end(*self._tasks)
+            await tasks.end(self._launching)
+            if self._living:  # what a killed guardian has left is cleared up then
+                await asyncio.wait(self._living, timeout=CLEAR_UP_TIMEOUT_S)
+            await tasks.end(*self._living)
             self._host.close()
 
     async def kill(self) -> None:
@@ -154,7 +159,7 @@ class Fleet:
         logger.info("ranks_starting", log_dir=str(folder), **planning.figures(self._settings, self.plan))
         self._make_groups(self.plan)
         for group in self.groups.values():
-            self._tasks.append(tasks.start(group.run(), f"group {group.number}", self.fail))
+            self._living.append(tasks.start(group.run(), f"group {group.number}", self.fail))
 
     def _make_groups(self, plan: Plan) -> None:
         environment = GroupEnvironment(self._settings, plan, self.host_of)

@@ -92,6 +92,7 @@ def make_spec(
         model=plan.model.model,
         endpoint=endpoint,
         device=plan.device,
+        gpus=list(plan.shares[rank].gpus),
         lockstep=lockstep,
         engine_args=settings.engine_arguments(),
         extra_args=list(settings.extra_args),

@@ -48,6 +48,7 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     endpoint: str = ""  # the gateway's ZeroMQ socket for this rank
     directory: str = ""  # private to this incarnation, mode 0700; like the log, the host knows it when it starts a rank
     log_file: str = ""
+    gpus: list[str] = []  # as CUDA_VISIBLE_DEVICES names them
     lockstep: LockstepAddress | None = None
     engine_args: dict[str, Any] = {}  # the engine's own argument names; Any: checked by the engine itself
     extra_args: list[str] = []  # the engine's own command-line flags, checked by the engine itself

@@ -38,12 +38,13 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
 
     On a GPU `max_num_seqs` is missing where the operator leaves it open.
     """
-    arguments = {**(BATCH_DEFAULTS_CUDA if spec.device == "cuda" else BATCH_DEFAULTS_CPU)}
+    arguments: dict[str, Any] = {**(BATCH_DEFAULTS_CUDA if spec.device == "cuda" else BATCH_DEFAULTS_CPU)}
     given = _given(spec)
     _check_names(given)
     arguments |= given
     if spec.device == "cuda" and is_decided(given):
-        arguments.setdefault("max_num_seqs", FEWER)
+        step_tokens = arguments["max_num_batched_tokens"]
+        arguments.setdefault("max_num_seqs", min(FEWER, step_tokens) if isinstance(step_tokens, int) else FEWER)
     if spec.device == "cpu" and spec.group_kind is GroupKind.LOCKSTEP:
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
     arguments |= {

@@ -49,11 +49,16 @@ def is_decided(given: Mapping[str, Any]) -> bool:  # Any: vLLM's argument values
 
 def choose(config: Any, weights: Weights | None, gpu_bytes: int) -> Choice:  # Any: vLLM's VllmConfig
     """The choice for a model with these weights on GPUs with so much memory."""
-    if weights is None:
-        return Choice(FEWER, "the size of the model's weights is not known before they are loaded")
+    most = config.scheduler_config.max_num_batched_tokens  # a step has at least a token of each sequence
+    of_token = bytes_per_token(config)
+    if weights is None or not of_token:
+        unknown = "the size of the model's weights" if weights is None else "what the model keeps of each token"
+        return Choice(min(FEWER, most), f"{unknown} is not known before it is loaded")
+    if most < MANY:
+        return Choice(min(FEWER, most), f"a step has at most {most} tokens (max_num_batched_tokens)")
     cache_bytes = gpu_bytes * config.cache_config.gpu_memory_utilization
     cache_bytes -= resident_bytes(weights, config.parallel_config) + WORKING_BYTES
-    tokens = max(0, int(cache_bytes / bytes_per_token(config)))
+    tokens = max(0, int(cache_bytes / of_token))
     holds = f"about {max(0.0, cache_bytes) / GIB:.1f} GiB of KV cache hold {tokens} tokens"
     length = f"{MANY} sequences of {EXPECTED_PROMPT_TOKENS} + {EXPECTED_OUTPUT_TOKENS} tokens take"
     needed = MANY * min(EXPECTED_TOKENS, config.model_config.max_model_len)

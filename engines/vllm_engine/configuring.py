@@ -7,6 +7,7 @@ from engines.contract.spec import RankSpec
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import batch_defaults, compat
 from engines.vllm_engine.arguments import engine_arguments
+from engines.vllm_engine.batch_defaults import Choice
 from engines.vllm_engine.weights import read_weights
 
 logger = logs.get_logger(logs.RANK_LOGGER)
@@ -20,11 +21,23 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
     arguments = engine_arguments(spec)
     config = _checked(arguments)
     if spec.device == "cuda" and "max_num_seqs" not in arguments:
-        choice = batch_defaults.choose(config, read_weights(config.model_config), compat.gpu_bytes())
+        choice = _choice(config, spec.gpus)
         logger.info("sequences_chosen", max_num_seqs=choice.max_num_seqs, reason=choice.reason)
         config = _checked(arguments | choice.arguments)
     compat.pin_structure_backend(config)
     return config
+
+
+def _choice(config: Any, gpus: list[str]) -> Choice:  # Any: vLLM's VllmConfig
+    """How many sequences suit the model and the GPU. An estimate that fails must not fail the start."""
+    if any(gpu.startswith("MIG-") for gpu in gpus):
+        return Choice(batch_defaults.FEWER, "a MIG instance's share of the memory is not known before it is used")
+    try:
+        return batch_defaults.choose(config, read_weights(config.model_config), compat.gpu_bytes())
+    except Exception as error:  # noqa: BLE001  files that are no checkpoint, a driver that does not say
+        return Choice(
+            batch_defaults.FEWER, f"what the KV cache will hold could not be estimated ({type(error).__name__})"
+        )
 
 
 def _checked(arguments: dict[str, Any]) -> Any:  # Any: vLLM's argument values, and its VllmConfig

@@ -129,7 +129,8 @@ class OutputChecker:
                 why = f"judging an output takes more than {cpu_s:g} s of CPU time, or too much memory"
                 message = f"structured_outputs: {why}; use a simpler one"
                 error = ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, message, PARAM)
-                self._too_much.put(use.structure, error)
+                if answer.outcome is not Outcome.CRASHED:  # which somebody from outside may have brought about
+                    self._too_much.put(use.structure, error)
                 return error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 EXPERT = re.compile(r"(?<!shared_)experts?\.|block_sparse_moe\.(input|output)_linear")
+INDEX = "model.safetensors.index.json"
 HEADER_LENGTH_BYTES = 8  # at the beginning of a safetensors file, little-endian
 LARGEST_HEADER_BYTES = 100 << 20
 
@@ -17,6 +18,10 @@ class Weights(msgspec.Struct, frozen=True):
 
     expert_bytes: int
     shared_bytes: int
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]  # tensor -> file
 
 
 class _Tensor(msgspec.Struct):
@@ -41,7 +46,18 @@ def _checkpoint(model_config: Any) -> list[Path]:
             folder = Path(snapshot_download(str(folder), revision=model_config.revision, local_files_only=True))
         except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError):
             return []
-    return sorted(folder.glob("*.safetensors"))
+    return _files(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those that are loaded: what the index names, of which none may be missing, or else all but Mistral's own copy."""
+    index = folder / INDEX
+    if index.is_file():
+        named = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()
+        files = [folder / name for name in sorted(set(named))]
+        return files if all(file.is_file() for file in files) else []
+    files = sorted(folder.glob("*.safetensors"))
+    return [file for file in files if not file.name.startswith("consolidated")] or files
 
 
 def _tensors(file: Path) -> Iterable[tuple[str, int]]:
@@ -64,7 +80,9 @@ def _from_shape(model_config: Any) -> Weights | None:
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model_config.hf_text_config)
+            model = AutoModelForCausalLM.from_config(
+                model_config.hf_text_config, trust_remote_code=False
+            )  # else it asks
     except Exception:  # noqa: BLE001  an architecture that transformers does not know, or a config it dislikes
         return None
     width = model_config.dtype.itemsize

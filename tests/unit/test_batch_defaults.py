@@ -16,7 +16,9 @@ GIB = 1 << 30
 POWERMOE_3B = Weights(expert_bytes=6_039_797_760, shared_bytes=557_779_968)
 
 
-def config(*, dp_size: int = 1, tp_size: int = 1, utilization: float = 0.9, **model: Any) -> Any:
+def config(
+    *, dp_size: int = 1, tp_size: int = 1, utilization: float = 0.9, step_tokens: int = 16384, **model: Any
+) -> Any:
     """The parts of vLLM's own configuration that matter, of PowerMoE-3b unless told otherwise."""
     shape = {"layers": 32, "kv_heads": 8, "head_size": 64, "use_mla": False, "max_model_len": 4096} | model
     return SimpleNamespace(
@@ -34,6 +36,7 @@ def config(*, dp_size: int = 1, tp_size: int = 1, utilization: float = 0.9, **mo
             data_parallel_size=dp_size,
             enable_expert_parallel=dp_size > 1,
         ),
+        scheduler_config=SimpleNamespace(max_num_batched_tokens=step_tokens),
         cache_config=SimpleNamespace(gpu_memory_utilization=utilization, cache_dtype="auto"),
     )
 
@@ -73,10 +76,20 @@ def test_a_model_of_unknown_size_gets_fewer_and_says_why() -> None:
     assert "not known" in choice.reason
 
 
+@pytest.mark.parametrize(("step_tokens", "sequences"), [(256, 256), (512, FEWER), (1023, FEWER), (1024, MANY)])
+def test_a_step_has_a_token_of_each_sequence(step_tokens: int, sequences: int) -> None:
+    assert choose(config(step_tokens=step_tokens), POWERMOE_3B, 80 * GIB).max_num_seqs == sequences
+
+
+def test_a_model_without_attention_gets_fewer() -> None:
+    assert choose(config(head_size=0), POWERMOE_3B, 80 * GIB).max_num_seqs == FEWER
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         ({}, None),
+        ({"enforce_eager": True, "max_num_batched_tokens": 256}, 256),
         ({"max_num_seqs": 64}, 64),
         ({"enforce_eager": True}, FEWER),
         ({"compilation_config": {"level": 3}}, FEWER),
@@ -102,6 +115,32 @@ def test_what_an_operator_sets_wins(given: dict[str, Any], expected: int | None)
     assert engine_arguments(spec).get("max_num_seqs") == expected
 
 
+def write_checkpoint(file: Path, **sizes: int) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, size in sizes.items():
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+        end += size
+    encoded = json.dumps(header).encode()
+    file.write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(end))
+
+
+def of_folder(folder: Path) -> Any:
+    """vLLM's own description of a model there, whose architecture nobody knows."""
+    return SimpleNamespace(model=str(folder), revision=None, hf_text_config=None)
+
+
+def test_a_checkpoint_is_what_its_index_names(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model-1.safetensors", **{"lm_head.weight": 7})
+    write_checkpoint(tmp_path / "consolidated.safetensors", **{"lm_head.weight": 7})
+    assert read_weights(of_folder(tmp_path)) == Weights(expert_bytes=0, shared_bytes=7)
+    index = {"weight_map": {"lm_head.weight": "model-1.safetensors", "embed.weight": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert read_weights(of_folder(tmp_path)) is None, "one of its files is missing"
+    write_checkpoint(tmp_path / "model-2.safetensors", **{"embed.weight": 5})
+    assert read_weights(of_folder(tmp_path)) == Weights(expert_bytes=0, shared_bytes=12)
+
+
 def test_a_checkpoints_headers_tell_its_experts_from_the_rest(tmp_path: Path) -> None:
     sizes = {
         "model.layers.0.block_sparse_moe.input_linear.weight": 400,
@@ -110,12 +149,5 @@ def test_a_checkpoints_headers_tell_its_experts_from_the_rest(tmp_path: Path) ->
         "model.layers.0.block_sparse_moe.router.layer.weight": 2,
         "lm_head.weight": 1,
     }
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, size in sizes.items():
-        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
-        end += size
-    encoded = json.dumps(header).encode()
-    (tmp_path / "model.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(end))
-    model = SimpleNamespace(model=str(tmp_path), revision=None)
-    assert read_weights(model) == Weights(expert_bytes=430, shared_bytes=8)
+    write_checkpoint(tmp_path / "model.safetensors", **sizes)
+    assert read_weights(of_folder(tmp_path)) == Weights(expert_bytes=430, shared_bytes=8)

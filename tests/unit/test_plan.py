@@ -208,6 +208,7 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         model="a/model",
         endpoint="ipc:///x",
         device="cuda",
+        gpus=["2", "3"],
         lockstep=ADDRESS,
         engine_args={"max_num_seqs": 8, "block_size": 32},
         extra_args=["--x"],
