@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from rank_specs import rank_spec
 
 from engines.contract.protocol import Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
-from engines.contract.spec import EngineKind, GroupKind, RankSpec
+from engines.contract.spec import EngineKind
 from engines.simulated.engine import SimulatedEngine
 
 DEADLINE_S = 10.0
@@ -21,21 +22,7 @@ class Bench:
         self.results: dict[int, Result] = {}
         self.deaths: list[str] = []
         self.stages: list[Stage] = []
-        spec = RankSpec(
-            rank=3,
-            incarnation=1,
-            dp_size=4,
-            tp_size=1,
-            engine=EngineKind.SIMULATED,
-            group_kind=GroupKind.REPLICAS,
-            expert_parallel=False,
-            model="simulated",
-            endpoint="",
-            directory="",
-            log_file="",
-            device="cpu",
-            engine_args=engine_args,
-        )
+        spec = rank_spec(rank=3, dp_size=4, engine=EngineKind.SIMULATED, model="simulated", engine_args=engine_args)
         self.engine = SimulatedEngine(spec, self._emit, self.deaths.append)
 
     def _emit(self, result: Result) -> None:

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rank_specs import rank_spec
 
-from engines.contract.spec import EngineKind, GroupKind, RankSpec
 from engines.vllm_engine.arguments import engine_arguments
 from engines.vllm_engine.batch_defaults import FEWER, MANY, choose
 from engines.vllm_engine.weights import Weights, read_weights
@@ -97,21 +97,7 @@ def test_a_model_without_attention_gets_fewer() -> None:
     ],
 )
 def test_what_an_operator_sets_wins(given: dict[str, Any], expected: int | None) -> None:
-    spec = RankSpec(
-        rank=0,
-        incarnation=1,
-        dp_size=1,
-        tp_size=1,
-        engine=EngineKind.VLLM,
-        group_kind=GroupKind.REPLICAS,
-        expert_parallel=False,
-        model="m",
-        endpoint="",
-        directory="",
-        log_file="",
-        device="cuda",
-        engine_args=given,
-    )
+    spec = rank_spec(device="cuda", engine_args=given)
     assert engine_arguments(spec).get("max_num_seqs") == expected
 
 

@@ -12,30 +12,17 @@ from typing import Any
 
 import pytest
 import structlog
+from rank_specs import rank_spec
 
 from engines import logs
-from engines.contract.spec import EngineKind, GroupKind, RankSpec
+from engines.contract.spec import RankSpec
 from engines.vllm_engine.variables import choose
 
 PROMPT = "a prompt"
 
 
 def spec_of(folder: Path, **fields: Any) -> RankSpec:
-    return RankSpec(
-        rank=2,
-        incarnation=5,
-        dp_size=3,
-        tp_size=1,
-        engine=EngineKind.VLLM,
-        group_kind=GroupKind.REPLICAS,
-        expert_parallel=False,
-        model="played",
-        endpoint="",
-        directory=str(folder),
-        log_file="",
-        device="cpu",
-        **fields,
-    )
+    return rank_spec(rank=2, incarnation=5, dp_size=3, directory=str(folder), **fields)
 
 
 @pytest.fixture(autouse=True)

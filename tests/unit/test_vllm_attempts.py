@@ -7,27 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rank_specs import rank_spec
 from simulated_bench import text
 
 from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result, Run, RunItem
-from engines.contract.spec import EngineKind, GroupKind, RankSpec
 from engines.vllm_engine.engine import VllmEngine
 from engines.vllm_engine.logprobs import FEWEST, LogprobsRoom
 
-SPEC = RankSpec(
-    rank=0,
-    incarnation=1,
-    dp_size=1,
-    tp_size=1,
-    engine=EngineKind.VLLM,
-    group_kind=GroupKind.REPLICAS,
-    expert_parallel=False,
-    model="played",
-    endpoint="",
-    directory="",
-    log_file="",
-    device="cpu",
-)
+SPEC = rank_spec()
 
 
 UNCHECKED = b"\x81"  # parameters with a structure that nobody has checked
