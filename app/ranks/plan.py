@@ -116,7 +116,7 @@ def variables(settings: Settings, plan: Plan, rank: int, lockstep: LockstepAddre
         found["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
         if share.cores:
             found["VLLM_CPU_OMP_THREADS_BIND"] = share.cores
-        if plan.group_kind is GroupKind.LOCKSTEP:
+        if plan.expert_parallel and (plan.dp_size > 1 or settings.tp_size > 1):
             found["PHALANX_RANK_CPU_EXPERT_PARALLEL"] = "1"
             plugins.append(CPU_PLUGIN)
     if settings.engine is EngineKind.VLLM and not settings.log_prompts:

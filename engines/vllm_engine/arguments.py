@@ -45,7 +45,7 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
     if spec.device == "cuda" and is_decided(given):
         step_tokens = arguments["max_num_batched_tokens"]
         arguments.setdefault("max_num_seqs", min(FEWER, step_tokens) if isinstance(step_tokens, int) else FEWER)
-    if spec.device == "cpu" and spec.group_kind is GroupKind.LOCKSTEP:
+    if spec.device == "cpu" and spec.expert_parallel and (spec.dp_size > 1 or spec.tp_size > 1):
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
     arguments |= {
         "model": spec.model,

@@ -55,6 +55,8 @@ class VllmEngine(Engine):
         version = compat.version()
         if not compat.is_supported(version):
             raise EngineConfigError(f"vLLM {version} is installed: 0.26 to 0.33 are supported, install one of them")
+        import vllm.engine.arg_utils  # noqa: F401  what takes this stage its seconds
+
         report(Stage.CONFIGURING)
         config = configure(self.spec)
         structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
