@@ -27,14 +27,17 @@ class SharedMemory:
         for pid in pids:
             self._found |= mapped_by(pid) - self._before
 
-    def remove(self) -> None:
-        """Removes what was found, but for what a living process other than this one has mapped."""
+    def remove(self) -> bool:
+        """Removes what was found, but for what a living process other than this one has mapped; whether there was any."""
         left = {path for path in self._found if path.exists()}
         if left:
             left -= _mapped_by_others()
+        removed = False
         for path in left:
             with contextlib.suppress(OSError):
                 path.unlink()
+                removed = True
+        return removed
 
 
 def mapped_by(pid: int) -> set[Path]:

@@ -163,10 +163,11 @@ class ControlChannel(threading.Thread):
         """Does what the guardian would have done. Resource trackers end by themselves, once this process is gone."""
         if os.read(GUARDIAN_LIFELINE, 4096):
             return
-        self._shared_memory.look([os.getpid()])
         processes.kill_workers(os.getpid(), self._shared_memory)
-        self._shared_memory.remove()
         shutil.rmtree(self._spec.directory, ignore_errors=True)
+        self._shared_memory.look([os.getpid()])
+        while self._shared_memory.remove():  # the main thread works on, and may make more meanwhile
+            self._shared_memory.look([os.getpid()])
         os._exit(EXIT_FAILED)
 
     def _leave(self, code: int) -> NoReturn:
