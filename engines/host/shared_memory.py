@@ -28,7 +28,7 @@ class SharedMemory:
             self._found |= mapped_by(pid) - self._before
 
     def remove(self) -> bool:
-        """Removes what was found, but for what a living process other than this one has mapped; whether there was any."""
+        """Removes what was found, but for what another living process has mapped. Whether there was any."""
         left = {path for path in self._found if path.exists()}
         if left:
             left -= _mapped_by_others()
