@@ -210,7 +210,8 @@ class Group:
             await asyncio.sleep(HEARTBEAT_S)
             stall = watch.look() if self.is_serving else None
             if stall is not None:
-                self.lose(stall.rank, f"it is stalled: {stall.reason}", LossKind.STALLED)
+                rank = next(rank for rank in self.ranks if rank.number == stall.rank)
+                self.lose(rank, f"it is stalled: {stall.reason}", LossKind.STALLED)
 
     # -- the operator's hand
 

@@ -28,7 +28,15 @@ class Pulse:
     is_asleep: bool = False  # none of its processes has used CPU since the last step
 
 
-def find_stall(pulses: Sequence[Pulse], stall_timeout_s: float, heartbeat_s: float) -> tuple[int, str] | None:
+@dataclass(frozen=True)
+class Stall:
+    """The rank at which a group stands still, and how that was found."""
+
+    rank: int
+    reason: str
+
+
+def find_stall(pulses: Sequence[Pulse], stall_timeout_s: float, heartbeat_s: float) -> Stall | None:
     """The rank of a group that stands still, and how that was found; None while all get on."""
     limit_s = max(stall_timeout_s, LONGEST_STEPS * max(pulse.longest_step_s for pulse in pulses))
     stopped = next((pulse.stopped for pulse in pulses if pulse.stopped), None)
@@ -36,17 +44,17 @@ def find_stall(pulses: Sequence[Pulse], stall_timeout_s: float, heartbeat_s: flo
     for pulse in pulses:
         silent = f"it has not said a word for {pulse.silence_s:.0f} s"
         if pulse.stopped and pulse.silence_s > min(STOPPED_S, limit_s):
-            return pulse.rank, f"{silent}: {pulse.stopped} was stopped"
+            return Stall(pulse.rank, f"{silent}: {pulse.stopped} was stopped")
         if pulse.silence_s > max(SILENT_HEARTBEATS * heartbeat_s, limit_s):
-            return pulse.rank, silent
+            return Stall(pulse.rank, silent)
         if not pulse.holds_work:
             continue
         age_s = pulse.progress_age_s
         still = f"it holds work and has made no step for {age_s:.0f} s"
         if stopped and age_s > min(STOPPED_S, limit_s):
-            return pulse.rank, f"{still}: {stopped} was stopped"
+            return Stall(pulse.rank, f"{still}: {stopped} was stopped")
         if all_asleep and age_s > ASLEEP_SHARE * limit_s:
-            return pulse.rank, f"{still}, and none of its processes uses any CPU"
+            return Stall(pulse.rank, f"{still}, and none of its processes uses any CPU")
         if age_s > limit_s:
-            return pulse.rank, f"{still} (--stall-timeout-s {stall_timeout_s:g})"
+            return Stall(pulse.rank, f"{still} (--stall-timeout-s {stall_timeout_s:g})")
     return None

@@ -2,24 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from app.logs import get_logger
 from app.ranks.hosts.host import Host
 from app.ranks.pulse import HEARTBEAT_S, PulseTaker
 from app.ranks.rank import Rank
-from app.ranks.stalls import find_stall
+from app.ranks.stalls import Stall, find_stall
 
 logger = get_logger("ranks")
 MOST_LATE_S = 5 * HEARTBEAT_S
-
-
-@dataclass(frozen=True)
-class Stall:
-    """Where a group stands still, and how that was found."""
-
-    rank: Rank
-    reason: str
 
 
 class StallWatch:
@@ -68,8 +59,4 @@ class StallWatch:
     def _find(self) -> Stall | None:
         held = [self._held(rank.number) for rank in self._ranks]
         pulses = [taker.take(items, group_works=any(held)) for taker, items in zip(self._takers, held, strict=True)]
-        stall = find_stall(pulses, self._stall_timeout_s, HEARTBEAT_S)
-        if stall is None:
-            return None
-        number, reason = stall
-        return Stall(next(rank for rank in self._ranks if rank.number == number), reason)
+        return find_stall(pulses, self._stall_timeout_s, HEARTBEAT_S)

@@ -102,7 +102,7 @@ def test_a_stopped_process_is_seen_though_its_rank_holds_nothing(
     assert pulses[0].stopped == "core 0"
     late = [replace(one, progress_age_s=STOPPED_S + 1) for one in pulses]
     found = find_stall(late, 60.0, 1.0)
-    assert found is not None and "core 0 was stopped" in found[1]
+    assert found is not None and "core 0 was stopped" in found.reason
 
 
 def test_a_rank_that_nobody_waits_for_is_not_looked_at(
