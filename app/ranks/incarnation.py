@@ -52,7 +52,9 @@ class Incarnation:
                 timer.cancel()
             # At once: when the fleet stops, the rest of this may be cancelled.
             logger.info("rank_ended", **rank.ids, exit_code=code)
-            if not self._is_cut:  # it ended by itself, and may have said why
+            # It ended by itself, and may have said why. Whose guardian was killed says nothing, and its host has to look
+            # at what it maps for as long as it lives.
+            if not self._is_cut and code >= 0:
                 await self._connection.hear_out()
         finally:
             await self._close()
