@@ -52,8 +52,8 @@ class Incarnation:
                 timer.cancel()
             # At once: when the fleet stops, the rest of this may be cancelled.
             logger.info("rank_ended", **rank.ids, exit_code=code)
-            # It ended by itself, and may have said why. Whose guardian was killed says nothing, and its host has to look
-            # at what it maps for as long as it lives.
+            # It ended by itself, and may have said why. One whose guardian was killed says nothing, and its host must
+            # look at what it maps while it lives.
             if not self._is_cut and code >= 0:
                 await self._connection.hear_out()
         finally:
