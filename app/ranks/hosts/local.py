@@ -120,8 +120,10 @@ class LocalRank:
     async def end(self) -> None:
         """The same, and waits."""
         self.cut()
-        await self.wait()
-        shutil.rmtree(self._directory, ignore_errors=True)  # a guardian that was killed has left it
+        try:
+            await self.wait()
+        finally:  # also when nobody waits any more
+            shutil.rmtree(self._directory, ignore_errors=True)  # a guardian that was killed has left it
 
     async def clear_up(self) -> None:
         """Ends what a killed guardian has left behind."""
