@@ -72,6 +72,8 @@ class DirectEngines:
     def _spawn(self, number: int, port: int) -> Child:
         settings = self._settings
         arguments = settings.arguments | {"model": settings.model, "disable_log_stats": False}
+        if settings.tp_size > 1:
+            arguments["tensor_parallel_size"] = settings.tp_size
         if settings.is_moe:
             arguments["enable_expert_parallel"] = True
         command = [sys.executable, "-P", "-m", "bench.direct_rank", msgspec.json.encode(arguments).decode()]
@@ -83,7 +85,8 @@ class DirectEngines:
         if not settings.is_lockstep:
             variables = settings.environment(settings.cores[number] if settings.cores else None)
             if settings.device == "cuda":
-                variables["CUDA_VISIBLE_DEVICES"] = str(number)
+                gpus = range(number * settings.tp_size, (number + 1) * settings.tp_size)
+                variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
             return variables
         # vLLM takes a rank's part of the list itself, by VLLM_DP_RANK_LOCAL.
         return settings.environment("|".join(settings.cores)) | {

@@ -40,6 +40,7 @@ class EngineSettings(msgspec.Struct, kw_only=True):
     model: str  # a folder or a hub name
     is_moe: bool
     dp_size: int
+    tp_size: int = 1
     device: str
     arguments: dict[str, Any]  # by vLLM's names; Any: vLLM checks them
 
@@ -51,7 +52,7 @@ class EngineSettings(msgspec.Struct, kw_only=True):
     @property
     def cores(self) -> list[str]:
         """The cores of each rank, as Phalanx deals them out; empty where there are GPUs."""
-        return cpu_shares(usable_cores(self.dp_size), self.dp_size, 1) if self.device == "cpu" else []
+        return cpu_shares(usable_cores(self.dp_size), self.dp_size, self.tp_size) if self.device == "cpu" else []
 
     def environment(self, cores: str | None) -> dict[str, str]:
         """The variables that engines run with. `cores` is in the syntax of VLLM_CPU_OMP_THREADS_BIND."""

@@ -121,6 +121,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--lengths", choices=["fixed", "lognormal"], default="fixed")
     add("--runs", type=int, default=3)
     add("--dp-size", type=int, default=2)
+    add("--tp-size", type=int, default=1)
     add("--device", choices=["cpu", "cuda"], default="cuda")
     add("--only", default="c", help="sides: c is Phalanx; c,a,b compares, started in that order (%(default)s)")
     add("--server-clients", default="", help="as in throughput")
@@ -147,6 +148,7 @@ def main(arguments: list[str], prog: str) -> int:
         model=model,
         is_moe=True,
         dp_size=given.dp_size,
+        tp_size=given.tp_size,
         device=given.device,
         arguments=merge(defaults, given.engine_args),
     )

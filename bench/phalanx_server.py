@@ -46,8 +46,8 @@ class PhalanxServer:
     @classmethod
     def on(cls, settings: EngineSettings, folder: Path, flags: Sequence[str] = ()) -> "PhalanxServer":
         """With the same engines as the other sides, and more flags."""
-        arguments = ["--model", settings.model, "--dp-size", str(settings.dp_size), "--device", settings.device]
-        arguments += ["--engine-args", msgspec.json.encode(settings.arguments).decode()]
+        arguments = ["--model", settings.model, "--dp-size", str(settings.dp_size), "--tp-size", str(settings.tp_size)]
+        arguments += ["--device", settings.device, "--engine-args", msgspec.json.encode(settings.arguments).decode()]
         if settings.device == "cpu":
             arguments += ["--cpu-kv-cache-gib", str(CPU_KV_CACHE_GIB)]
         return cls([*arguments, *flags], folder)

@@ -227,6 +227,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--prompt-tokens", type=int, default=100)
     add("--tokens", type=int, default=64)
     add("--dp-size", type=int, default=2)
+    add("--tp-size", type=int, default=1)
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--engine-args", type=json.loads, default={}, metavar="JSON", help="over the defaults")
     return parser
@@ -244,6 +245,7 @@ def main(arguments: list[str], prog: str) -> int:
         model=inspect(model).model,
         is_moe=True,
         dp_size=given.dp_size,
+        tp_size=given.tp_size,
         device=given.device,
         arguments=merge(defaults, given.engine_args),
     )

@@ -57,7 +57,12 @@ def _servers(given: argparse.Namespace, model: str, arguments: dict[str, Any]) -
         folder = given.out / "logs" / name
         folder.mkdir(parents=True, exist_ok=True)
         settings = EngineSettings(
-            model=model, is_moe=True, dp_size=given.dp_size, device=given.device, arguments=merge(arguments, over)
+            model=model,
+            is_moe=True,
+            dp_size=given.dp_size,
+            tp_size=given.tp_size,
+            device=given.device,
+            arguments=merge(arguments, over),
         )
         servers[name] = PhalanxServer.on(settings, folder, given.flags.split())
     return servers
@@ -125,6 +130,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--lengths", default="fixed,lognormal", help="(%(default)s)")
     add("--runs", type=int, default=3)
     add("--dp-size", type=int, default=2)
+    add("--tp-size", type=int, default=1)
     add("--device", choices=["cpu", "cuda"], default=detect_device())
     add("--time-limit-s", type=float, default=480.0, help="no run begins so long after the start (%(default)s)")
     return parser

@@ -223,6 +223,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--lengths", choices=["fixed", "lognormal"], default="fixed", help="of the answers")
     add("--runs", type=int, default=5)
     add("--dp-size", type=int, default=2)
+    add("--tp-size", type=int, default=1)
     add("--device", choices=["cpu", "cuda"], default=detect_device(), help="(%(default)s)")
     add("--engine-args", type=json.loads, default={}, metavar="JSON", help="over the defaults, on all sides")
     add("--server-engine-args", type=json.loads, default={}, metavar="JSON", help="over those, for (b); null removes")
@@ -248,6 +249,7 @@ def main(arguments: list[str], prog: str) -> int:
             model=model.model,
             is_moe=model.is_moe,
             dp_size=given.dp_size,
+            tp_size=given.tp_size,
             device=given.device,
             arguments=merge(DEFAULTS[given.device], given.engine_args),
         )

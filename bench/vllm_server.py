@@ -48,7 +48,8 @@ class VllmServer:
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", settings.model]
         command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
-        command += ["--data-parallel-size", str(settings.dp_size), *as_flags(settings.arguments), *self._flags]
+        command += ["--data-parallel-size", str(settings.dp_size), "--tensor-parallel-size", str(settings.tp_size)]
+        command += [*as_flags(settings.arguments), *self._flags]
         if settings.is_moe:
             command.append("--enable-expert-parallel")
         variables = settings.environment("|".join(settings.cores))
