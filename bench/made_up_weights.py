@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.processes import MeasurementFailed
+from bench.processes import ROOT, MeasurementFailed
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,8 @@ EMBEDDING_STD = 0.02  # tied: with more of it, every answer would repeat the las
 
 def add_weights(folder: Path) -> None:
     """Writes them beside the folder's config.json, in a process of its own. Raises MeasurementFailed."""
-    command = [sys.executable, "-P", "-m", "bench.made_up_weights", str(folder)]
-    if subprocess.run(command, check=False, cwd=Path(__file__).parents[1]).returncode:
+    command = [sys.executable, "-m", "bench.made_up_weights", str(folder)]
+    if subprocess.run(command, check=False, cwd=ROOT).returncode:
         raise MeasurementFailed(f"the weights could not be made: {' '.join(command)}")
 
 
