@@ -61,7 +61,7 @@ class Gateway:
             self,
         )
         self.changed = asyncio.Event()
-        self.fleet = Fleet(settings, environ, allotment.device, allotment.shares, self.dispatcher, self._on_change)
+        self.fleet = Fleet(settings, environ, allotment, self.dispatcher, self._on_change)
         self.availability = Availability(self.fleet, self.dispatcher)
         rate = RateMeter()
         self.memory = HeldBytes(settings.max_held_bytes, lambda: rate.seconds_for(self.dispatcher.outstanding_tokens))

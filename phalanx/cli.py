@@ -1,9 +1,10 @@
-"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx api-keys`.
+"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx api-keys`, `phalanx node-keys`.
 
 What is wrong is said in one sentence on stderr, with exit code 2 where the command must be changed and 1 where the
 world must. Heavy imports wait until a command needs them: `phalanx --help` answers at once.
 """
 
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ import click
 from phalanx import __version__
 from phalanx.api_keys import api_keys
 from phalanx.inherited_descriptors import put_in_order
+from phalanx.node_keys import node_keys
 
 ENGINE_DASHES = "--"
 
@@ -98,6 +100,10 @@ def serve(model_argument: str | None, **given: Any) -> int:  # Any: as typed, or
         settings = load_settings(given)
         check_environment(settings)
         logs.configure(settings.log_format, settings.log_level, with_prompts=settings.log_prompts)
+        if settings.node_rank:
+            from app import node
+
+            return node.run(settings, os.environ)
         from app.http.server import run
 
         return run(settings)
@@ -125,6 +131,7 @@ def ranks(url: str, api_key: str | None, as_json: bool) -> int:
 
 
 cli.add_command(api_keys)
+cli.add_command(node_keys)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

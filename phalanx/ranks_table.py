@@ -59,7 +59,7 @@ def print_ranks(ranks: list[Rank]) -> None:
     """A line for each rank, and below them the last errors."""
     console = make_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("RANK", "STATE", "STAGE", "GROUP", "LIFE", "PID", "DEVICES"):
+    for heading in ("RANK", "STATE", "STAGE", "GROUP", "LIFE", "NODE", "PID", "DEVICES"):
         table.add_column(heading)
     for heading in ("RUNNING", "WAITING", "CREDIT", "KV", "TOK/S", "STEP AGE", "RESTARTS"):
         table.add_column(heading, justify="right")
@@ -80,6 +80,7 @@ def _cells(rank: Rank) -> list[str]:
         _stage(rank),
         _text(rank.get("group")),
         _text(rank.get("incarnation")),
+        _text(rank.get("node_rank")),
         _text(rank.get("pid")),
         _devices(rank),
         _text(rank.get("running")),

@@ -34,7 +34,8 @@ class RankView(msgspec.Struct, kw_only=True):
     incarnation: int
     pid: int | None
     processes: dict[str, int]
-    node: str
+    node: str  # its hostname
+    node_rank: int
     gpus: list[str]
     cores: str | None
     model: str
@@ -160,8 +161,9 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankV
         pid=rank.pid,
         processes=facts.processes if facts else {},
         node=gateway.fleet.host_of(rank.number).name,
-        gpus=list(rank.gpus),
-        cores=rank.cores,
+        node_rank=gateway.fleet.host_of(rank.number).number,
+        gpus=list(rank.share.gpus),
+        cores=rank.share.cores,
         model=gateway.settings.public_name,
         engine=facts.engine if facts else None,
         max_model_len=facts.max_model_len if facts else None,

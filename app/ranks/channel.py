@@ -9,16 +9,14 @@ import time
 from pathlib import Path
 from typing import TypeAlias
 
-import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from app.logs import get_logger
 from app.ranks.hosts.host import OnBroken, OnMessage
-from engines.contract.protocol import Message, decode_from_rank, encode
-from engines.failures import kind
+from app.ranks.reception import Reception
+from engines.contract.protocol import Message, encode
+from engines.contract.spec import GatewayAddress
 
-logger = get_logger("ranks")
 MESSAGES_AT_ONCE = 100  # that are handled in one pass of the event loop
 LAST_WORDS_S = 1.0  # that a process which has ended may still be heard: what it said is on its way for a moment
 LAST_WORDS_POLL_S = 0.005
@@ -28,10 +26,12 @@ ChannelContext: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 class RankChannel:
     """Sends to one rank, and hands over what it says, until one of the two fails: `on_broken` hears why."""
 
-    def __init__(self, context: ChannelContext, path: Path, on_message: OnMessage, on_broken: OnBroken) -> None:
-        self.endpoint = f"ipc://{path}"
+    def __init__(
+        self, context: ChannelContext, path: Path, epoch: int, on_message: OnMessage, on_broken: OnBroken
+    ) -> None:
+        self.address = GatewayAddress(f"ipc://{path}", epoch=epoch)
         self._path = path
-        self._on_message = on_message
+        self._reception = Reception(path.name, epoch, on_message)
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._is_open = True  # neither closed nor broken
@@ -43,10 +43,10 @@ class RankChannel:
         self._socket.set_hwm(0)  # credit bounds what is on the way; a full buffer must not drop or block
         try:
             self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-            self._socket.bind(self.endpoint)
+            self._socket.bind(self.address.endpoint)
         except zmq.ZMQError as error:  # no file descriptor is left, or the folder is gone
             self._close_sockets()
-            raise OSError(error.errno, f"{self.endpoint}: {error}") from error
+            raise OSError(error.errno, f"{self.address.endpoint}: {error}") from error
         self._descriptor = self._socket.fileno()
         self._loop.add_reader(self._descriptor, self._look)
 
@@ -55,7 +55,7 @@ class RankChannel:
         if not self._is_open:
             return
         try:
-            self._socket.send(encode(message), zmq.NOBLOCK)
+            self._socket.send(encode(message, self.address.epoch), zmq.NOBLOCK)
         except zmq.Again:
             pass  # nobody is connected
         except zmq.ZMQError as error:
@@ -104,21 +104,11 @@ class RankChannel:
             except zmq.ZMQError as error:
                 self._break(f"its socket gives no message: {error}")
                 return False
-            self._handle(frame)
+            trouble = self._reception.take(frame)
+            if trouble is not None:
+                self._break(trouble)
+                return False
         return True
-
-    def _handle(self, frame: bytes) -> None:
-        try:
-            message = decode_from_rank(frame)
-        except msgspec.DecodeError as error:
-            self._break(f"it sent what is no message of this protocol: {error}")
-            return
-        try:
-            self._on_message(message)
-        except Exception as error:
-            # The edge. A channel that fell silent without a word would leave the rank's items waiting for ever.
-            logger.exception("message_failed", channel=self._path.name, message=type(message).__name__)
-            self._break(f"the gateway failed on its message: {kind(error, with_message=False)}")
 
     def _break(self, reason: str) -> None:
         if self._is_open:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from app.ranks.cores import cpu_shares, usable_cores
-from app.ranks.plan import Share
 from app.settings.declaration import Settings, SettingsError, flag, label
-from engines.contract.spec import EngineKind
+from engines.contract.spec import EngineKind, Share
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CORE_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
@@ -67,13 +66,13 @@ class Allotment:
 def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     """Each rank's part of this machine. Raises DeviceError where it is not enough, or a GPU does not work."""
     if settings.engine is EngineKind.SIMULATED:
-        return Allotment("cpu", (Share(),) * (settings.dp_size or DEFAULT_CPU_RANKS))
+        return Allotment("cpu", (Share(),) * (settings.ranks_per_node or DEFAULT_CPU_RANKS))
     if _has_cpu_build():
         devices = _without_gpus(settings)
     else:
         devices = Devices() if settings.device == "cpu" else discover(environ)
     if devices.tokens:
-        dp_size = settings.dp_size or max(1, len(devices.tokens) // settings.tp_size)
+        dp_size = settings.ranks_per_node or max(1, len(devices.tokens) // settings.tp_size)
         gpus = assign(devices, dp_size, settings.tp_size)
         return Allotment("cuda", tuple(Share(gpus=tokens) for tokens in gpus), devices.warnings)
     if settings.device == "cuda":
@@ -103,7 +102,7 @@ def _without_gpus(settings: Settings) -> Devices:
 
 
 def _allot_cores(settings: Settings, environ: Mapping[str, str], warnings: tuple[str, ...]) -> Allotment:
-    dp_size, tp_size = settings.dp_size or DEFAULT_CPU_RANKS, settings.tp_size
+    dp_size, tp_size = settings.ranks_per_node or DEFAULT_CPU_RANKS, settings.tp_size
     workers = dp_size * tp_size
     if binding := environ.get(CORE_BINDING):
         return Allotment("cpu", tuple(Share(cores=cores) for cores in _bound(binding, dp_size, tp_size)), warnings)

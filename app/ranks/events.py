@@ -14,6 +14,7 @@ class LossKind(StrEnum):
     PORT_CLASH = "port_clash"  # nor then, but only because somebody else had taken one of its ports
     DIED = "died"  # a process of it ended, or said that its engine is dead
     STALLED = "stalled"  # it held work and made no step for too long
+    NODE_LOST = "node_lost"  # with the node that one of its ranks ran on
     ENDED = "ended"  # an operator wanted it so
 
 

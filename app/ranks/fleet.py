@@ -10,17 +10,19 @@ from collections.abc import Callable, Mapping
 from app.errors import FatalError
 from app.logs import get_logger
 from app.ranks import plan as planning
+from app.ranks.devices import Allotment
 from app.ranks.events import GroupListener, LossKind
 from app.ranks.group import Group
 from app.ranks.group_environment import GroupEnvironment
 from app.ranks.hosts.host import Host
-from app.ranks.hosts.local import LocalHost
+from app.ranks.hosts.hosts import Hosts
+from app.ranks.hosts.node import NodeHost
 from app.ranks.model import ModelFacts, inspect_model
-from app.ranks.plan import Plan, Share
+from app.ranks.plan import Plan
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
 from app.settings.declaration import BUILT_IN_MODEL, Settings
-from app.settings.folders import log_folder, socket_folder
+from app.settings.folders import log_folder
 from engines import tasks
 from engines.contract.protocol import (
     PROTOCOL_VERSION,
@@ -54,24 +56,23 @@ class Fleet:
         self,
         settings: Settings,
         environ: Mapping[str, str],
-        device: str,
-        shares: tuple[Share, ...],
+        allotment: Allotment,
         listener: GroupListener,
         on_change: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._environ = environ
-        self._host: Host = LocalHost(environ, log_folder(settings, environ), socket_folder())
-        self._device = device
-        self._shares = shares
+        self._device = allotment.device
+        self._hosts = Hosts(settings, environ, allotment, self, self.fail)
         self._listener = listener
         self._on_change = on_change
         self._is_stopping = False
         self._launching: asyncio.Task[None] | None = None
         self._living: list[asyncio.Task[None]] = []  # the groups' lives
+        self._dismissals: set[asyncio.Task[None]] = set()  # of nodes that want to leave
         self.questions = Questions(self.send)
         self.plan: Plan | None = None
-        self.ranks = [Rank(number, group=0) for number in range(len(shares))]
+        self.ranks = [Rank(number, group=0) for number in range(self._hosts.ranks)]
         self.groups: dict[int, Group] = {}  # by number, once the plan is made
         self.fatal: asyncio.Future[FatalError] = asyncio.get_running_loop().create_future()
 
@@ -79,6 +80,7 @@ class Fleet:
 
     def start(self) -> None:
         """Begins to start the ranks, and returns at once."""
+        self._hosts.start()
         self._launching = tasks.start(self._launch(), "launch ranks", self.fail)
 
     async def stop(self) -> None:
@@ -92,8 +94,8 @@ class Fleet:
             await tasks.end(self._launching)
             if self._living:  # what a killed guardian has left is cleared up then
                 await asyncio.wait(self._living, timeout=CLEAR_UP_TIMEOUT_S)
-            await tasks.end(*self._living)
-            self._host.close()
+            await tasks.end(*self._living, *self._dismissals)
+            await self._hosts.stop()
 
     async def kill(self) -> None:
         """Stops every rank without asking."""
@@ -120,7 +122,12 @@ class Fleet:
 
     def host_of(self, rank: int) -> Host:
         """Where a rank runs."""
-        return self._host
+        return self._hosts.of_rank(rank)
+
+    @property
+    def hosts(self) -> Hosts:
+        """All machines that ranks run on."""
+        return self._hosts
 
     @property
     def ranks_taking_items(self) -> list[Rank]:
@@ -148,13 +155,12 @@ class Fleet:
 
     async def _launch(self) -> None:
         try:
-            self.plan = planning.make_plan(self._settings, await self._inspect(), self._device, self._shares)
+            self.plan = planning.make_plan(self._settings, await self._inspect(), self._device, len(self.ranks))
         except FatalError as error:
             self._give_up(error)
             return
-        for rank, share in zip(self.ranks, self._shares, strict=True):
+        for rank in self.ranks:
             rank.group = self.plan.group_of(rank.number)
-            rank.gpus, rank.cores = share.gpus, share.cores
         folder = log_folder(self._settings, self._environ)
         logger.info("ranks_starting", log_dir=str(folder), **planning.figures(self._settings, self.plan))
         self._make_groups(self.plan)
@@ -178,6 +184,24 @@ class Fleet:
         if settings.engine is EngineKind.SIMULATED:  # there is no model: its options say what it plays
             return ModelFacts(settings.public_name, is_moe=settings.engine_args.get("is_moe") is True)
         return await inspect_model(settings.model or BUILT_IN_MODEL, settings.revision, self._environ)
+
+    # -- nodes that come and go
+
+    def node_joined(self, node: NodeHost) -> None:
+        """Groups that wait for it start."""
+        for group in self.groups.values():
+            group.nodes_changed.set()
+
+    def node_leaving(self, node: NodeHost) -> None:
+        """The groups that have ranks there finish what they hold, and then wait for it to come back."""
+        task = tasks.start(self._dismiss(node), f"dismiss node {node.number}", self.fail)
+        self._dismissals.add(task)
+        task.add_done_callback(self._dismissals.discard)
+
+    async def _dismiss(self, node: NodeHost) -> None:
+        members = {rank.group for rank in self.ranks if self.host_of(rank.number) is node}
+        await asyncio.gather(*(self.groups[number].leave() for number in members if number in self.groups))
+        self._hosts.dismiss(node)
 
     # -- what a rank says
 

@@ -10,7 +10,9 @@ from app.logs import get_logger
 from app.ranks.events import Aftermath, GroupListener, Loss, LossKind, Member
 from app.ranks.failed_start import explained
 from app.ranks.group_environment import GroupEnvironment
+from app.ranks.hosts.host import HostLost
 from app.ranks.incarnation import Incarnation
+from app.ranks.lives import Lives
 from app.ranks.policy import Break, Limits, RestartPolicy
 from app.ranks.pulse import HEARTBEAT_S
 from app.ranks.rank import Rank, RankState
@@ -51,21 +53,24 @@ class Group:
         self._on_failure = on_failure
         self._policy = RestartPolicy(Limits.of(environment.settings))
         self._aftermath = Aftermath()
-        self._lives: dict[int, Incarnation] = {}
+        self._lives = Lives(ranks, environment)
         self._is_announced = False  # whether the listener knows it as ready
         self._is_stopping = False
         self._is_drained = False  # an operator wants it to take nothing new
         self._wake = asyncio.Event()  # ends a pause between two lives
+        self.nodes_changed = asyncio.Event()  # a node has joined: it may be what the group waits for
         self._ending: asyncio.Task[None] | None = None  # an operator's restart under way
 
     # -- lives
 
     async def run(self) -> None:
         """One life after another, until the group is stopped."""
-        await self._environment.take_memory_baseline(self.ranks)
         while not self._is_stopping:
             try:
-                await self._live()
+                if await self._await_nodes():
+                    await self._live()
+            except HostLost as error:  # between two steps of the start
+                self.lose(self.ranks[0], str(error), LossKind.NODE_LOST)
             except OSError as error:  # no port or file descriptor is left, or the disk is full
                 self.lose(self.ranks[0], str(error))
             if not self._is_stopping and self.loss is not None:
@@ -80,41 +85,40 @@ class Group:
         """Ends it: ranks that serve are asked first. May be called twice."""
         self._is_stopping = True
         self._wake.set()
+        self.nodes_changed.set()
         await tasks.end(self._ending)
         await self._stop_lives()
 
     def cut(self) -> None:
         """Ends all its processes without asking."""
-        for life in self._lives.values():
-            life.cut()
+        self._lives.cut()
 
     def send(self, rank: int, message: Message) -> None:
         """A message to one of its ranks; dropped when that is gone."""
-        if rank in self._lives:
-            self._lives[rank].send(message)
+        self._lives.send(rank, message)
+
+    async def _await_nodes(self) -> bool:
+        """Returns once ranks can be started wherever they belong, or the group is stopped. Whether they can."""
+        while (absent := self._environment.absent(self.ranks)) and not self._is_stopping:
+            logger.warning("group_awaits_nodes", group=self.number, nodes=absent)
+            self.nodes_changed.clear()
+            for rank in self.ranks:
+                rank.await_nodes()
+            self._on_change(self)
+            await self.nodes_changed.wait()
+        return not self._is_stopping
 
     async def _live(self) -> None:
         """From the start of all its processes to the end of all of them."""
         self.loss, self._is_announced = None, False
-        around = self._environment
         self._wake.clear()  # whoever asked for a restart has it
-        for rank in self.ranks:
-            rank.begin(around.host_of(rank.number).new_log(rank.number))
-        around.open_hosts(self.ranks)
-        lockstep = around.lockstep_address(self.ranks)
-        for rank in self.ranks:
-            host = around.host_of(rank.number)
-            self._lives[rank.number] = Incarnation(rank, host, around.settings, around.plan, lockstep)
-        lives = list(self._lives.values())
+        await self._lives.begin()
         watching = tasks.start(self._watch(), f"watch group {self.number}", self._on_failure)
         try:
-            async with asyncio.TaskGroup() as playing:
-                for life in lives:
-                    playing.create_task(self._play(life), name=str(life))
+            await self._lives.play(self._play)
         finally:
             await tasks.end(watching)
-            self._lives.clear()
-        await asyncio.gather(*(life.clear_up() for life in lives))
+        await self._lives.clear_up()
 
     async def _play(self, life: Incarnation) -> None:
         """One rank's part in the group's life. Its end is the end of the group's."""
@@ -125,6 +129,11 @@ class Group:
                 on_lost=lambda reason: self.lose(rank, reason),
             )
             ended = describe_exit(code)
+        except HostLost as error:
+            self.lose(rank, str(error), LossKind.NODE_LOST)
+            if self.loss is not None:  # its peers may have died of it before it was noticed itself
+                self.loss = Loss(LossKind.NODE_LOST, str(error), rank.number)
+            return
         except OSError as error:
             ended = f"it could not be started: {error}"
         if self._is_stopping:
@@ -146,11 +155,11 @@ class Group:
             self._on_change(self)
             await self._wake.wait()
         elif decision.delay_s:
-            self._wait()
+            for rank in self.ranks:
+                rank.wait()
             delay_s = round(decision.delay_s, 2)
-            logger.warning(
-                "group_restarting", group=self.number, after=str(loss.kind), delay_s=delay_s, reason=loss.reason
-            )
+            what = {"after": str(loss.kind), "delay_s": delay_s, "reason": loss.reason}
+            logger.warning("group_restarting", group=self.number, **what)
             self._on_change(self)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), decision.delay_s)
@@ -204,8 +213,8 @@ class Group:
 
     async def _watch(self) -> None:
         """Looks for a stall, while the group serves."""
-        around = self._environment
-        watch = StallWatch(self.ranks, around.host_of, self._listener.held, around.settings.stall_timeout_s)
+        limit_s = self._environment.settings.stall_timeout_s
+        watch = StallWatch(self.ranks, self._environment.host_of, self._listener.held, limit_s)
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             stall = watch.look() if self.is_serving else None
@@ -247,19 +256,26 @@ class Group:
             return
         self._is_drained = False
         if self.loss is not None:
-            self._wait()  # it is not broken any more
+            for rank in self.ranks:
+                rank.wait()  # it is not broken any more
             self._wake.set()
         else:
             self.lose(self.ranks[0], "an operator restarts it", LossKind.ENDED)
 
-    async def _end_gently(self) -> None:
-        deadline = time.monotonic() + self._environment.settings.drain_timeout_s
-        life = self.ranks[0].incarnation
+    async def leave(self) -> None:
+        """Finishes what it holds, and ends: a node that it needs wants to leave. It starts again when that is back."""
+        if self.drain():
+            await self._end_gently(LossKind.NODE_LOST, "one of its nodes leaves")
+        elif self.loss is None:
+            self.lose(self.ranks[0], "one of its nodes leaves", LossKind.NODE_LOST)
+
+    async def _end_gently(self, kind: LossKind = LossKind.ENDED, reason: str = "an operator restarts it") -> None:
+        life, deadline = self.ranks[0].incarnation, time.monotonic() + self._environment.settings.drain_timeout_s
         while self.is_serving and time.monotonic() < deadline and self._holds_work():  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(DRAIN_POLL_S)
         self._is_drained = False
         if self.loss is None and self.ranks[0].incarnation == life:  # else it has a new life already
-            self._end_life(Loss(LossKind.ENDED, "an operator restarts it", self.ranks[0].number))
+            self._end_life(Loss(kind, reason, self.ranks[0].number))
             self._on_change(self)
             await self._stop_lives()
 
@@ -276,12 +292,8 @@ class Group:
         for rank in self.ranks:
             if rank.is_ready:
                 rank.drain()
-        await asyncio.gather(*(life.stop() for life in list(self._lives.values())))
+        await self._lives.stop()
 
     def _drain_ranks(self) -> None:
         for rank in self.ranks:
             rank.drain()
-
-    def _wait(self) -> None:
-        for rank in self.ranks:
-            rank.wait()

@@ -23,7 +23,7 @@ class GroupEnvironment:
         found: dict[int, tuple[Host, list[str]]] = {}
         for rank in ranks:
             host = self.host_of(rank.number)
-            found.setdefault(id(host), (host, []))[1].extend(rank.gpus)
+            found.setdefault(id(host), (host, []))[1].extend(rank.share.gpus)
         return list(found.values())
 
     def open_hosts(self, ranks: Sequence[Rank]) -> None:
@@ -31,11 +31,15 @@ class GroupEnvironment:
         for host, _ in self.gpus_by_host(ranks):
             host.open()
 
-    def lockstep_address(self, ranks: Sequence[Rank]) -> LockstepAddress | None:
+    def absent(self, ranks: Sequence[Rank]) -> list[int]:
+        """The nodes that these ranks cannot be started on now."""
+        return sorted({host.number for rank in ranks if not (host := self.host_of(rank.number)).is_present})
+
+    async def lockstep_address(self, ranks: Sequence[Rank]) -> LockstepAddress | None:
         """Where the ranks of a lock-step group meet; None for replicas. Raises OSError."""
         if self.plan.group_kind is not GroupKind.LOCKSTEP:
             return None
-        return self.host_of(ranks[0].number).lockstep_address()
+        return await self.host_of(ranks[0].number).lockstep_address()
 
     async def take_memory_baseline(self, ranks: Sequence[Rank]) -> None:
         """Notes what of these ranks' GPUs is in use before they are started."""

@@ -5,12 +5,12 @@ import contextlib
 
 from app.logs import get_logger
 from app.ranks import plan as planning
-from app.ranks.hosts.host import Connection, Host, HostedRank, OnBroken, OnMessage
+from app.ranks.hosts.host import Connection, Host, HostedRank, HostLost, OnBroken, OnMessage
 from app.ranks.plan import Plan
 from app.ranks.rank import Rank, RankState
 from app.settings.declaration import Settings
 from engines.contract.protocol import Message, Stop
-from engines.contract.spec import LockstepAddress
+from engines.contract.spec import GatewayAddress, LockstepAddress
 
 logger = get_logger("ranks")
 STOP_MARGIN_S = 1.0  # beyond the rank's own deadline for its engine
@@ -42,7 +42,7 @@ class Incarnation:
         rank = self.rank
         self._connection = self._host.connect(rank.number, rank.incarnation, on_message, on_lost)
         try:
-            self._process = await self._start(self._connection.endpoint)
+            self._process = await self._start(self._connection.address)
             if self._is_cut:  # while it was being started
                 self._process.cut()
             timer = asyncio.get_running_loop().call_later(self._settings.start_timeout_s, self._too_slow, on_lost)
@@ -76,17 +76,21 @@ class Incarnation:
         if self._process is None:
             self._is_cut = True  # it may be about to be started
             return
+        with contextlib.suppress(HostLost):  # then it has stopped
+            await self._stop(self._process)
+
+    async def _stop(self, process: HostedRank) -> None:
         if not self.rank.is_serving:
             self.cut()
-            await self._process.wait()
+            await process.wait()
             return
         self.send(Stop(incarnation=self.rank.incarnation))
         deadline_s = self._settings.stop_timeout_s + STOP_MARGIN_S
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), deadline_s)
+            await asyncio.wait_for(process.wait(), deadline_s)
             return
         logger.warning("rank_killed", **self.rank.ids, timeout_s=deadline_s)
-        await self._process.end()
+        await process.end()
 
     async def clear_up(self) -> None:
         """Returns once nothing of this life is left on its host; to be called when its whole group has ended."""
@@ -103,10 +107,10 @@ class Incarnation:
                 self._connection.close()
                 self._connection = None
 
-    async def _start(self, endpoint: str) -> HostedRank:
-        number, settings, plan = self.rank.number, self._settings, self._plan
-        draft = planning.make_spec(settings, plan, number, self.rank.incarnation, endpoint, self._lockstep)
-        return await self._host.start(draft, planning.variables(settings, plan, number, self._lockstep))
+    async def _start(self, address: GatewayAddress) -> HostedRank:
+        rank, settings, plan = self.rank, self._settings, self._plan
+        draft = planning.make_spec(settings, plan, rank.number, rank.incarnation, address, rank.share, self._lockstep)
+        return await self._host.start(draft, planning.variables(settings, plan, rank.share, self._lockstep))
 
     def _too_slow(self, on_lost: OnBroken) -> None:
         if self.rank.state is RankState.STARTING:

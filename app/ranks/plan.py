@@ -1,47 +1,35 @@
-"""What is to be started: decided once, before any rank, from the settings, the model and the machine."""
+"""What is to be started: decided once, before any rank, from the settings and the model."""
 
 import msgspec
 
 from app.ranks.model import ModelFacts
 from app.settings.declaration import Settings
 from engines.contract.protocol import RankFacts
-from engines.contract.spec import EngineKind, GroupKind, LockstepAddress, RankSpec, RankVariables
+from engines.contract.spec import EngineKind, GatewayAddress, GroupKind, LockstepAddress, RankSpec, RankVariables, Share
 
 CPU_PLUGIN = "phalanx_cpu_expert_parallel"  # its name among pyproject.toml's entry points
 WITHHOLDING_PLUGIN = "phalanx_withhold_prompts"  # the same
 
 
-class Share(msgspec.Struct, frozen=True):
-    """The part of the machine that one rank has."""
-
-    gpus: tuple[str, ...] = ()
-    cores: str | None = None  # in VLLM_CPU_OMP_THREADS_BIND's syntax
-
-
 class Plan(msgspec.Struct, frozen=True):
-    """How the ranks are grouped, and what each one gets."""
+    """What all ranks have in common, and how they are grouped."""
 
     model: ModelFacts
     group_kind: GroupKind
     expert_parallel: bool
     device: str  # "cuda" or "cpu"
-    shares: tuple[Share, ...]
-
-    @property
-    def dp_size(self) -> int:
-        """Ranks altogether."""
-        return len(self.shares)
+    dp_size: int  # ranks altogether
 
     def group_of(self, rank: int) -> int:
         """The group that a rank belongs to."""
         return 0 if self.group_kind is GroupKind.LOCKSTEP else rank
 
 
-def make_plan(settings: Settings, model: ModelFacts, device: str, shares: tuple[Share, ...]) -> Plan:
+def make_plan(settings: Settings, model: ModelFacts, device: str, dp_size: int) -> Plan:
     """Lock-step for a MoE model whose experts are spread over several ranks; replicas for everything else."""
     expert_parallel = model.is_moe and settings.expert_parallel
-    lockstep = expert_parallel and len(shares) > 1
-    return Plan(model, GroupKind.LOCKSTEP if lockstep else GroupKind.REPLICAS, expert_parallel, device, shares)
+    lockstep = expert_parallel and dp_size > 1
+    return Plan(model, GroupKind.LOCKSTEP if lockstep else GroupKind.REPLICAS, expert_parallel, device, dp_size)
 
 
 def figures(settings: Settings, plan: Plan) -> dict[str, object]:
@@ -77,22 +65,25 @@ def make_spec(
     plan: Plan,
     rank: int,
     incarnation: int,
-    endpoint: str,
+    address: GatewayAddress,
+    share: Share,
     lockstep: LockstepAddress | None,
 ) -> RankSpec:
-    """What one rank is told, but for what its host alone knows."""
+    """What one life of a rank is told, but for what its host alone knows."""
     return RankSpec(
         rank=rank,
         incarnation=incarnation,
+        epoch=address.epoch,
         dp_size=plan.dp_size,
         tp_size=settings.tp_size,
         engine=settings.engine,
         group_kind=plan.group_kind,
         expert_parallel=plan.expert_parallel,
         model=plan.model.model,
-        endpoint=endpoint,
+        endpoint=address.endpoint,
+        identity=address.identity,
         device=plan.device,
-        gpus=list(plan.shares[rank].gpus),
+        gpus=list(share.gpus),
         lockstep=lockstep,
         engine_args=settings.engine_arguments(),
         extra_args=list(settings.extra_args),
@@ -104,9 +95,8 @@ def make_spec(
     )
 
 
-def variables(settings: Settings, plan: Plan, rank: int, lockstep: LockstepAddress | None) -> RankVariables:
+def variables(settings: Settings, plan: Plan, share: Share, lockstep: LockstepAddress | None) -> RankVariables:
     """What makes a rank's environment this rank's."""
-    share = plan.shares[rank]
     found: dict[str, str] = {}
     plugins = []
     if plan.device == "cuda":

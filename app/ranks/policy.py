@@ -1,10 +1,11 @@
 """When a lost group is started again, and when no more: decided here, without doing anything.
 
 Failures are counted in a window; each makes the next start wait longer, and too many open the breaker. Some are not
-counted: an operator's own restarts; a clash of ports, of which there may be a few in a row; a trial's crashes, which
-find culprits one by one and have a budget of their own, as have crashes whose suspects nobody wants any more; and the
-crash that brought a cohort to trial, once a culprit has been found for it, or may have been among items that were taken
-back. Starts that fail may take so long that a window never holds enough of them: so many in a row are too many as well.
+counted: an operator's own restarts; a lost node, which is waited for; a clash of ports, of which there may be a few in
+a row; a trial's crashes, which find culprits one by one and have a budget of their own, as have crashes whose suspects
+nobody wants any more; and the crash that brought a cohort to trial, once a culprit has been found for it, or may have
+been among items that were taken back. Starts that fail may take so long that a window never holds enough of them: so
+many in a row are too many as well.
 """
 
 import random
@@ -72,7 +73,7 @@ class RestartPolicy:
     def decide(self, loss: Loss, aftermath: Aftermath, now: float) -> Restart | Break:
         """What to do about this loss, at `now` seconds."""
         self._forgive(aftermath.explained)
-        if loss.kind is LossKind.ENDED:
+        if loss.kind in (LossKind.ENDED, LossKind.NODE_LOST):  # that a node is back is what the group waits for
             return Restart(0.0)
         if loss.kind is LossKind.PORT_CLASH and self._port_clashes < MOST_PORT_CLASHES:
             self._port_clashes += 1

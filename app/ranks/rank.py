@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from app.ranks.hosts.host import RankLogView
 from engines.contract.protocol import RankFacts, Stage, Status
+from engines.contract.spec import Share
 
 RATE_WEIGHT = 0.3  # of the newest heartbeat in the running mean of tokens per second
 LOG_TAIL_BYTES = 16 * 1024
@@ -16,7 +17,7 @@ LOG_TAIL_BYTES = 16 * 1024
 class RankState(StrEnum):
     """The life of a rank."""
 
-    PENDING = "pending"  # not started yet: the model is being looked at
+    PENDING = "pending"  # not started yet: the model is being looked at, or its group's nodes are not all there
     STARTING = "starting"  # its process runs; `stage` says how far it is
     READY = "ready"  # a warm-up generation has succeeded; it takes items
     DRAINING = "draining"  # it finishes what it holds and takes nothing new
@@ -37,8 +38,7 @@ class Rank:
         self.stage_since = time.monotonic()
         self.incarnation = 0
         self.pid: int | None = None
-        self.gpus: tuple[str, ...] = ()
-        self.cores: str | None = None
+        self.share = Share()
         self.facts: RankFacts | None = None
         self.status: Status | None = None
         self.tokens_per_s = 0.0
@@ -88,8 +88,14 @@ class Rank:
 
     # -- transitions
 
-    def begin(self, log: RankLogView) -> None:
-        """A new life begins: it is started."""
+    def await_nodes(self) -> None:
+        """It is started as soon as all nodes of its group are there."""
+        self._state = RankState.PENDING
+        self.stage = None
+
+    def begin(self, log: RankLogView, share: Share) -> None:
+        """A new life begins: it is started, with this part of its host."""
+        self.share = share
         self._state = RankState.STARTING
         self.incarnation += 1
         self.log = log

@@ -19,6 +19,7 @@ from app.settings.declaration import (
     spellings,
 )
 from app.settings.folders import socket_folder
+from app.settings.node_checks import node_contradictions, node_problems
 from engines.contract.spec import EngineKind
 
 PATH_BEGINNINGS = ("/", "./", "../", "~")
@@ -28,12 +29,8 @@ DECIDED_BY_US = "data_parallel_"  # the rest of these arguments follow from dp_s
 
 def contradictions(settings: Settings) -> Iterator[str]:
     """A sentence for everything that does not go together. No I/O."""
-    if settings.node_size > 1 or settings.node_rank > 0:
-        yield (
-            f"{label('node_size')} is {settings.node_size} and {label('node_rank')} is {settings.node_rank}: several "
-            "nodes are not supported yet; leave both out and start one gateway on each"
-        )
-    if not (settings.insecure or settings.api_keys_file or is_loopback(settings.host)):
+    yield from node_contradictions(settings)
+    if not (settings.insecure or settings.api_keys_file or is_loopback(settings.host) or settings.node_rank):
         yield (
             f"{label('host')} is {settings.host}, which other machines may reach, and nobody is asked for an API key: "
             f"name a file of keys with {label('api_keys_file')}, which `phalanx api-keys create` makes, or say "
@@ -82,7 +79,8 @@ def check_environment(settings: Settings) -> None:
     socket_folder()
     problems = [
         *_model_problems(settings.model),
-        *_address_problems(settings.host, settings.port),
+        *([] if settings.node_rank else _address_problems(settings.host, settings.port)),  # only node 0 has clients
+        *node_problems(settings),
         *_keys_problems(settings.api_keys_file),
         *_log_folder_problems(settings.log_dir),
     ]

@@ -93,13 +93,22 @@ class RankSettings(Section):
     expert_parallel: bool = setting(
         True, "Spread a mixture-of-experts model's experts over all ranks.", "--enable-expert-parallel", "-ep"
     )
-    node_size: Positive = setting(1, "Number of nodes. Only 1 for now.", "--nnodes")
-    node_rank: NotNegative = setting(0, "This node's number.")
-    master_addr: str = setting("", "Node 0's address.")
-    master_port: int = setting(0, "Node 0's port.", ge=0, le=65535)
     cpu_kv_cache_gib: Positive = setting(1, "KV cache of a rank on a CPU, in GiB. VLLM_CPU_KVCACHE_SPACE counts too.")
     engine_args: JsonObject = setting({}, "JSON object of more engine arguments, by the engine's own names.")
     extra_args: Arguments = setting([], "The engine's own flags, checked by the engine: what stands after --.")
+
+
+class NodeSettings(Section):
+    """Nodes: the same command on each machine, but for --node-rank"""
+
+    node_size: Positive = setting(1, "Number of nodes; each has the same number of ranks.", "--nnodes")
+    node_rank: NotNegative = setting(0, "This node's number; 0 is the one that clients ask.")
+    master_addr: str = setting("", "Node 0's address, as the others reach it.")
+    master_port: int = setting(0, "Node 0's port for the others.", ge=0, le=65535)
+    node_keys_file: Annotated[Path | None, BeforeValidator(home)] = setting(
+        None, "What nodes prove to belong together by, as `phalanx node-keys create` makes it; a copy on each."
+    )
+    node_timeout_s: Seconds = setting("10m", "For all nodes to meet for the first time.")
 
 
 class EngineSettings(Section):
@@ -219,6 +228,7 @@ class Settings(
     WorkSettings,
     ServerSettings,
     EngineSettings,
+    NodeSettings,
     RankSettings,
     ModelSettings,
 ):
@@ -241,6 +251,11 @@ class Settings(
         unnamed = SIMULATED_MODEL if self.engine is EngineKind.SIMULATED else BUILT_IN_MODEL
         return self.served_model_name or self.model or unnamed
 
+    @property
+    def ranks_per_node(self) -> int | None:
+        """How many ranks this machine has; None: as many as it has GPUs for."""
+        return None if self.dp_size is None else self.dp_size // self.node_size
+
     def engine_arguments(self) -> dict[str, Any]:  # Any: the engine checks them
         """What was set for the engine, by the engine's own names."""
         named = {name: getattr(self, name) for name in EngineSettings.model_fields}
@@ -250,6 +265,7 @@ class Settings(
 SECTIONS: tuple[type[Section], ...] = (
     ModelSettings,
     RankSettings,
+    NodeSettings,
     EngineSettings,
     ServerSettings,
     WorkSettings,

@@ -1,6 +1,7 @@
 """The messages between the gateway and a rank: one msgspec struct per message, msgpack on the wire.
 
-Every message carries the incarnation of the rank it concerns, so that a message of a dead rank is recognised.
+Every message carries the incarnation of the rank it concerns, so that a message of a dead rank is recognised, and the
+epoch of the gateway, so that nothing said in a former gateway's life matches anything of this one.
 Items travel many to a message, and results are coalesced. A result's ``outputs`` are JSON bytes, encoded by the
 rank and spliced by the gateway, which never parses them.
 """
@@ -9,7 +10,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Stage(StrEnum):
@@ -88,6 +89,7 @@ class Message(msgspec.Struct, array_like=True, tag=True, kw_only=True):
     """What every message has in common."""
 
     incarnation: int
+    epoch: int = 0  # filled in when it is sent
 
 
 # ---------------------------------------------------------------- gateway -> rank
@@ -250,8 +252,9 @@ _to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
 _from_rank: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
 
 
-def encode(message: Message) -> bytes:
-    """The message as it goes over the socket."""
+def encode(message: Message, epoch: int) -> bytes:
+    """The message as it goes over the socket, in this life of the gateway."""
+    message.epoch = epoch
     return _encoder.encode(message)
 
 

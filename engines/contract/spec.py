@@ -33,11 +33,27 @@ class LockstepAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     master_port: int  # torch's process groups
 
 
+class GatewayAddress(msgspec.Struct, frozen=True):
+    """Where one life of a rank finds its gateway."""
+
+    endpoint: str  # ipc:// for this rank alone; tcp:// for the ranks of all other nodes
+    identity: str = ""  # by which the gateway knows the rank's connection, over tcp://
+    epoch: int = 0  # which life of the gateway this is
+
+
+class Share(msgspec.Struct, frozen=True):
+    """The part of its host that one rank has."""
+
+    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them
+    cores: str | None = None  # in VLLM_CPU_OMP_THREADS_BIND's syntax
+
+
 class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a rank needs to know, but for its environment variables."""
 
     rank: int
     incarnation: int
+    epoch: int = 0  # which life of the gateway this is: what an earlier one was told means nothing to it
     dp_size: int
     tp_size: int
     engine: EngineKind
@@ -45,7 +61,9 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     expert_parallel: bool
     model: str  # a folder or a hub name
     device: str  # "cuda" or "cpu"
-    endpoint: str = ""  # the gateway's ZeroMQ socket for this rank
+    endpoint: str = ""  # the gateway's ZeroMQ socket: ipc:// for this rank alone, tcp:// for all of other nodes
+    identity: str = ""  # by which the gateway knows this rank's connection, over tcp://
+    node_keys_file: str | None = None  # what the connection is encrypted with; None: it is not
     directory: str = ""  # private to this incarnation, mode 0700; like the log, the host knows it when it starts a rank
     log_file: str = ""
     gpus: list[str] = []  # as CUDA_VISIBLE_DEVICES names them

@@ -125,8 +125,9 @@ class Guardian:
         shutil.rmtree(directory, ignore_errors=True)
         self._shared_memory.remove()
         is_alone = self._farewell == b"" or os.getppid() != self._gateway  # it may have died since it said farewell
-        if is_alone and self._spec.endpoint.startswith(IPC):
-            Path(self._spec.endpoint.removeprefix(IPC)).unlink(missing_ok=True)
+        if is_alone:
+            if self._spec.endpoint.startswith(IPC):
+                Path(self._spec.endpoint.removeprefix(IPC)).unlink(missing_ok=True)
             _clear(directory.parent)
 
 

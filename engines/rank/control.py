@@ -12,17 +12,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 import zmq
 
 from engines import logs
+from engines.contract.node_keys import NodeKeys, read_node_keys
 from engines.contract.protocol import Failed, FailureKind, Message, Status, ToRank, decode_to_rank, encode
 from engines.contract.spec import RankSpec
 from engines.failures import kind
 from engines.host import processes
 from engines.host.shared_memory import SharedMemory
+from engines.host.wire import BROKEN, prepare_dialling
 from engines.rank.engine import EngineDied, EngineLoad
 
 logger = logs.get_logger(logs.RANK_LOGGER)
@@ -51,6 +54,10 @@ class ControlChannel(threading.Thread):
         self.untouched: Callable[[], list[int]] = list  # the engine's, once there is one
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
+        self._monitor: zmq.Socket[bytes] | None = None  # of a connection to another machine
+        if spec.identity:
+            prepare_dialling(self._socket, spec.identity, _keys(spec))
+            self._monitor = self._socket.get_monitor_socket(BROKEN)
         self._socket.set(zmq.LINGER, LINGER_MS)
         self._socket.set(zmq.SNDTIMEO, LINGER_MS)  # it takes all, unless it could not even begin to connect
         self._socket.set_hwm(0)  # a full buffer must not drop a result; credit bounds what is on the way
@@ -58,7 +65,7 @@ class ControlChannel(threading.Thread):
 
     def send(self, message: Message) -> None:
         """Queues a message, from any thread."""
-        self._outgoing.append(encode(message))
+        self._outgoing.append(encode(message, self._spec.epoch))
         os.eventfd_write(self._wake, 1)
 
     def watch(self, watched: dict[str, int]) -> None:
@@ -100,6 +107,8 @@ class ControlChannel(threading.Thread):
         self._socket.connect(self._spec.endpoint)
         for fd in (self._socket, self._wake, GUARDIAN_LIFELINE):
             self._poller.register(fd, zmq.POLLIN)
+        if self._monitor is not None:
+            self._poller.register(self._monitor, zmq.POLLIN)
         next_status = time.monotonic()
         while True:
             wait_s = max(0.0, next_status - time.monotonic())
@@ -112,8 +121,10 @@ class ControlChannel(threading.Thread):
             self._report_dead(ready)
             if self._socket in ready:
                 self._receive()
+            if self._monitor in ready:
+                self._give_up_connection()
             if time.monotonic() >= next_status:
-                self._outgoing.append(encode(self._status()))
+                self._outgoing.append(encode(self._status(), self._spec.epoch))
                 next_status = time.monotonic() + self._spec.status_interval_s
             self._flush()
             if self._last_words:
@@ -129,8 +140,13 @@ class ControlChannel(threading.Thread):
                 message = decode_to_rank(frame)
             except msgspec.DecodeError as error:
                 self._fail(f"the gateway sent something that is no message of this protocol: {error}")
-            if message.incarnation == self._spec.incarnation:
+            if (message.epoch, message.incarnation) == (self._spec.epoch, self._spec.incarnation):
                 self._on_message(message)
+
+    def _give_up_connection(self) -> NoReturn:
+        """What was on its way when it broke may be lost: the gateway runs it again, elsewhere or in another life."""
+        logger.error("gateway_lost", endpoint=self._spec.endpoint)
+        os._exit(EXIT_FAILED)  # nobody hears last words; the guardian ends what is below
 
     def _flush(self) -> None:
         while self._outgoing:
@@ -156,7 +172,7 @@ class ControlChannel(threading.Thread):
         except RuntimeError:  # the main thread changed it meanwhile: then all are suspects, which costs a trial more
             untouched = []
         failed = Failed(incarnation=self._spec.incarnation, kind=FailureKind.ENGINE, reason=reason, untouched=untouched)
-        self._outgoing.append(encode(failed))
+        self._outgoing.append(encode(failed, self._spec.epoch))
         self._leave(EXIT_FAILED)
 
     def _follow_guardian(self) -> None:
@@ -173,6 +189,9 @@ class ControlChannel(threading.Thread):
     def _leave(self, code: int) -> NoReturn:
         """Ends the process at once, whatever the main thread is blocked in. The guardian ends what is below."""
         self._flush()
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close()
         self._socket.close()
         self._context.term()  # returns when all of it is on its way, or after LINGER_MS
         os._exit(code)
@@ -194,3 +213,7 @@ class ControlChannel(threading.Thread):
             completion_tokens=load.completion_tokens,
             preemptions=load.preemptions,
         )
+
+
+def _keys(spec: RankSpec) -> NodeKeys | None:
+    return None if spec.node_keys_file is None else read_node_keys(Path(spec.node_keys_file))

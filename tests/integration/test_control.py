@@ -88,7 +88,7 @@ class Played:
         self._socket = socket
 
     def send(self, message: Message | bytes) -> None:
-        self._socket.send(message if isinstance(message, bytes) else encode(message))
+        self._socket.send(message if isinstance(message, bytes) else encode(message, 0))
 
     def receive(self, kind: type[FromRank]) -> FromRank:
         """The next message of this kind."""

@@ -12,14 +12,17 @@ import pytest
 import uvloop
 
 from app.ranks import channel
+from app.ranks.agreement import node_facts
+from app.ranks.devices import Allotment
 from app.ranks.hosts.local import LocalHost
 from app.ranks.incarnation import Incarnation
 from app.ranks.model import ModelFacts
-from app.ranks.plan import Share, make_plan
+from app.ranks.plan import make_plan
 from app.ranks.rank import Rank
 from app.settings.declaration import Settings
 from app.settings.folders import socket_folder
 from engines.contract.protocol import Failed, FailureKind, FromRank, Hello, StageReached
+from engines.contract.spec import Share
 from tests.service import DEADLINE_S
 
 # A rank's process ends when it has begun to speak; what it has said is on its way for a while longer, and then the
@@ -48,14 +51,18 @@ control.exit(0)
 """
 
 
+EPOCH = 7
+
+
 @pytest.fixture
 def life(tmp_path: Path) -> Iterator[Incarnation]:
     settings = Settings(engine="simulated", dp_size=1)
-    plan = make_plan(settings, ModelFacts("played", is_moe=False), "cpu", (Share(),))
+    plan = make_plan(settings, ModelFacts("played", is_moe=False), "cpu", 1)
     rank = Rank(0, group=0)
-    host = LocalHost(os.environ, tmp_path, socket_folder())
+    facts = node_facts(Allotment("cpu", (Share(),)))
+    host = LocalHost(os.environ, tmp_path, socket_folder(), facts, EPOCH)
     host.open()
-    rank.begin(host.new_log(0))
+    rank.begin(host.new_log(0), Share())
     yield Incarnation(rank, host, settings, plan, None)
     host.close()
 
@@ -85,7 +92,10 @@ def test_what_is_on_its_way_when_the_process_ends_is_heard(
     monkeypatch.setattr(channel, "LAST_WORDS_S", DEADLINE_S)
     code, heard = play(life)
     assert (code, sum(isinstance(message, StageReached) for message in heard)) == (2, 5000)
-    assert heard[-1] == Failed(incarnation=1, kind=FailureKind.CONFIGURATION, reason="no such luck", untouched=[7])
+    last = heard[-1]
+    assert last == Failed(
+        incarnation=1, epoch=EPOCH, kind=FailureKind.CONFIGURATION, reason="no such luck", untouched=[7]
+    )
 
 
 def test_a_rank_that_ends_without_a_word_is_not_waited_for(life: Incarnation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ MAX_FUNCTION_LINES = 50
 # From the top down. A module may import what stands in a lower row, and what belongs to its own entry.
 LAYERS = {
     "app": (
-        ("app.http.server",),
+        ("app.http.server", "app.node"),
         ("app.factory",),
         ("app.http",),
         ("app.api",),
@@ -27,18 +27,19 @@ LAYERS = {
         ("app.dispatch",),
         ("app.ranks",),
         ("app.settings.loading", "app.settings.checks", "app.settings.inheritance"),
-        ("app.settings.service_links", "app.settings.folders"),
+        ("app.settings.service_links", "app.settings.folders", "app.settings.node_checks"),
         ("app.traces",),
         ("app.settings.declaration", "app.metrics"),
         ("app.keys",),
         ("app.errors", "app.logs", "app.validation", "app.settings.field_types"),
+        ("engines.agent",),
         ("engines.tasks", "engines.host"),  # this machine as a host of ranks
         ("engines.logs", "engines.traces"),
         ("engines.contract", "engines.failures", "phalanx"),
     ),
     "engines": (
         ("engines.__main__",),
-        ("engines.host.guardian", "engines.rank.serve", "engines.host.inspect_model"),
+        ("engines.agent", "engines.host.guardian", "engines.rank.serve", "engines.host.inspect_model"),
         ("engines.tiny_model", "engines.rank.control", "engines.vllm_engine", "engines.simulated.engine"),
         ("engines.rank.engine", "engines.host", "engines.simulated", "engines.tasks"),
         ("engines.logs", "engines.traces"),
@@ -49,9 +50,9 @@ BESIDE = {  # of one row, and yet the left one may import the right one
     ("app.settings.loading", "app.settings.checks"),
     ("engines.simulated", "engines.rank.engine"),
 }
-TO_SERVE = ("app.http.server", "app.settings", "app.errors", "app.logs")
+TO_SERVE = ("app.http.server", "app.node", "app.settings", "app.errors", "app.logs")
 
-TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store")
+TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store", "engines.contract.node_keys", "engines.host.wire")
 
 # Where each package from outside comes in. What is not listed does not come in at all.
 DOORS = {
@@ -66,27 +67,34 @@ DOORS = {
     "numpy": ("engines.tiny_model",),
     "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
-    "psutil": ("engines.host.processes", "engines.host.strays"),
+    "psutil": ("engines.host.network", "engines.host.processes", "engines.host.strays"),
     "pydantic": ("app.settings", "phalanx.options"),
     "pydantic_core": ("app.settings.loading",),
     "pydantic_settings": ("app.settings",),
     "pynvml": ("app.ranks.devices", "engines.host.gpu_memory"),
     "rich": ("phalanx.api_keys_table", "phalanx.console", "phalanx.ranks_table"),
     "safetensors": ("engines.tiny_model",),
-    "setproctitle": ("app.http.server", "engines.host.guardian", "engines.rank", "engines.vllm_engine.confinement"),
+    "setproctitle": (
+        "app.http.server",
+        "engines.agent.agent",
+        "engines.host.guardian",
+        "engines.rank",
+        "engines.vllm_engine.confinement",
+    ),
     "starlette": ("app.api", "app.http", "app.factory"),
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),  # the last two bind ids
     "tokenizers": ("engines.tiny_model",),
     "torch": ("engines.tiny_model.training.train", "engines.vllm_engine"),
     "transformers": ("engines.tiny_model.training.train", "engines.vllm_engine"),
     "uvicorn": ("app.http",),
-    "uvloop": ("app.http.server", "engines.rank.serve"),
+    "uvloop": ("app.http.server", "engines.agent.agent", "engines.rank.serve"),
     "vllm": ("engines.vllm_engine",),
-    "zmq": ("app.ranks.channel", "engines.rank.control"),
+    "zmq": ("app.ranks.channel", "app.ranks.node_port", "engines.agent", "engines.host.wire", "engines.rank.control"),
 }
 ENVIRONMENT = (
     "app.http.server",  # hands it down
     "app.settings.loading",
+    "phalanx.cli",  # hands it down to a node's agent
     "engines.__main__",  # hands it down, too
     "engines.tiny_model.build",  # where the cache is, also for those who build a model by hand
     "engines.vllm_engine.cpu_expert_parallel",  # vLLM loads it in every process of every user of vLLM

@@ -56,7 +56,7 @@ def test_an_item_with_any_numbers_runs_or_is_refused_and_its_neighbour_runs(entr
         for attempt, item in enumerate(items, 1):
             assert 0 < item.cost <= item.sequences * MAX_MODEL_LEN
             item.attempt = attempt
-            sent = decode_to_rank(encode(Run(incarnation=1, params=[item.params], items=[item.message(0)])))
+            sent = decode_to_rank(encode(Run(incarnation=1, params=[item.params], items=[item.message(0)]), 1))
             assert isinstance(sent, Run)
             bench.engine.submit(sent)
         *unsure, plain = await bench.results_of(*range(1, len(items) + 1))

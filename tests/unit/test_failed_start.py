@@ -7,6 +7,7 @@ import pytest
 from app.ranks.events import Loss, LossKind
 from app.ranks.failed_start import explained
 from app.ranks.rank import Rank
+from engines.contract.spec import Share
 from engines.host.rank_log import LogPart
 
 GAVE_UP = "Process EngineCore:\nTraceback (most recent call last):\n  File\nValueError: no room\n"
@@ -19,7 +20,7 @@ def ranks(folder: Path, *logs: str) -> list[Rank]:
     begun = []
     for number, text in enumerate(logs):
         rank = Rank(number, group=0)
-        rank.begin(LogPart(folder / f"rank-{number}.log"))
+        rank.begin(LogPart(folder / f"rank-{number}.log"), Share())
         (folder / f"rank-{number}.log").write_text(text)
         begun.append(rank)
     return begun

@@ -7,10 +7,11 @@ from typing import Any
 
 from dispatch_bench import facts
 
+from app.ranks.devices import Allotment
 from app.ranks.events import Aftermath, Loss, Member
 from app.ranks.fleet import Fleet
 from app.ranks.model import ModelFacts
-from app.ranks.plan import Share, make_plan
+from app.ranks.plan import make_plan
 from app.ranks.rank import Rank, RankState
 from app.settings.declaration import Settings
 from engines.contract.protocol import (
@@ -26,6 +27,7 @@ from engines.contract.protocol import (
     StageReached,
     Status,
 )
+from engines.contract.spec import Share
 from engines.host.rank_log import LogPart
 
 Heard = list[tuple[str, int]]
@@ -36,14 +38,13 @@ class Bench:
 
     def __init__(self, *, is_moe: bool = False, dp_size: int = 2, **of_settings: Any) -> None:
         settings = Settings(engine="simulated", engine_args={"is_moe": is_moe}, **of_settings)
-        shares = (Share(),) * dp_size
         self.heard: Heard = []
         self.changes = 0
-        self.fleet = Fleet(settings, {"HOME": "/none"}, "cpu", shares, self, self._on_change)
-        self.fleet.plan = make_plan(settings, ModelFacts("played", is_moe), "cpu", shares)
+        self.fleet = Fleet(settings, {"HOME": "/none"}, Allotment("cpu", (Share(),) * dp_size), self, self._on_change)
+        self.fleet.plan = make_plan(settings, ModelFacts("played", is_moe), "cpu", dp_size)
         for rank in self.fleet.ranks:
             rank.group = self.fleet.plan.group_of(rank.number)
-            rank.begin(LogPart(Path("/none/rank.log")))
+            rank.begin(LogPart(Path("/none/rank.log")), Share())
         self.fleet._make_groups(self.fleet.plan)
         data_parallel_size = dp_size if is_moe else 1
         self._facts = as_dict(facts()) | {"is_moe": is_moe, "data_parallel_size": data_parallel_size}
@@ -198,7 +199,7 @@ def test_readiness_that_comes_after_the_loss_changes_nothing() -> None:
 
 def test_what_a_former_life_said_is_dropped() -> None:
     def scenario(bench: Bench) -> None:
-        bench.rank(0).begin(LogPart(Path("/none/rank.log")))
+        bench.rank(0).begin(LogPart(Path("/none/rank.log")), Share())
         bench.ready(0)
         bench.say(0, Failed(incarnation=1, kind=FailureKind.ENGINE, reason="why"))
         bench.say(0, StageReached(incarnation=1, stage=Stage.SERVING))
@@ -254,7 +255,7 @@ def test_a_rank_of_another_version_ends_the_service() -> None:
         assert (bench.fatal, bench.rank(0).pid) == (None, 4711)
         bench.say(1, Hello(incarnation=1, protocol=99, rank=1, pid=4712))
         assert bench.fatal == (
-            "rank 1 speaks protocol 99 as rank 1, the gateway 1: two versions of Phalanx are installed, install one",
+            "rank 1 speaks protocol 99 as rank 1, the gateway 2: two versions of Phalanx are installed, install one",
             1,
         )
 

@@ -1,10 +1,10 @@
-"""The gateway's own machine as a host."""
+"""A machine as a host of ranks."""
 
 import asyncio
 import contextlib
 from pathlib import Path
 
-from app.ranks.hosts.local import LocalRank
+from engines.host.machine import MachineRank
 from engines.host.rank_process import RankProcess
 from engines.host.shared_memory import SharedMemory
 
@@ -30,7 +30,7 @@ def test_the_folder_of_a_rank_goes_also_when_nobody_waits_for_its_end(tmp_path: 
 
     async def run() -> None:
         process = Lingering()
-        end = asyncio.ensure_future(LocalRank(process, directory, SharedMemory()).end())
+        end = asyncio.ensure_future(MachineRank(process, directory, SharedMemory()).end())
         await process.waited_for.wait()
         end.cancel()
         with contextlib.suppress(asyncio.CancelledError):

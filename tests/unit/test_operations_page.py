@@ -69,7 +69,12 @@ def test_every_event_of_the_gateway_is_described() -> None:
 
 
 def test_every_event_of_a_rank_is_described() -> None:
-    check("Events of a rank", events("engines", beside="engines/host"))
+    ranks = events("engines/rank", "engines/vllm_engine", "engines/simulated")
+    check("Events of a rank", ranks | {"task_failed": {"error"}, "unhandled_failure": {"error"}})
+
+
+def test_every_event_of_an_agent_is_described() -> None:
+    check("Events of a node agent", events("engines/agent"))
 
 
 def test_every_metric_is_described() -> None:

@@ -1,5 +1,6 @@
 """Which ranks live and die together, and what each one is told and finds in its environment."""
 
+import asyncio
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,23 @@ import pytest
 
 from app.errors import FatalError
 from app.ranks import plan as planning
-from app.ranks.hosts.local import LocalHost
 from app.ranks.model import ModelFacts, _facts
-from app.ranks.plan import Plan, Share, figures, make_plan, make_spec, mismatch
+from app.ranks.plan import Plan, figures, make_plan, make_spec, mismatch
 from app.settings.declaration import Settings
 from engines.contract.protocol import RankFacts
-from engines.contract.spec import EngineKind, GroupKind, LockstepAddress, RankSpec, read_spec, write_spec
+from engines.contract.spec import (
+    EngineKind,
+    GatewayAddress,
+    GroupKind,
+    LockstepAddress,
+    RankSpec,
+    Share,
+    read_spec,
+    write_spec,
+)
 from engines.host import ports
 from engines.host.environment import environment
+from engines.host.machine import Machine
 from engines.host.rank_process import describe_exit
 
 MOE, DENSE = "a mixture of experts", "a dense model"
@@ -25,15 +35,18 @@ BASE = {"HOME": "/root", "HF_TOKEN": "secret", "CUDA_VISIBLE_DEVICES": "4,5,6,7"
 
 
 def plan_of(*, is_moe: bool = True, dp_size: int = 2, device: str = "cuda", **settings: Any) -> Plan:
-    gpus = device == "cuda"
-    shares = [
-        Share(gpus=(str(2 * rank), str(2 * rank + 1))) if gpus else Share(cores=f"{rank}") for rank in range(dp_size)
-    ]
-    return make_plan(Settings(**settings), ModelFacts("a/model", is_moe), device, tuple(shares))
+    return make_plan(Settings(**settings), ModelFacts("a/model", is_moe), device, dp_size)
 
 
-def variables(plan: Plan, rank: int = 1, lockstep: LockstepAddress | None = None, **settings: Any) -> dict[str, str]:
-    return environment(BASE, planning.variables(Settings(**settings), plan, rank, lockstep), Path("/run/x/1.1"))
+def share_of(plan: Plan, rank: int) -> Share:
+    return Share(gpus=(str(2 * rank), str(2 * rank + 1))) if plan.device == "cuda" else Share(cores=f"{rank}")
+
+
+def variables(
+    plan: Plan, share: Share | None = None, lockstep: LockstepAddress | None = None, **settings: Any
+) -> dict[str, str]:
+    needed = planning.variables(Settings(**settings), plan, share or share_of(plan, 1), lockstep)
+    return environment(BASE, needed, Path("/run/x/1.1"))
 
 
 def facts(**fields: Any) -> RankFacts:
@@ -155,7 +168,7 @@ def test_prompts_are_withheld_from_vllms_logs_unless_they_are_asked_for() -> Non
     ],
 )
 def test_an_operators_choice_of_vllms_plugins_keeps_those_a_rank_needs(chosen: str, taken: str) -> None:
-    needed = planning.variables(Settings(), plan_of(device="cpu"), 0, None)
+    needed = planning.variables(Settings(), plan_of(device="cpu"), Share(cores="0"), None)
     told = environment(BASE | {"VLLM_PLUGINS": chosen}, needed, Path("/run/x/0.1"))
     assert told["VLLM_PLUGINS"] == taken
     assert "VLLM_PLUGINS" not in variables(plan_of(device="cpu"))
@@ -167,8 +180,8 @@ def test_plugins_are_called_what_the_package_calls_them() -> None:
 
 
 def test_a_rank_that_got_no_cores_binds_none() -> None:
-    plan = make_plan(Settings(), ModelFacts("m", is_moe=False), "cpu", (Share(),))
-    assert "VLLM_CPU_OMP_THREADS_BIND" not in variables(plan, rank=0)
+    plan = make_plan(Settings(), ModelFacts("m", is_moe=False), "cpu", 1)
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in variables(plan, Share())
 
 
 def test_a_simulated_rank_is_told_nothing_of_vllms() -> None:
@@ -194,7 +207,8 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         otlp_traces_endpoint="http://collector:4318",
         structure_cpu_s=7,
     )
-    spec = make_spec(settings, plan_of(), 1, 4, "ipc:///x", ADDRESS)
+    address = GatewayAddress("tcp://10.0.0.1:7000", "rank-1.4.7", epoch=7)
+    spec = make_spec(settings, plan_of(), 1, 4, address, share_of(plan_of(), 1), ADDRESS)
     write_spec(spec, tmp_path / "rank.json")
     assert read_spec(tmp_path / "rank.json") == spec
     assert spec == RankSpec(
@@ -206,7 +220,9 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         group_kind=LOCKSTEP,
         expert_parallel=True,
         model="a/model",
-        endpoint="ipc:///x",
+        endpoint="tcp://10.0.0.1:7000",
+        identity="rank-1.4.7",
+        epoch=7,
         device="cuda",
         gpus=["2", "3"],
         lockstep=ADDRESS,
@@ -226,10 +242,8 @@ def test_every_life_of_a_group_meets_at_consecutive_ports_that_are_free(monkeypa
     tried = iter([20000, 20006, 20017])
     monkeypatch.setattr(ports.random, "randrange", lambda *_: next(tried))
     monkeypatch.setattr(ports, "_is_free", lambda port: port not in taken)
-    host = LocalHost({}, Path("/none"), Path("/none"))
-    met = host.lockstep_address()
-    host.close()
-    assert met == LockstepAddress(host="127.0.0.1", rpc_port=20017, master_port=20018)
+    met = asyncio.run(Machine({}, Path("/none"), Path("/none"), "10.0.0.1").lockstep_address())
+    assert met == LockstepAddress(host="10.0.0.1", rpc_port=20017, master_port=20018)
 
 
 # ---------------------------------------------------------------- what children answer

@@ -53,6 +53,7 @@ FACTS = RankFacts(
     device="cpu",
     processes={"VLLM::EngineCore_DP0": 4711},
 )
+EPOCH = 4_611_686_018_427_387_903
 TO_RANK: list[ToRank] = [
     Run(
         incarnation=1,
@@ -96,13 +97,13 @@ def name_of(message: Message) -> str:
 
 @pytest.mark.parametrize("message", TO_RANK, ids=name_of)
 def test_what_the_gateway_says_arrives(message: ToRank) -> None:
-    assert decode_to_rank(encode(message)) == message
-    assert decode_to_rank(memoryview(encode(message))) == message
+    assert decode_to_rank(encode(message, EPOCH)) == message
+    assert decode_to_rank(memoryview(encode(message, EPOCH))) == message
 
 
 @pytest.mark.parametrize("message", FROM_RANK, ids=name_of)
 def test_what_a_rank_says_arrives(message: FromRank) -> None:
-    assert decode_from_rank(encode(message)) == message
+    assert decode_from_rank(encode(message, EPOCH)) == message
 
 
 def test_no_message_is_left_out_here() -> None:
@@ -113,13 +114,13 @@ def test_no_message_is_left_out_here() -> None:
 @pytest.mark.parametrize("message", TO_RANK, ids=name_of)
 def test_a_gateway_is_not_told_what_ranks_are_told(message: ToRank) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode_from_rank(encode(message))
+        decode_from_rank(encode(message, EPOCH))
 
 
 @pytest.mark.parametrize("message", FROM_RANK, ids=name_of)
 def test_a_rank_is_not_told_what_gateways_are_told(message: FromRank) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode_to_rank(encode(message))
+        decode_to_rank(encode(message, EPOCH))
 
 
 @pytest.mark.parametrize(
@@ -136,8 +137,8 @@ def test_a_rank_is_not_told_what_gateways_are_told(message: FromRank) -> None:
         msgspec.msgpack.encode(["Goodbye", 1]),
         msgspec.msgpack.encode(["Results", 1, [[1, 9]]]),
         msgspec.msgpack.encode({"type": "Hello"}),
-        encode(TO_RANK[0])[:-1],
-        encode(FROM_RANK[0]) + b"\x00",
+        encode(TO_RANK[0], EPOCH)[:-1],
+        encode(FROM_RANK[0], EPOCH) + b"\x00",
     ],
 )
 def test_what_is_no_message_is_refused(frame: bytes) -> None:
@@ -150,14 +151,14 @@ def test_what_is_no_message_is_refused(frame: bytes) -> None:
 def test_the_hello_of_another_version_can_be_read_and_so_refused() -> None:
     """Which is why it looks on the wire as it always did."""
     hello = Hello(incarnation=1, protocol=99, rank=3, pid=4711)
-    assert encode(hello) == msgspec.msgpack.encode(["Hello", 99, 3, 4711, 1])
-    assert decode_from_rank(encode(hello)) == hello
+    assert encode(hello, EPOCH) == msgspec.msgpack.encode(["Hello", 99, 3, 4711, 1, EPOCH])
+    assert decode_from_rank(encode(hello, EPOCH)) == hello
 
 
 def test_results_cross_as_the_bytes_they_are() -> None:
     """The gateway splices outputs into its answer; they must not be parsed, nor copied into text, on the way."""
     outputs = b'[{"text": "\\ud800 is spliced as it is", "odd":1e999}]'
-    decoded = decode_from_rank(encode(Results(incarnation=1, results=[Result(1, Outcome.OK, outputs)])))
+    decoded = decode_from_rank(encode(Results(incarnation=1, results=[Result(1, Outcome.OK, outputs)]), EPOCH))
     assert isinstance(decoded, Results)
     assert decoded.results[0].outputs == outputs
 

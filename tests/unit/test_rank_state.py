@@ -10,6 +10,7 @@ from dispatch_bench import facts
 from app.ranks import rank as ranks
 from app.ranks.rank import LOG_TAIL_BYTES, Rank, RankState
 from engines.contract.protocol import Stage, Status
+from engines.contract.spec import Share
 from engines.host.rank_log import LogPart
 
 LOG = Path("/none/rank-0.log")
@@ -32,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def begun() -> Rank:
     rank = Rank(0, group=0)
-    rank.begin(LogPart(LOG))
+    rank.begin(LogPart(LOG), Share())
     return rank
 
 
@@ -86,7 +87,7 @@ def test_a_new_life_knows_nothing_of_the_one_before(clock: Clock) -> None:
     rank.pid = 4711
     rank.fail("it choked")
     assert (rank.state, rank.last_error) == (RankState.FAILED, "it choked")
-    rank.begin(LogPart(LOG))
+    rank.begin(LogPart(LOG), Share())
     assert (rank.state, rank.incarnation, rank.stage) == (RankState.STARTING, 2, Stage.SPAWNED)
     assert (rank.pid, rank.status, rank.facts) == (None,) * 3
     assert rank.last_error == "it choked"  # why it was started again
@@ -119,7 +120,7 @@ def test_two_heartbeats_at_once_are_no_rate(clock: Clock) -> None:
 def test_a_log_tail_is_the_last_lines(tmp_path: Path) -> None:
     rank = begun()
     log = tmp_path / "rank-0.log"
-    rank.begin(LogPart(log))
+    rank.begin(LogPart(log), Share())
     log.write_bytes(b"".join(b"line %d \xff\n" % number for number in range(10_000)))
     assert rank.log_tail(2) == ["line 9998 \N{REPLACEMENT CHARACTER}", "line 9999 \N{REPLACEMENT CHARACTER}"]
     assert len("\n".join(rank.log_tail(10_000)).encode()) < 2 * LOG_TAIL_BYTES
@@ -130,7 +131,7 @@ def test_a_log_tail_is_of_this_life_alone(tmp_path: Path) -> None:
     log = tmp_path / "rank-0.log"
     log.write_text("an old line\n" * 3)
     rank = Rank(0, group=0)
-    rank.begin(LogPart(log))
+    rank.begin(LogPart(log), Share())
     assert rank.log_tail(10) == []
     with log.open("a") as file:
         file.write("a new line\n")

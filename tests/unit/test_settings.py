@@ -197,7 +197,6 @@ def test_an_engine_argument_may_stand_in_for_a_setting_that_is_unset() -> None:
 
 
 def test_what_contradicts_itself_is_refused() -> None:
-    assert "several nodes are not supported yet" in problems({"node_size": "2"})[0]
     assert "--model (PHALANX_MODEL) is missing" in problems({"require_model": "1"})[0]
     assert "it must be at most --max-timeout-s" in problems({"default_timeout_s": "2h", "max_timeout_s": "1h"})[0]
     assert load_settings({"require_model": True, "engine": "simulated"}, {}).model is None

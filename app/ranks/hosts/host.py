@@ -1,24 +1,29 @@
 """Where ranks run. The gateway starts, watches and ends ranks through a host, and never asks where it is.
 
 The life of a rank is two things: a connection, over which it says how it is, and a process, whose end its host sees.
+A host may be lost with all that runs on it, and come back, with nothing of that left.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from engines.contract.protocol import FromRank, Message
-from engines.contract.spec import LockstepAddress, RankSpec, RankVariables
+from engines.contract.spec import GatewayAddress, LockstepAddress, RankSpec, RankVariables, Share
 from engines.host.pulse import ProcessPulse
 
 OnMessage = Callable[[FromRank], None]
 OnBroken = Callable[[str], None]
 
 
+class HostLost(OSError):
+    """The machine is gone, or cannot be reached any more, and what ran there with it."""
+
+
 class Connection(Protocol):
     """The gateway's end of what it and one life of a rank say to each other."""
 
     @property
-    def endpoint(self) -> str:
+    def address(self) -> GatewayAddress:
         """Where the rank finds it."""
 
     def send(self, message: Message) -> None:
@@ -36,13 +41,13 @@ class HostedRank(Protocol):
 
     async def wait(self) -> int:
         """Until they have ended; the rank's exit code, 128 + n when signal n ended it. Negative when whoever was to
-        clean up behind it was killed: `clear_up` makes up for that."""
+        clean up behind it was killed: `clear_up` makes up for that. Raises HostLost."""
 
     def cut(self) -> None:
         """Ends them without asking. May be called twice."""
 
     async def end(self) -> None:
-        """Ends them without asking, and waits."""
+        """Ends them without asking, and waits, unless the host is lost."""
 
     async def clear_up(self) -> None:
         """Returns once nothing of them is left: to be called when all ranks of the group have ended."""
@@ -76,13 +81,24 @@ class Host(Protocol):
     def name(self) -> str:
         """For people."""
 
+    @property
+    def number(self) -> int:
+        """Of the node."""
+
+    @property
+    def is_present(self) -> bool:
+        """Whether ranks can be started there now."""
+
     def open(self) -> None:
         """Makes it ready for ranks. Raises OSError."""
 
     def close(self) -> None:
         """Forgets it; no rank must run there. May be called twice."""
 
-    def lockstep_address(self) -> LockstepAddress:
+    def share(self, rank: int) -> Share:
+        """The part of the host that the rank has. Raises HostLost where it is not known."""
+
+    async def lockstep_address(self) -> LockstepAddress:
         """Where a lock-step group can meet whose rank 0 runs here. Raises OSError when no port is free."""
 
     def connect(self, rank: int, incarnation: int, on_message: OnMessage, on_broken: OnBroken) -> Connection:

@@ -1,131 +1,46 @@
-"""The gateway's own machine as a host of ranks."""
+"""The gateway's own machine as a host of ranks, which it reaches over sockets in a private folder."""
 
-import shutil
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-
-import msgspec
 
 from app.ranks.channel import RankChannel, new_context
 from app.ranks.hosts.host import OnBroken, OnMessage
-from engines.contract.spec import LockstepAddress, RankSpec, RankVariables
-from engines.host.environment import environment
-from engines.host.gpu_memory import GpuMemory
-from engines.host.ports import LOOPBACK, free_port_run
-from engines.host.pulse import PulseReader
-from engines.host.rank_log import LogPart
-from engines.host.rank_process import RankProcess
-from engines.host.runtime import Runtime
-from engines.host.shared_memory import SharedMemory
-from engines.host.strays import clear_strays
-
-LOCKSTEP_PORTS = 10  # vLLM's groups take consecutive ports from the master port on
+from engines.contract.node_protocol import NodeFacts
+from engines.contract.spec import Share
+from engines.host.machine import Machine
+from engines.host.ports import LOOPBACK
 
 
-class LocalHost:
-    """A Host. Ranks inherit `environ`, log to files in `log_dir`, and speak over sockets in a private folder, which is
-    made in `socket_dir`."""
+class LocalHost(Machine):
+    """A Host, node 0. `facts` say what parts of this machine its ranks have; the first is rank 0's."""
 
-    def __init__(self, environ: Mapping[str, str], log_dir: Path, socket_dir: Path) -> None:
-        self.name = socket.gethostname()
-        self._environ = environ
-        self._log_dir = log_dir
-        self._socket_dir = socket_dir
+    number = 0
+    is_present = True
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        log_dir: Path,
+        socket_dir: Path,
+        facts: NodeFacts,
+        epoch: int,
+        address: str = LOOPBACK,
+    ) -> None:
+        super().__init__(environ, log_dir, socket_dir, address)
+        self.facts = facts
+        self._epoch = epoch
         self._context = new_context()
-        self._runtime: Runtime | None = None  # once there are ranks
-        self._memory: dict[tuple[str, ...], GpuMemory] = {}
-
-    def open(self) -> None:
-        """Makes the folder of the ranks' sockets, or makes it anew if somebody has removed it."""
-        if self._runtime is None:
-            self._runtime = Runtime(self._socket_dir)
-        self._runtime.ensure()
 
     def close(self) -> None:
-        """Removes that folder."""
+        """Removes the folder of the sockets."""
         self._context.destroy(linger=0)  # term would wait for a socket that somebody forgot
-        if self._runtime is not None:
-            self._runtime.remove()
+        super().close()
 
-    def lockstep_address(self) -> LockstepAddress:
-        """Fresh ports on the loopback interface."""
-        first = free_port_run(LOCKSTEP_PORTS + 1)
-        return LockstepAddress(host=LOOPBACK, rpc_port=first, master_port=first + 1)
+    def share(self, rank: int) -> Share:
+        """What the rank has of this machine."""
+        return self.facts.shares[rank]
 
     def connect(self, rank: int, incarnation: int, on_message: OnMessage, on_broken: OnBroken) -> RankChannel:
         """Over a socket of its own."""
-        return RankChannel(self._context, self._folder / f"{rank}.{incarnation}.sock", on_message, on_broken)
-
-    async def start(self, draft: RankSpec, variables: RankVariables) -> "LocalRank":
-        """Below a guardian."""
-        directory = self._folder / f"{draft.rank}.{draft.incarnation}"
-        spec = msgspec.structs.replace(draft, directory=str(directory), log_file=str(self._log_file(draft.rank)))
-        shared_memory = SharedMemory()
-        try:
-            process = await RankProcess.start(spec, environment(self._environ, variables, directory))
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
-        return LocalRank(process, directory, shared_memory)
-
-    def pulse_reader(self) -> PulseReader:
-        """Reads /proc."""
-        return PulseReader()
-
-    def new_log(self, rank: int) -> LogPart:
-        """A part of a file in the folder of logs."""
-        return LogPart(self._log_file(rank))
-
-    async def take_memory_baseline(self, gpus: Sequence[str]) -> None:
-        """As NVML says."""
-        memory = self._memory[tuple(gpus)] = GpuMemory(gpus)
-        await memory.take_baseline()
-
-    async def await_free_memory(self, gpus: Sequence[str]) -> None:
-        """The same."""
-        memory = self._memory.get(tuple(gpus))
-        if memory is not None:
-            await memory.wait_free()
-
-    def _log_file(self, rank: int) -> Path:
-        return self._log_dir / f"rank-{rank}.log"
-
-    @property
-    def _folder(self) -> Path:
-        if self._runtime is None:
-            raise RuntimeError("the host has not been opened")
-        return self._runtime.path
-
-
-class LocalRank:
-    """A HostedRank: a guardian on this machine and what is below it."""
-
-    def __init__(self, process: RankProcess, directory: Path, shared_memory: SharedMemory) -> None:
-        self._process = process
-        self._directory = directory
-        self._shared_memory = shared_memory
-        self._is_guardian_killed = False
-
-    async def wait(self) -> int:
-        """Until the guardian has ended, and with it everything below it."""
-        code = await self._process.wait()
-        self._is_guardian_killed = code < 0
-        return code
-
-    def cut(self) -> None:
-        """Lets go of the guardian's lifeline."""
-        self._process.cut()
-
-    async def end(self) -> None:
-        """The same, and waits."""
-        self.cut()
-        try:
-            await self.wait()
-        finally:  # also when nobody waits any more
-            shutil.rmtree(self._directory, ignore_errors=True)  # a guardian that was killed has left it
-
-    async def clear_up(self) -> None:
-        """Ends what a killed guardian has left behind."""
-        if self._is_guardian_killed:
-            await clear_strays(RankProcess.guardians, self._directory.parent, self._shared_memory)
+        path = self._folder / f"{rank}.{incarnation}.sock"
+        return RankChannel(self._context, path, self._epoch, on_message, on_broken)

@@ -1,0 +1,181 @@
+"""Another machine as a host of ranks: its node agent does there what the local host does here."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from app.logs import get_logger
+from app.ranks.hosts.host import HostLost, OnBroken, OnMessage
+from app.ranks.hosts.node_connection import NodeConnection
+from app.ranks.hosts.node_rank import NodeLog, NodePulseReader, NodeRank
+from app.ranks.node_port import NodePort
+from engines.contract.node_protocol import (
+    AwaitMemory,
+    MemoryDone,
+    NodeFacts,
+    NodeMessage,
+    NoteMemory,
+    PulseTaken,
+    RankCleared,
+    RankEnded,
+    RankPrinted,
+    RankStarted,
+    StartRank,
+    encode_node,
+)
+from engines.contract.spec import LockstepAddress, RankSpec, RankVariables, Share
+
+logger = get_logger("nodes")
+START_TIMEOUT_S = 60.0  # for a guardian to be there
+
+
+class NodeState(StrEnum):
+    """Where a node is in its life."""
+
+    MISSING = "missing"  # it has not joined yet
+    JOINED = "joined"
+    LEAVING = "leaving"  # it was asked to end, and its ranks finish what they hold
+    LOST = "lost"  # it said that it ends, broke off, or fell silent; it may join again
+
+
+class NodeHost:
+    """A Host."""
+
+    def __init__(self, number: int, first_rank: int, endpoint: str, port: NodePort, epoch: int) -> None:
+        self.number = number
+        self.state = NodeState.MISSING
+        self.facts: NodeFacts | None = None
+        self.version: str | None = None
+        self.heard_at: float | None = None
+        self.agent: bytes | None = None  # by which name it is connected
+        self._first_rank = first_rank
+        self._endpoint = endpoint
+        self._port = port
+        self._epoch = epoch
+        self._ranks: dict[tuple[int, int], NodeRank] = {}
+        self._logs: dict[int, NodeLog] = {}
+        self._memory_requests: dict[int, asyncio.Future[None]] = {}
+        self._numbers = itertools.count(1)
+
+    # -- as the gateway's groups see it
+
+    @property
+    def name(self) -> str:
+        """Its hostname, once it has joined."""
+        return self.facts.name if self.facts else f"node {self.number}"
+
+    @property
+    def is_present(self) -> bool:
+        """Whether it has joined, and stays."""
+        return self.state is NodeState.JOINED
+
+    def open(self) -> None:
+        """Raises HostLost where it is not there."""
+        if not self.is_present:
+            raise HostLost(f"node {self.number} is {self.state}")
+
+    def close(self) -> None:
+        """Its agent sees the connection end."""
+
+    def share(self, rank: int) -> Share:
+        """As its agent has dealt it out."""
+        if self.facts is None:
+            raise HostLost(f"node {self.number} is {self.state}")
+        return self.facts.shares[rank - self._first_rank]
+
+    async def lockstep_address(self) -> LockstepAddress:
+        """Lock-step groups meet on node 0, where their first rank is."""
+        raise HostLost(f"node {self.number} cannot be where a lock-step group meets")
+
+    def connect(self, rank: int, incarnation: int, on_message: OnMessage, on_broken: OnBroken) -> NodeConnection:
+        """Through the port that all nodes share."""
+        return NodeConnection(self._port, self._endpoint, self._epoch, rank, incarnation, on_message, on_broken)
+
+    async def start(self, draft: RankSpec, variables: RankVariables) -> NodeRank:
+        """Has the agent start it. Raises OSError."""
+        rank = NodeRank(draft.rank, draft.incarnation, self.tell, self._ranks)
+        try:
+            self.tell(StartRank(epoch=self._epoch, spec=draft, variables=variables))
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await rank.started
+        except TimeoutError:
+            rank.forget()
+            raise OSError(f"node {self.number} did not start it within {START_TIMEOUT_S:g} s") from None
+        except BaseException:
+            rank.forget()
+            raise
+        return rank
+
+    def pulse_reader(self) -> NodePulseReader:
+        """Asks the agent, which asks its kernel."""
+        return NodePulseReader(self._ranks, self.tell)
+
+    def new_log(self, rank: int) -> NodeLog:
+        """What the agent sends of it."""
+        log = self._logs[rank] = NodeLog()
+        return log
+
+    async def take_memory_baseline(self, gpus: Sequence[str]) -> None:
+        """The agent notes it."""
+        await self._ask_about_memory(lambda number: NoteMemory(epoch=self._epoch, request=number, gpus=list(gpus)))
+
+    async def await_free_memory(self, gpus: Sequence[str]) -> None:
+        """The agent waits for it."""
+        await self._ask_about_memory(lambda number: AwaitMemory(epoch=self._epoch, request=number, gpus=list(gpus)))
+
+    async def _ask_about_memory(self, make: Callable[[int], NodeMessage]) -> None:
+        """An agent that is lost has nothing left in memory when it is back."""
+        number = next(self._numbers)
+        done = self._memory_requests[number] = asyncio.get_running_loop().create_future()
+        try:
+            if self.agent is not None and self.tell(make(number)):
+                await done
+        finally:
+            del self._memory_requests[number]
+
+    # -- as the membership sees it
+
+    def join(self, agent: bytes, version: str, facts: NodeFacts) -> None:
+        """It is there, and nothing of ours runs on it yet."""
+        self.agent, self.version, self.facts = agent, version, facts
+        self.state = NodeState.JOINED
+        self.heard_at = time.monotonic()
+
+    def leave(self) -> None:
+        """It was asked to end: what it has is finished, and nothing new is started there."""
+        self.state = NodeState.LEAVING
+
+    def lose(self, reason: str) -> None:
+        """What ran there is gone."""
+        self.state = NodeState.LOST
+        self.agent = None
+        for rank in list(self._ranks.values()):
+            rank.lose(reason)
+        for done in self._memory_requests.values():
+            if not done.done():
+                done.set_result(None)
+
+    def tell(self, message: NodeMessage) -> bool:
+        """Whether it is on its way."""
+        message.epoch = self._epoch
+        return self.agent is not None and self._port.send(self.agent, encode_node(message))
+
+    def hear(self, message: NodeMessage) -> None:
+        """What the agent says of its ranks."""
+        match message:
+            case RankStarted() | RankEnded() | RankCleared() | PulseTaken():
+                rank = self._ranks.get((message.rank, message.incarnation))
+                if rank is not None:
+                    rank.hear(message)
+            case RankPrinted():
+                log = self._logs.get(message.rank)
+                if log is not None:
+                    log.take(message)
+            case MemoryDone():
+                done = self._memory_requests.get(message.request)
+                if done is not None and not done.done():
+                    done.set_result(None)
+            case _:
+                pass
