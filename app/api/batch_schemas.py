@@ -32,6 +32,7 @@ SCHEMAS = (
             "timeout_s": "From admission; prompts not finished by then have status timeout. At most --max-timeout-s.",
             "priority": "A lower one runs first. Without one it is 0, or the nearest that the API key may use.",
             "return_token_ids": "Whether outputs have token_ids.",
+            "return_prompt": "Whether results have the prompt, as it was sent.",
         },
     ),
     Described(
@@ -66,6 +67,10 @@ SCHEMAS = (
             "outputs": array_of(ref("Output")),
             "prompt_logprobs": LOGPROBS | {"description": "One entry per token of the prompt."},
             "metadata": ANY_JSON,
+            "prompt": {
+                "description": "Only with return_prompt: the text, token ids or messages, as they were sent. "
+                "null if there are none, or none in valid UTF-8."
+            },
         },
         notes={"rank": "Which rank ran it; null when none did.", "error": "With status error only."},
     ),

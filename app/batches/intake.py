@@ -6,6 +6,7 @@ that, strictly.
 
 import contextlib
 import sys
+from dataclasses import replace
 
 import msgspec
 
@@ -23,6 +24,7 @@ from app.validation import DECODE_ERRORS, Complaint, complaint
 from engines.contract.protocol import ItemError, ItemErrorCode, PromptKind
 from engines.contract.sampling import SamplingFields
 
+NULL = b"null"  # as JSON
 BYTES_PER_TOKEN = 4  # the usual estimate for text: the gateway does not tokenise
 _decode_prompt = msgspec.json.Decoder(PromptObject).decode
 _PROMPT_FIELDS = PromptObject.__struct_fields__
@@ -31,8 +33,10 @@ _PROMPT_FIELDS = PromptObject.__struct_fields__
 class _Label(msgspec.Struct):
     """What is read of a prompt object that is wrong elsewhere, so that its result can be told apart."""
 
-    custom_id: msgspec.Raw = msgspec.Raw(b"null")
-    metadata: msgspec.Raw = msgspec.Raw(b"null")
+    custom_id: msgspec.Raw = msgspec.Raw(NULL)
+    metadata: msgspec.Raw = msgspec.Raw(NULL)
+    prompt: msgspec.Raw = msgspec.Raw(NULL)
+    messages: msgspec.Raw = msgspec.Raw(NULL)
 
 
 _decode_label = msgspec.json.Decoder(_Label).decode
@@ -84,7 +88,9 @@ class Intake:
         try:
             _check_encoding(raw)
         except UnicodeDecodeError as error:
+            self._describe(index, NO_LABEL, None)
             raise _Refused(ItemErrorCode.INVALID_PROMPT, complaint(error, place)) from error
+        self._describe(index, NO_LABEL, raw)
         return self._item(index, self._kind(raw, place), raw, None, PromptObject())
 
     def _item_of_object(self, index: int, raw: bytes) -> Item:
@@ -93,10 +99,10 @@ class Intake:
             _check_encoding(raw)
             entry = _decode_prompt(raw)
         except DECODE_ERRORS as error:
-            self._describe(index, _label_of(raw))
+            self._describe(index, *_label_of(raw))
             raise _Refused(ItemErrorCode.INVALID_PROMPT, _with_hint(complaint(error, place, _PROMPT_FIELDS))) from error
-        self._describe(index, Label(entry.custom_id, bytes_of(entry.metadata)))
         prompt, messages = bytes_of(entry.prompt), bytes_of(entry.messages)
+        self._describe(index, Label(entry.custom_id, bytes_of(entry.metadata)), messages if prompt is None else prompt)
         if (prompt is None) == (messages is None):
             found = "both prompt and messages" if prompt is not None else "neither prompt nor messages"
             raise _Refused(ItemErrorCode.INVALID_PROMPT, Complaint(place, f"{place} has {found}: give it one of them"))
@@ -107,7 +113,10 @@ class Intake:
             raise _invalid(f"{place}.messages", "must be a list of messages")
         return self._item(index, PromptKind.CHAT, messages or b"[]", own, entry)
 
-    def _describe(self, index: int, label: Label) -> None:
+    def _describe(self, index: int, label: Label, prompt: bytes | None) -> None:
+        """What the result will hand back. `prompt` is None where there is none that can be."""
+        if self._request.return_prompt:
+            label = replace(label, prompt=prompt or NULL)
         if label != NO_LABEL:
             self._run.record.labels[index] = label
 
@@ -176,22 +185,30 @@ class Intake:
 
 
 def _check_encoding(raw: bytes) -> None:
-    """Raises UnicodeDecodeError. What is kept as raw JSON was skipped unread, and metadata goes into the answer."""
+    """Raises UnicodeDecodeError. What is kept as raw JSON was skipped unread, and some of it goes into the answer."""
     if not raw.isascii():
         raw.decode()
 
 
-def _label_of(raw: bytes) -> Label:
-    """The custom_id and the metadata of a prompt object, as far as they are right themselves."""
-    custom_id = metadata = None
+def _label_of(raw: bytes) -> tuple[Label, bytes | None]:
+    """The custom_id, the metadata and the prompt of a prompt object, as far as they are right themselves."""
+    custom_id = metadata = prompt = None
     with contextlib.suppress(*DECODE_ERRORS):
         label = _decode_label(raw)
-        found = bytes_of(label.metadata)
         with contextlib.suppress(*DECODE_ERRORS):
             custom_id = _decode_custom_id(label.custom_id)
+        metadata = _if_encoded(label.metadata)
+        prompt = _if_encoded(label.prompt) or _if_encoded(label.messages)
+    return Label(custom_id, metadata), prompt
+
+
+def _if_encoded(raw: msgspec.Raw) -> bytes | None:
+    """The JSON of an optional field, unless it is not valid UTF-8."""
+    found = bytes_of(raw)
+    with contextlib.suppress(UnicodeDecodeError):
         _check_encoding(found or b"")
-        metadata = found
-    return Label(custom_id, metadata)
+        return found
+    return None
 
 
 def _invalid(place: str, what: str) -> _Refused:

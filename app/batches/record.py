@@ -10,10 +10,11 @@ from app.logs import current_ids
 
 @dataclass(frozen=True)
 class Label:
-    """What a result hands back of its prompt. `metadata` is JSON."""
+    """What a result hands back of its prompt. `metadata` and `prompt` are JSON, as they came."""
 
     custom_id: str | None = None
     metadata: bytes | None = None
+    prompt: bytes | None = None  # with return_prompt only
 
 
 NO_LABEL = Label()
@@ -35,3 +36,7 @@ class BatchRecord:
     def label(self, index: int) -> Label:
         """Of one item."""
         return self.labels.get(index, NO_LABEL)
+
+    def take_label(self, index: int) -> Label:
+        """Of an item that gets its result now, and has it in there: a prompt may be large, and is not kept twice."""
+        return self.labels.pop(index, NO_LABEL)

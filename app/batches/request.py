@@ -23,6 +23,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     timeout_s: Annotated[float, Meta(gt=0)] | None = None
     priority: Annotated[int, Meta(ge=-PRIORITY_BOUND, le=PRIORITY_BOUND)] | None = None
     return_token_ids: bool | None = None
+    return_prompt: bool | None = None
     stream: bool | None = None
     background: bool | None = None
     dry_run: bool | None = None

@@ -49,6 +49,7 @@ class ItemResult(msgspec.Struct, kw_only=True):
     object: Literal["batch_generation.result"] = "batch_generation.result"
     index: int
     custom_id: str | None
+    prompt: Raw | UnsetType = UNSET
     status: Status
     outputs: Raw
     error: ResultError | UnsetType = UNSET
@@ -82,6 +83,8 @@ def encode_result(
         rank=rank,
         attempts=attempts,
     )
+    if label.prompt is not None:
+        entry.prompt = Raw(label.prompt)
     if label.metadata is not None:
         entry.metadata = Raw(label.metadata)
     if result is not None:

@@ -103,7 +103,8 @@ class BatchRun(Generic[SinkT_co]):
         if not self._open or not self._open[index]:
             raise RuntimeError(f"item {index} of {self.record.id} has a result already")
         self._open[index] = 0
-        self.sink.put(index, encode_result(index, self.record.label(index), status, result, rank, attempts, place))
+        label = self.record.take_label(index)
+        self.sink.put(index, encode_result(index, label, status, result, rank, attempts, place))
         code = None if result.error is None else str(result.error.code)
         self.trace.finished(index, status, code)
         if code == ItemErrorCode.POISONED:

@@ -81,6 +81,24 @@ def test_one_prompt_is_a_batch(service: Service) -> None:
     assert len(answer["stats"]["ranks"]) == 1
 
 
+def test_prompts_are_handed_back_as_they_were_sent_if_asked_for(service: Service, document: Json) -> None:
+    refused: list[Any] = [5, {}, [1] * 9000, {"prompt": "a", "sampling_params": {"n": 0}}]
+    prompts = [*MIXED, *refused]
+    answer = service.batch(prompts, return_prompt=True, sampling_params={"max_tokens": 2})
+    check(document, "BatchAnswer", answer)
+    sent = [prompt.get("prompt", prompt.get("messages")) if isinstance(prompt, dict) else prompt for prompt in prompts]
+    assert [result["prompt"] for result in answer["results"]] == sent
+    assert [result["status"] for result in answer["results"]] == ["ok"] * len(MIXED) + ["error"] * len(refused)
+    for unasked in ({}, {"return_prompt": False}, {"return_prompt": None}):
+        assert all("prompt" not in result for result in service.batch(prompts, **unasked)["results"])
+
+
+def test_an_items_prompt_is_handed_back_when_its_time_is_up(service: Service) -> None:
+    answer = service.batch(["a"] * 2000, return_prompt=True, timeout_s=0.001)
+    assert answer["request_counts"]["timeout"] > 0
+    assert all(result["prompt"] == "a" for result in answer["results"])
+
+
 def test_twenty_thousand_prompts_are_one_too(service: Service) -> None:
     answer = service.batch([f"prompt {number}" for number in range(20_000)], sampling_params={"max_tokens": 4})
     assert [result["index"] for result in answer["results"]] == list(range(20_000))

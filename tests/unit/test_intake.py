@@ -240,6 +240,29 @@ def test_a_refused_prompt_hands_back_its_custom_id_and_metadata() -> None:
     assert result(batch, 1)["custom_id"] == "y"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "handed_back"),
+    [
+        ("5", b"5"),
+        ("null", b"null"),
+        ('{"prompt" : "a", "colour":"red"}', b'"a"'),
+        ('{"messages":[ {} ], "prompt":null, "colour":"red"}', b"[ {} ]"),
+        ('{"prompt":"a","messages":[{}]}', b'"a"'),
+        ('{"messages":"Hi"}', b'"Hi"'),
+        ('{"prompt":"a","sampling_params":{"top_p":"x"}}', b'"a"'),
+        ("{}", b"null"),
+        (b'"\xff"', b"null"),
+        (b'{"prompt":"\xff","custom_id":"x"}', b"null"),
+        (b'{"prompt":"a","metadata":"\xff"}', b'"a"'),
+    ],
+)
+def test_a_refused_prompt_is_handed_back_if_the_batch_asks_for_it(prompt: str | bytes, handed_back: bytes) -> None:
+    found = take_in(prompt, batch={"return_prompt": True}).sink.read(0)
+    assert msgspec.json.decode(found)["status"] == "error"
+    assert b'"prompt":%s,"status"' % handed_back in found
+    assert b'"prompt":' not in take_in(prompt).sink.read(0)
+
+
 def test_a_batch_of_nothing_but_bad_prompts_is_done_at_once() -> None:
     batch = take_in("5", "{}")
     assert batch.done.is_set()

@@ -132,7 +132,7 @@ PROMPTS: Schema = {"prompts": ["a"]}
         PROMPTS,
         dict.fromkeys(BatchRequest.__struct_fields__) | {"prompts": [[1, 2]]},
         {"prompts": None},
-        PROMPTS | {"timeout_s": 0.5, "priority": -5, "return_token_ids": True, "stream": False},
+        PROMPTS | {"timeout_s": 0.5, "priority": -5, "return_token_ids": True, "return_prompt": True},
         {},
         {"prompts": []},
         {"prompts": "a"},

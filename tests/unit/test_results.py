@@ -7,7 +7,8 @@ import pytest
 from batch_bench import make_items, make_run
 
 from app.api.batch_response import PIECE_BYTES, body, pieces
-from app.batches.record import NO_LABEL, Label
+from app.batches.memory import HeldBytes
+from app.batches.record import NO_LABEL, BatchRecord, Label
 from app.batches.results import encode_result
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
@@ -65,6 +66,23 @@ def test_an_answered_item_has_its_outputs_and_usage() -> None:
         "attempts": 1,
         "metadata": {"row": 17},
     }
+
+
+def test_a_prompt_is_handed_back_byte_for_byte() -> None:
+    for prompt in (b'"\\u00e9t\\u00E9"', b"[1,  2,3.0]", b'[{"role":"user", "content":"a"}]', b"null"):
+        assert b'"prompt":' + prompt + b"," in encode_result(0, Label(prompt=prompt), "timeout", None, None, 0)
+
+
+def test_prompts_that_are_handed_back_count_as_held() -> None:
+    held = HeldBytes(10**6, lambda: 0.0)
+    run = BatchRun(BatchRecord(1, "a-model", 0), ResultsInMemory(1, held.open()), lambda _: None)
+    (item,) = make_items(run)
+    run.record.labels[0] = Label(prompt=b'"%s"' % (b"x" * 5000))
+    run.item_started(item, 0)
+    run.item_finished(item, Result(1, Outcome.OK, OUTPUTS), 0)
+    assert held.total == len(run.sink.read(0)) > 5000
+    run.sink.release()
+    assert held.total == 0
 
 
 def test_an_item_that_never_ran_has_no_outputs_and_no_usage() -> None:
