@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = ("app", "engines", "phalanx")
-EVERYWHERE = (*OURS, "tests", "bench", "deploy")
+EVERYWHERE = (*OURS, "tests", "bench", "deploy", "examples")
 MAX_FILE_LINES = 299
 MAX_FUNCTION_LINES = 50
 
