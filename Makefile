@@ -6,6 +6,7 @@ MODEL ?=
 DP ?=
 TP ?=
 PORT ?=
+URL ?=
 ARGS ?=
 BIN := .venv/bin
 
@@ -39,15 +40,16 @@ check: ## Lint, format, types and the rules of the layout: what CI runs before t
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy deploy
+	$(BIN)/mypy examples tests/load
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
 
 bench: ## Measure against the peers; ARGS='gateway' or another one measures something else
 	$(SETUP) --dev
 	$(BIN)/python -m bench $(if $(ARGS),$(ARGS),throughput)
 
-load: ## Put a service under load; ARGS go to the load tests
+load: ## The load tests; URL=http://host:8000 puts that service under load, ARGS='--clients 64 --duration 1m'
 	$(SETUP) --dev
-	$(BIN)/python -m pytest tests/load $(ARGS)
+	$(BIN)/python -m $(if $(URL),tests.load --url $(URL),pytest tests/load) $(ARGS)
 
 survival: ## Kill real vLLM's processes in every stage and see it recover; about half an hour
 	$(SETUP) --dev

@@ -1,1 +1,1 @@
-"""Load tests: httpx clients against simulated ranks. `make load` runs them."""
+"""Load tests: httpx clients against simulated ranks (`make load`), or against any service (`make load URL=...`)."""
