@@ -61,7 +61,8 @@ class Intake:
         run: BatchRun[ResultSink],
         max_model_len: int | None = None,
     ) -> None:
-        self._request = request
+        self._returns_prompts = bool(request.return_prompt)
+        self._returns_token_ids = bool(request.return_token_ids)
         self._prompts = prompts
         self._resolver = resolver
         self._settings = settings
@@ -90,7 +91,8 @@ class Intake:
         except UnicodeDecodeError as error:
             self._describe(index, NO_LABEL, None)
             raise _Refused(ItemErrorCode.INVALID_PROMPT, complaint(error, place)) from error
-        self._describe(index, NO_LABEL, raw)
+        if self._returns_prompts:
+            self._describe(index, NO_LABEL, raw)
         return self._item(index, self._kind(raw, place), raw, None, PromptObject())
 
     def _item_of_object(self, index: int, raw: bytes) -> Item:
@@ -115,7 +117,7 @@ class Intake:
 
     def _describe(self, index: int, label: Label, prompt: bytes | None) -> None:
         """What the result will hand back. `prompt` is None where there is none that can be."""
-        if self._request.return_prompt:
+        if self._returns_prompts:
             label = replace(label, prompt=prompt or NULL)
         if label != NO_LABEL:
             self._run.record.labels[index] = label
@@ -159,7 +161,7 @@ class Intake:
             sequences=params.n,
             seed=seed,
             truncate=entry.truncate_prompt_tokens,
-            return_token_ids=bool(self._request.return_token_ids),
+            return_token_ids=self._returns_token_ids,
             tools=tools,
             template_kwargs=template_kwargs,
         )
