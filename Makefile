@@ -19,7 +19,7 @@ endif
 SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench load survival chaos gpu clean
+.PHONY: help serve test check bench load survival chaos nodes gpu clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,7 @@ serve: ## Serve, all set-up included: make serve MODEL=... DP=ranks TP=workers P
 
 test: ## Run all tests but the long ones, with real vLLM too; ARGS=tests/unit runs some
 	$(SETUP) --dev
-	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival --ignore=tests/netns $(ARGS)
 
 check: ## Lint, format, types and the rules of the layout: what CI runs before the tests
 	$(SETUP) --dev
@@ -58,6 +58,10 @@ survival: ## Kill real vLLM's processes in every stage and see it recover; about
 chaos: ## 500 random rounds of kills, stops, stalls and poison on simulated ranks; ARGS='--seed 2 --only 17'
 	$(SETUP) --dev
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+nodes: ## Nodes as network namespaces: links cut, agents and gateways killed; root and iproute2; about five minutes
+	$(SETUP) --dev
+	$(BIN)/python -m pytest -s tests/netns $(ARGS)
 
 gpu: ## On a host with GPUs: values at the edge of what vLLM's workers hold; about two minutes
 	$(SETUP)

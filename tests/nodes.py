@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -31,10 +31,12 @@ def free_port() -> int:
 class Agent:
     """A running `phalanx serve --node-rank N`."""
 
-    def __init__(self, node: int, *flags: str, variables: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, node: int, *flags: str, enter: tuple[str, ...] = (), variables: dict[str, str] | None = None
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pn-", dir="/tmp"))
         self._log = self.folder / "agent.log"
-        command = [COMMAND, "serve", "--log-format", "json", "--node-rank", str(node), *flags]
+        command = [*enter, COMMAND, "serve", "--log-format", "json", "--node-rank", str(node), *flags]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
         own = {"TMPDIR": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")} | (variables or {})
         with self._log.open("wb") as log:
@@ -83,26 +85,38 @@ class Agent:
 
 
 class Cluster:
-    """A gateway and agents that are to belong together. Flags are those of all of them."""
+    """A gateway and agents that are to belong together. Flags are those of all of them; `enter` is what a node's
+    commands begin with."""
 
     def __init__(
-        self, *flags: str, node_size: int = 2, dp_size: int = 4, engine: str = "simulated", **engine_args: Any
+        self,
+        *flags: str,
+        node_size: int = 2,
+        dp_size: int = 4,
+        engine: str = "simulated",
+        master: str = MASTER,
+        enter: Callable[[int], tuple[str, ...]] = lambda _: (),
+        **engine_args: Any,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pk-", dir="/tmp"))
         self.keys_file = self.folder / "keys.json"
         write_node_keys(new_keys(), self.keys_file)
         self.port = free_port()
-        self._nodes = ("--node-size", str(node_size), "--master-addr", MASTER, "--master-port", str(self.port))
+        self._nodes = ("--node-size", str(node_size), "--master-addr", master, "--master-port", str(self.port))
         self._flags = (*self._nodes, "--node-keys-file", str(self.keys_file), *flags)
         self._dp_size = dp_size
         self._engine = engine
+        self._enter = enter
         self._engine_args = engine_args
         self.agents: list[Agent] = []
         self.gateways: list[Service] = []
 
     def start_gateway(self, *flags: str) -> Service:
         """Until it listens."""
-        service = Service(*self._flags, *flags, dp_size=self._dp_size, engine=self._engine, **self._engine_args)
+        program = (*self._enter(0), COMMAND)
+        service = Service(
+            *self._flags, *flags, dp_size=self._dp_size, engine=self._engine, program=program, **self._engine_args
+        )
         self.gateways.append(service)
         service.errors_expected = True  # a lost node is one
         service.start()
@@ -118,9 +132,13 @@ class Cluster:
             "--engine-args",
             json.dumps(self._engine_args),
         )
-        agent = Agent(node, *own, *self._flags, *flags, **more)
+        agent = Agent(node, *own, *self._flags, *flags, enter=self._enter(node), **more)
         self.agents.append(agent)
         return agent
+
+    def drop_keys(self) -> None:
+        """All that are started from now on go without."""
+        self._flags = (*self._nodes, "--insecure")
 
     def kill_gateway(self) -> None:
         """The last one, without a word."""

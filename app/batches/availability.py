@@ -37,9 +37,11 @@ class Availability:
         waiting = [rank for rank in self._fleet.ranks if not rank.is_ready]
         if not waiting:
             return "all ranks are ready"
-        if all(rank.state is RankState.PENDING for rank in waiting):
+        if self._fleet.plan is None:
             return "no rank is ready: the model's configuration is being read"
         parts = "; ".join(f"rank {rank.number} is {rank.state}{_detail(rank)}" for rank in waiting)
+        if missing := self._fleet.hosts.missing:
+            parts += f"; waiting for node {', '.join(map(str, missing))}"
         return f"{'not all ranks are' if self._dispatcher.takes_items else 'no rank is'} ready: {parts}"
 
 

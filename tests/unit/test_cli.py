@@ -137,12 +137,20 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_rank_is_one_line_and_its_error_another(capsys: pytest.CaptureFixture[str]) -> None:
-    ready = {"rank": 0, "state": "ready", "stage": "serving", "group": 0, "incarnation": 2, "pid": 123, "gpus": ["0"]}
-    ready |= {"running": 5, "waiting": 0, "credit": 139, "kv_cache_usage": 0.25, "tokens_per_s": 1234.5}
+    ready = {"rank": 0, "state": "ready", "stage": "serving", "group": 0, "incarnation": 2, "pid": 123}
+    ready |= {
+        "node_rank": 1,
+        "gpus": ["0"],
+        "running": 5,
+        "waiting": 0,
+        "credit": 139,
+        "kv_cache_usage": 0.25,
+        "tokens_per_s": 1234.5,
+    }
     starting = {"rank": 1, "state": "starting", "stage": "loading", "progress": 0.4, "cores": "0-3", "step_age_s": None}
     print_ranks([ready | {"step_age_s": 1.25, "restarts": 1}, starting | {"last_error": "out of [memory]"}])
     _, first, second, error = capsys.readouterr().out.splitlines()
-    assert first.split() == "0 ready serving 0 2 123 GPU 0 5 0 139 25% 1,234 1.2s 1".split()  # noqa: SIM905
+    assert first.split() == "0 ready serving 0 2 1 123 GPU 0 5 0 139 25% 1,234 1.2s 1".split()  # noqa: SIM905
     assert second.split()[:4] == ["1", "starting", "loading", "40%"]
     assert "cores 0-3" in second
     assert error == "rank 1: out of [memory]"

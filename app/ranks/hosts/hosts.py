@@ -54,6 +54,11 @@ class Hosts:
         """On all of them together."""
         return self._per_node * len(self.all)
 
+    @property
+    def missing(self) -> list[int]:
+        """Nodes where no rank can be started now."""
+        return [host.number for host in self.all if not host.is_present]
+
     def of_rank(self, rank: int) -> Host:
         """Where a rank runs."""
         return self.all[rank // self._per_node]

@@ -90,11 +90,6 @@ class Nodes:
         await tasks.end(self._beating)
         self.port.close()
 
-    @property
-    def missing(self) -> list[int]:
-        """Nodes where no rank can be started now."""
-        return [host.number for host in self.hosts if not host.is_present]
-
     def dismiss(self, node: NodeHost) -> None:
         """Nothing runs any more on a node that wants to leave."""
         if node.state is NodeState.LEAVING:

@@ -1,0 +1,73 @@
+"""Machines as network namespaces on this one, joined by a bridge. Needs root and iproute2."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SUBNET = "10.213.7"
+TOOLS = ("ip", "iptables")
+
+
+def missing() -> str | None:
+    """What this machine lacks for it."""
+    if os.geteuid() != 0:
+        return "root"
+    return next((tool for tool in TOOLS if shutil.which(tool) is None), None)
+
+
+class Network:
+    """So many nodes, numbered from 0. The tests themselves are at .254."""
+
+    def __init__(self, nodes: int) -> None:
+        self._nodes = range(nodes)
+        self._prefix = f"px{os.getpid()}"
+
+    def address(self, node: int) -> str:
+        """Of a node."""
+        return f"{SUBNET}.{node + 1}"
+
+    def enter(self, node: int) -> tuple[str, ...]:
+        """What a command begins with that is to run there."""
+        return ("ip", "netns", "exec", self._name(node))
+
+    def cut(self, node: int) -> None:
+        """From now on its packets are dropped, both ways; nobody is told."""
+        for chain in ("INPUT", "OUTPUT"):
+            _run(
+                *self.enter(node), "iptables", "-I", chain, "!", "-o" if chain == "OUTPUT" else "-i", "lo", "-j", "DROP"
+            )
+
+    def mend(self, node: int) -> None:
+        """The opposite."""
+        _run(*self.enter(node), "iptables", "-F")
+
+    @contextmanager
+    def up(self) -> Iterator["Network"]:
+        """It is there inside the block."""
+        bridge = f"{self._prefix}b"
+        try:
+            _run("ip", "link", "add", bridge, "type", "bridge")
+            _run("ip", "addr", "add", f"{SUBNET}.254/24", "dev", bridge)
+            _run("ip", "link", "set", bridge, "up")
+            for node in self._nodes:
+                name, outer, inner = self._name(node), f"{self._prefix}v{node}", "eth0"
+                _run("ip", "netns", "add", name)
+                _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+                _run("ip", "link", "set", outer, "master", bridge, "up")
+                _run("ip", "-n", name, "addr", "add", f"{self.address(node)}/24", "dev", inner)
+                _run("ip", "-n", name, "link", "set", inner, "up")
+                _run("ip", "-n", name, "link", "set", "lo", "up")
+            yield self
+        finally:
+            for node in self._nodes:
+                subprocess.run(["ip", "netns", "del", self._name(node)], check=False, stderr=subprocess.DEVNULL)  # noqa: S607
+            subprocess.run(["ip", "link", "del", bridge], check=False, stderr=subprocess.DEVNULL)  # noqa: S607
+
+    def _name(self, node: int) -> str:
+        return f"{self._prefix}n{node}"
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
