@@ -47,9 +47,9 @@ def until(look: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T
 class Pending:
     """A batch that was sent and whose answer nobody has read yet."""
 
-    def __init__(self, port: int, request: Json, headers: dict[str, str]) -> None:
+    def __init__(self, host: str, port: int, request: Json, headers: dict[str, str]) -> None:
         self.is_accepted = False  # once its status has been read
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+        self._connection = http.client.HTTPConnection(host, port, timeout=DEADLINE_S)
         self._connection.request("POST", BATCH, json.dumps(request), {"Content-Type": "application/json"} | headers)
 
     def answer(self) -> Json:
@@ -111,7 +111,7 @@ class Service:
             )
         (listening,) = until(lambda: self.facts("gateway_listening") or self._ended(), "it does not listen")
         self.url = str(listening["address"])
-        self.port = int(self.url.rpartition(":")[2])
+        self.host, self.port = httpx.URL(self.url).host, int(self.url.rpartition(":")[2])
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, headers=self._headers)
 
     # -- what a client does
@@ -133,7 +133,8 @@ class Service:
 
     def begin(self, prompts: object, *, api_key: str | None = None, **fields: Any) -> Pending:
         """Sends a batch and does not wait."""
-        return Pending(self.port, {"prompts": prompts, **fields}, bearer(api_key) if api_key else self._headers)
+        headers = bearer(api_key) if api_key else self._headers
+        return Pending(self.host, self.port, {"prompts": prompts, **fields}, headers)
 
     def health(self) -> Json:
         """/health, whatever its status."""
