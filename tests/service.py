@@ -241,8 +241,10 @@ class Service:
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _ended(self) -> None:
+    def _ended(self) -> list[Json]:
+        """Nothing, as long as it has not ended."""
         assert self.process.poll() is None, f"it ended with exit code {self.process.returncode}"
+        return []
 
 
 @contextmanager
