@@ -39,7 +39,6 @@ def run(settings: Settings, variables: Mapping[str, str]) -> int:
 
 
 def _spec(settings: Settings, environ: Mapping[str, str], allotment: Allotment) -> AgentSpec:
-    address = f"[{settings.master_addr}]" if ":" in settings.master_addr else settings.master_addr
     try:
         network = network_variables(environ, settings.master_addr)
     except OSError as error:
@@ -48,7 +47,7 @@ def _spec(settings: Settings, environ: Mapping[str, str], allotment: Allotment) 
         ) from None
     return AgentSpec(
         node=settings.node_rank,
-        endpoint=f"tcp://{address}:{settings.master_port}",
+        endpoint=settings.node_endpoint,
         keys_file=str(settings.node_keys_file.absolute()) if settings.node_keys_file else None,
         version=__version__,
         agreed=dict(agreed_settings(settings, allotment.device)),

@@ -256,6 +256,12 @@ class Settings(
         """How many ranks this machine has; None: as many as it has GPUs for."""
         return None if self.dp_size is None else self.dp_size // self.node_size
 
+    @property
+    def node_endpoint(self) -> str:
+        """Where node 0 listens for the others."""
+        host = f"[{self.master_addr}]" if ":" in self.master_addr else self.master_addr
+        return f"tcp://{host}:{self.master_port}"
+
     def engine_arguments(self) -> dict[str, Any]:  # Any: the engine checks them
         """What was set for the engine, by the engine's own names."""
         named = {name: getattr(self, name) for name in EngineSettings.model_fields}

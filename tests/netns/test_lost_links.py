@@ -12,7 +12,7 @@ from tests.netns.network import Network, missing
 from tests.nodes import Cluster
 from tests.service import Json, Service, serving, until
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.skipif(missing() is not None, reason=f"it takes {missing()}")]
+pytestmark = pytest.mark.timeout(900)
 ITEMS = 2000
 SHORT = {"max_tokens": 16, "ignore_eos": True}
 PACE = {"step_ms": 20, "max_num_seqs": 32}
@@ -27,6 +27,7 @@ MARK = "a prompt that nobody else may read"
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
+    assert missing() is None, f"these tests take {missing()}"
     with Network(3).up() as network:
         yield network
 

@@ -67,8 +67,7 @@ class Nodes:
         self._epoch = epoch
         self._listener = listener
         self._on_failure = on_failure
-        address = f"[{settings.master_addr}]" if ":" in settings.master_addr else settings.master_addr
-        endpoint = f"tcp://{address}:{settings.master_port}"
+        endpoint = settings.node_endpoint
         self.port = NodePort(endpoint, keys, self._on_stranger, self._on_broken)
         per_node = settings.ranks_per_node or 1
         self.hosts = [
