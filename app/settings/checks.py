@@ -20,7 +20,7 @@ from app.settings.declaration import (
 )
 from app.settings.folders import socket_folder
 from app.settings.node_checks import node_contradictions, node_problems
-from engines.contract.spec import EngineKind
+from engines.contract.spec import EngineKind, ExecutorKind
 
 PATH_BEGINNINGS = ("/", "./", "../", "~")
 MODEL_FILES = ("config.json", "params.json")  # of transformers and of Mistral
@@ -38,6 +38,11 @@ def contradictions(settings: Settings) -> Iterator[str]:
         )
     if settings.require_model and settings.model is None and settings.engine is EngineKind.VLLM:
         yield f"{label('model')} is missing: name a model of the hub or a folder"
+    if settings.executor is ExecutorKind.EXTERNAL_LAUNCHER and settings.engine is not EngineKind.VLLM:
+        yield (
+            f"{label('executor')} is {settings.executor}, and {label('engine')} is {settings.engine}, which has no "
+            "workers to start: leave one of them out"
+        )
     if settings.default_timeout_s is not None and settings.default_timeout_s > settings.max_timeout_s:
         yield (
             f"{label('default_timeout_s')} is {settings.default_timeout_s:g}: it must be at most "

@@ -27,7 +27,7 @@ from app.settings.field_types import (
     home,
     lower,
 )
-from engines.contract.spec import EngineKind
+from engines.contract.spec import EngineKind, ExecutorKind
 
 PREFIX = "PHALANX_"
 BUILT_IN_MODEL = "phalanx-tiny"
@@ -90,6 +90,9 @@ class RankSettings(Section):
         None, "Data-parallel ranks. Default: GPUs / tp_size; 2 on a CPU.", "--data-parallel-size", "-dp"
     )
     tp_size: Positive = setting(1, "Tensor-parallel workers of each rank.", "--tensor-parallel-size", "-tp")
+    executor: Annotated[ExecutorKind, BeforeValidator(lower)] = setting(
+        "auto", "Who starts a rank's tensor-parallel workers: auto is vLLM, external_launcher is torchrun."
+    )
     expert_parallel: bool = setting(
         True, "Spread a mixture-of-experts model's experts over all ranks.", "--enable-expert-parallel", "-ep"
     )

@@ -18,6 +18,13 @@ class EngineKind(StrEnum):
     SIMULATED = "simulated"  # no model: a tool for load and chaos, never the default
 
 
+class ExecutorKind(StrEnum):
+    """Who starts a rank's tensor-parallel workers."""
+
+    AUTO = "auto"  # vLLM itself
+    EXTERNAL_LAUNCHER = "external_launcher"  # torchrun, between the guardian and the workers
+
+
 class GroupKind(StrEnum):
     """Which ranks live and die together."""
 
@@ -57,6 +64,7 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dp_size: int
     tp_size: int
     engine: EngineKind
+    executor: ExecutorKind = ExecutorKind.AUTO
     group_kind: GroupKind
     expert_parallel: bool
     model: str  # a folder or a hub name
@@ -87,6 +95,15 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def title(self) -> str:
         """The process title of the rank, as `ps` shows it."""
         return f"phalanx-rank {self.rank}"
+
+    def worker_title(self, number: int) -> str:
+        """The process title of a worker that torchrun started beside the rank."""
+        return f"phalanx-worker {self.rank}.{number}"
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether torchrun starts its workers, of which the first is the rank."""
+        return self.executor is ExecutorKind.EXTERNAL_LAUNCHER
 
     @property
     def guardian_title(self) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 import setproctitle
 
 from engines.contract.spec import FAREWELL, RankSpec, read_spec
-from engines.host import processes
+from engines.host import processes, torchrun
 from engines.host.rank_log import RankLog
 from engines.host.shared_memory import SharedMemory
 
@@ -39,7 +39,8 @@ def main(spec_path: str) -> int:
     spec = read_spec(Path(spec_path))
     setproctitle.setproctitle(spec.guardian_title)
     processes.become_subreaper()
-    return Guardian(spec, [sys.executable, "-P", "-m", "engines", "rank", spec_path]).run()
+    command = [sys.executable, "-P", "-m", "engines", "rank", spec_path]
+    return Guardian(spec, torchrun.torchrun_command(spec, command) if spec.is_launched else command).run()
 
 
 class Guardian:
@@ -124,6 +125,7 @@ class Guardian:
         directory = Path(self._spec.directory)
         shutil.rmtree(directory, ignore_errors=True)
         self._shared_memory.remove()
+        torchrun.remove_shared_memory(self._spec)
         is_alone = self._farewell == b"" or os.getppid() != self._gateway  # it may have died since it said farewell
         if is_alone:
             if self._spec.endpoint.startswith(IPC):

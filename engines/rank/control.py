@@ -5,9 +5,11 @@ meanwhile. The thread also watches the processes below the rank, and the guardia
 unexpectedly, the rank is lost, and says so.
 """
 
+import contextlib
 import math
 import os
 import shutil
+import signal
 import threading
 import time
 from collections import deque
@@ -23,7 +25,7 @@ from engines.contract.node_keys import NodeKeys, read_node_keys
 from engines.contract.protocol import Failed, FailureKind, Message, Status, ToRank, decode_to_rank, encode
 from engines.contract.spec import RankSpec
 from engines.failures import kind
-from engines.host import processes
+from engines.host import processes, torchrun
 from engines.host.shared_memory import SharedMemory
 from engines.host.wire import BROKEN, prepare_dialling
 from engines.rank.engine import EngineDied, EngineLoad
@@ -179,7 +181,11 @@ class ControlChannel(threading.Thread):
         """Does what the guardian would have done. Resource trackers end by themselves, once this process is gone."""
         if os.read(GUARDIAN_LIFELINE, 4096):
             return
+        for pidfd in self._watched:  # torchrun's workers are not below this process
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         processes.kill_workers(os.getpid(), self._shared_memory)
+        torchrun.remove_shared_memory(self._spec)
         shutil.rmtree(self._spec.directory, ignore_errors=True)
         self._shared_memory.look([os.getpid()])
         while self._shared_memory.remove():  # the main thread works on, and may make more meanwhile

@@ -40,26 +40,35 @@ from engines.rank.control import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, Contr
 from engines.rank.engine import EmitResult, Engine, EngineConfigError
 from engines.traces import open_rank_traces
 from engines.vllm_engine import variables
+from engines.vllm_engine.external_launcher.follower import follow
+from engines.vllm_engine.external_launcher.launch import Launch, read_launch
 
 logger = logs.get_logger(logs.RANK_LOGGER)
 
 
 def main(spec_path: str, environ: MutableMapping[str, str]) -> int:
-    """Runs a rank to its end; the exit code tells a wrong configuration (2) from any other failure (1)."""
+    """Runs a rank, or one more worker of it, to its end.
+
+    The exit code tells a wrong configuration (2) from any other failure (1).
+    """
     spec = read_spec(Path(spec_path))
     setproctitle.setproctitle(spec.title)
     logs.configure_rank(spec)
     if spec.engine is EngineKind.VLLM:
         variables.choose(spec, environ)
+    launch = read_launch(spec, environ) if spec.is_launched else None
+    if launch is not None and not launch.leads:
+        return follow(spec, launch)
     processes.become_subreaper()  # orphans below the rank are found even if the guardian is killed
-    return uvloop.run(RankService(spec).run())
+    return uvloop.run(RankService(spec, launch).run())
 
 
 class RankService:
     """Connects one engine with the gateway."""
 
-    def __init__(self, spec: RankSpec) -> None:
+    def __init__(self, spec: RankSpec, launch: Launch | None = None) -> None:
         self._spec = spec
+        self._launch = launch
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._pending: list[Result] = []
@@ -88,7 +97,7 @@ class RankService:
         return EXIT_OK
 
     async def _start_engine(self) -> None:
-        engine = make_engine(self._spec, self._emit, self._on_engine_death)
+        engine = make_engine(self._spec, self._emit, self._on_engine_death, self._launch)
         self._control.load = engine.load
         facts = await engine.start(self._report)
         # What the engine's packages have made stays for good: a full collection would walk all of it in vain, for a
@@ -204,12 +213,16 @@ class RankService:
         )
 
 
-def make_engine(spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> Engine:
+def make_engine(spec: RankSpec, emit: EmitResult, died: Callable[[str], None], launch: Launch | None) -> Engine:
     """The engine that the spec asks for; imported here, so that a simulated rank needs no vllm."""
     if spec.engine is EngineKind.SIMULATED:
         from engines.simulated.engine import SimulatedEngine
 
         return SimulatedEngine(spec, emit, died)
+    if launch is not None:
+        from engines.vllm_engine.external_launcher.engine import LaunchedEngine
+
+        return LaunchedEngine(spec, emit, died, launch)
     from engines.vllm_engine.engine import VllmEngine
 
     return VllmEngine(spec, emit, died)

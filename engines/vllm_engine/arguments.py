@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 from typing import Any, NoReturn
 
-from engines.contract.spec import GroupKind, RankSpec
+from engines.contract.spec import ExecutorKind, GroupKind, RankSpec
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine.batch_defaults import FEWER, is_decided
 
@@ -28,6 +28,8 @@ OWN_ARGUMENTS = {
     "otlp_traces_endpoint": "--otlp-traces-endpoint before `--`",
 }
 
+EXECUTOR = "distributed_executor_backend"
+
 # The defaults of vLLM's server suit interactive use. How many sequences a GPU runs at once is batch_defaults' business.
 BATCH_DEFAULTS_CUDA = {"max_num_batched_tokens": 16384}
 BATCH_DEFAULTS_CPU = {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "dtype": "float32"}
@@ -41,6 +43,7 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
     arguments: dict[str, Any] = {**(BATCH_DEFAULTS_CUDA if spec.device == "cuda" else BATCH_DEFAULTS_CPU)}
     given = _given(spec)
     _check_names(given)
+    _check_executor(spec, given)
     arguments |= given
     if spec.device == "cuda" and is_decided(given):
         step_tokens = arguments["max_num_batched_tokens"]
@@ -53,11 +56,13 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
         "enable_expert_parallel": spec.expert_parallel,
         "disable_log_stats": False,
     }
-    if spec.tp_size > 1:
-        # One process per worker: each gets its own GPU, or its own cores.
-        arguments.setdefault("distributed_executor_backend", "mp")
     if spec.otlp_traces_endpoint is not None:
         arguments["otlp_traces_endpoint"] = spec.otlp_traces_endpoint
+    if spec.is_launched:
+        return arguments | _launched(spec, given)
+    if spec.tp_size > 1:
+        # One process per worker: each gets its own GPU, or its own cores.
+        arguments.setdefault(EXECUTOR, "mp")
     if spec.group_kind is GroupKind.LOCKSTEP and spec.lockstep is not None and spec.dp_size > 1:
         arguments |= {
             "data_parallel_size": spec.dp_size,
@@ -67,6 +72,19 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
             "data_parallel_rpc_port": spec.lockstep.rpc_port,
         }
     return arguments
+
+
+def _launched(spec: RankSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """Of workers that torchrun starts. Which data-parallel rank a worker belongs to follows from its number."""
+    if given.get("pipeline_parallel_size", 1) != 1:
+        raise EngineConfigError("pipeline_parallel_size does not go with --executor external_launcher: leave one out")
+    is_lockstep = spec.group_kind is GroupKind.LOCKSTEP
+    return {
+        EXECUTOR: spec.executor.value,
+        "data_parallel_size": spec.dp_size if is_lockstep else 1,
+        # Steps that overlap would be scheduled before it is known what the ones before them put out.
+        "async_scheduling": False,
+    }
 
 
 def _given(spec: RankSpec) -> dict[str, Any]:
@@ -93,6 +111,11 @@ def _check_names(given: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f": did you mean {close[0]!r}?" if close else ""
             raise EngineConfigError(f"vLLM has no engine argument {name!r}{hint}")
+
+
+def _check_executor(spec: RankSpec, given: dict[str, Any]) -> None:
+    if EXECUTOR in given and (spec.is_launched or given[EXECUTOR] == ExecutorKind.EXTERNAL_LAUNCHER):
+        raise EngineConfigError(f"engine argument {EXECUTOR!r} is Phalanx's own here: use --executor")
 
 
 class _FlagError(Exception):

@@ -1,6 +1,8 @@
 """What moved or changed between vLLM 0.26 and 0.33, in one place, and the translation of vLLM's errors."""
 
 import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from engines.contract.protocol import ItemError, ItemErrorCode
@@ -160,6 +162,19 @@ def gpu_bytes() -> int:
     from vllm.platforms import current_platform
 
     return int(current_platform.get_device_total_memory())
+
+
+@contextmanager
+def engine_core_client(client: object) -> Iterator[None]:
+    """Inside, AsyncLLM is built on this client of an engine core and starts none of its own."""
+    from vllm.v1.engine.core_client import EngineCoreClient
+
+    original = EngineCoreClient.make_async_mp_client
+    EngineCoreClient.make_async_mp_client = staticmethod(lambda *_, **__: client)
+    try:
+        yield
+    finally:
+        EngineCoreClient.make_async_mp_client = staticmethod(original)
 
 
 def is_moe(model_config: Any) -> bool:  # Any: vllm's ModelConfig, untyped here

@@ -3,6 +3,7 @@
 They are set before vLLM is imported, and its processes inherit them. What the operator chose stays.
 """
 
+import os
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ def _choose_lines(spec: RankSpec, environ: MutableMapping[str, str]) -> None:
         environ.setdefault(PREFIX, "".join(f"{name}={value} " for name, value in spec.ids.items()))
     elif CONFIG not in environ and environ.get("VLLM_CONFIGURE_LOGGING") != "0":
         path = Path(spec.directory) / CONFIG_NAME
-        path.write_bytes(msgspec.json.encode(_json_lines(spec, environ.get(LEVEL, "INFO").upper())))
+        text = msgspec.json.encode(_json_lines(spec, environ.get(LEVEL, "INFO").upper()))
+        unfinished = path.with_name(f"{CONFIG_NAME}.{os.getpid()}")  # torchrun's workers write it at the same time
+        unfinished.write_bytes(text)
+        unfinished.replace(path)
         environ[CONFIG] = str(path)
 
 

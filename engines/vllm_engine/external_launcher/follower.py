@@ -1,0 +1,58 @@
+"""A worker that torchrun has started beside the rank: it follows the rank's orders, and hears of nothing else."""
+
+import gc
+import os
+import threading
+import time
+
+import setproctitle
+
+from engines import logs
+from engines.contract.spec import RankSpec
+from engines.failures import report
+from engines.rank.engine import EngineConfigError
+from engines.vllm_engine.configuring import configure
+from engines.vllm_engine.external_launcher.launch import Launch
+from engines.vllm_engine.external_launcher.orders import Orders, WorkersDisagree
+
+logger = logs.get_logger(logs.RANK_LOGGER)
+GUARDIAN_LIFELINE = 0  # its standard input, as the rank's
+LEADER_SPEAKS_S = 5.0  # for the leader to say why before this process's end becomes the reason
+EXIT_OK, EXIT_FAILED, EXIT_CONFIGURATION = 0, 1, 2
+
+
+def follow(spec: RankSpec, launch: Launch) -> int:
+    """To its end. Returns its exit code."""
+    setproctitle.setproctitle(spec.worker_title(launch.number))
+    threading.Thread(target=_end_with_guardian, name="lifeline", daemon=True).start()
+    try:
+        _work(spec, launch)
+    except EngineConfigError as error:
+        logger.error("worker_failed", worker=launch.number, reason=str(error))  # noqa: TRY400  the leader says the same
+        return EXIT_CONFIGURATION
+    except Exception as error:  # noqa: BLE001  the edge: whatever vLLM raises
+        how = report(error, with_message=spec.log_prompts)
+        logger.error("worker_failed", worker=launch.number, exception=how)  # noqa: TRY400  without its message
+        if isinstance(error, WorkersDisagree):
+            time.sleep(LEADER_SPEAKS_S)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _work(spec: RankSpec, launch: Launch) -> None:
+    from engines.vllm_engine.external_launcher.worker import Worker
+
+    launch.bind_thread()
+    worker = Worker(spec, configure(spec), log_stats=False)
+    gc.collect()
+    gc.freeze()  # as in the rank: what vLLM has made stays for good
+    nothing = Orders()
+    worker.run(lambda _: nothing, lambda _: None)
+    worker.close()
+
+
+def _end_with_guardian() -> None:
+    """The guardian would have ended this process: when it is gone itself, nobody else does."""
+    while os.read(GUARDIAN_LIFELINE, 4096):
+        pass
+    os._exit(EXIT_FAILED)
