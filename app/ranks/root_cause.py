@@ -16,9 +16,12 @@ import msgspec
 LONGEST_CAUSE = 500  # characters
 TRACEBACK = "Traceback (most recent call last):"
 GIVING_UP = re.compile(r"failed to start|hit an exception|fatal error|^Process .+:$", re.IGNORECASE)
-# What vLLM's other processes say then: it was printed before, or is the loss of the worker that they waited for.
-CONSEQUENCE = re.compile("root cause|^RuntimeError: cancelled$", re.IGNORECASE)
-DEATH = re.compile(r"(Worker|Engine core) proc \S+ died unexpectedly( \(exit code: -?\d+\))?")  # without a traceback
+# What vLLM's other processes, or torchrun, say then: it was printed before, or is the loss of what they waited for.
+CONSEQUENCE = re.compile("root cause|^RuntimeError: cancelled$|ChildFailedError", re.IGNORECASE)
+DEATH = re.compile(  # without a traceback: of a worker of vLLM's, and of torchrun's, which ends the others by SIGTERM
+    r"(Worker|Engine core) proc \S+ died unexpectedly( \(exit code: -?\d+\))?"
+    r"|Signal \d+ \(SIG(?!TERM)\w+\) received by PID \d+"
+)
 LINKS = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",

@@ -22,7 +22,9 @@ from engines.vllm_engine.external_launcher.orders import Orders, WorkersDisagree
 from engines.vllm_engine.external_launcher.worker import Worker
 
 logger = logs.get_logger(logs.RANK_LOGGER)
-PEERS_GRACE_S = 0.5  # for the control thread to notice that another worker is gone, which explains more than its loss
+PEERS_GRACE_S = (
+    2.0  # to notice that another worker is gone, in its rank or another: that explains more than what followed
+)
 
 
 class Inbox:
@@ -73,7 +75,7 @@ class LeadingCore:
         self._ready: Future[list[int]] = Future()
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()
-        self.resources = SimpleNamespace(engine_dead=False)
+        self.resources = SimpleNamespace(engine_dead=False)  # the rank ends with its engine
         self.pids = self._ready.result()  # of all workers of the rank, by number
 
     # -- for AsyncLLM, on the loop
@@ -126,5 +128,4 @@ class LeadingCore:
             time.sleep(PEERS_GRACE_S)
             reason = f"its engine failed: {summary(error, with_message=self._spec.log_prompts)}"
         logger.error("engine_failed", reason=reason, exception=report(error, with_message=self._spec.log_prompts))
-        self.resources.engine_dead = True
         self._loop.call_soon_threadsafe(self._died, reason)
