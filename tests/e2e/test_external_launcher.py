@@ -106,8 +106,7 @@ def test_wrong_parameters_are_their_items_own_error(service: Service) -> None:
 
 def test_its_engines_metrics_are_there(service: Service) -> None:
     assert service.metric("vllm:generation_tokens_total", engine="0") > 0
-    (rank,) = service.ranks()
-    assert rank["steps"] > 0
+    until(lambda: service.ranks()[0]["steps"], "it has made no step")
 
 
 def test_a_worker_that_is_killed_costs_no_item_and_no_text(service: Service, dense_reference: Reference) -> None:
