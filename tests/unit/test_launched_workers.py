@@ -9,6 +9,7 @@ from rank_specs import rank_spec
 from app.errors import FatalError
 from app.ranks.model import ModelFacts
 from app.ranks.plan import make_plan
+from app.ranks.root_cause import root_cause
 from app.settings.checks import contradictions
 from app.settings.declaration import Settings
 from engines.contract.spec import ExecutorKind, GroupKind, LockstepAddress
@@ -159,6 +160,12 @@ def test_a_worker_has_as_many_threads_as_cores_not_the_one_that_torchrun_gives_i
     assert launch == Launch(1, (1, 2, 3))
     assert not launch.leads
     assert environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_of_torchruns_last_words_the_signal_counts_that_came_from_outside() -> None:
+    for signal, is_cause in (("Signal 9 (SIGKILL)", True), ("Signal 15 (SIGTERM)", False)):
+        cause = root_cause(f"  error_file: <N/A>\n  traceback : {signal} received by PID 123\n")
+        assert (cause is not None and signal in cause.text) is is_cause
 
 
 # ---------------------------------------------------------------- settings
