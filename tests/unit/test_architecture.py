@@ -80,6 +80,7 @@ DOORS = {
         "engines.host.guardian",
         "engines.rank",
         "engines.vllm_engine.confinement",
+        "engines.vllm_engine.external_launcher.follower",
     ),
     "starlette": ("app.api", "app.http", "app.factory"),
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),  # the last two bind ids
