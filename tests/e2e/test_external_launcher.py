@@ -66,11 +66,11 @@ def kinds(index: int) -> dict[str, Any]:
 def test_items_of_all_kinds_run_together_while_others_are_given_up(service: Service) -> None:
     items: list[Any] = [
         {"prompt": prompt, "sampling_params": kinds(index)}
-        for index, prompt in enumerate(f"{number} words" for number in range(200))
+        for index, prompt in enumerate(f"{number} words" for number in range(400))
     ]
     endless = {"max_tokens": 1900, "ignore_eos": True, "n": 2}
-    with service.begin(["to be left"] * 20, sampling_params=endless) as left:
-        late = service.begin(["too long"] * 20, sampling_params=endless, timeout_s=0.5)
+    with service.begin(["to be left"] * 50, sampling_params=endless) as left:
+        late = service.begin(["too long"] * 50, sampling_params=endless, timeout_s=0.5)
         mixed = service.begin(items)
         until(lambda: sum(service.held) > 100, "it does not run")
         left.hang_up()
