@@ -47,6 +47,7 @@ class SettingsReport(msgspec.Struct, kw_only=True):
     arguments: dict[str, Any]  # of all sides; Any: engine arguments
     sides: dict[str, dict[str, Any]]  # over those
     flags: list[str]
+    side_flags: dict[str, str]  # of some sides, over those
     start_s: dict[str, float] = {}
     figures: list[Figure] = []
 
@@ -64,7 +65,8 @@ def _servers(given: argparse.Namespace, model: str, arguments: dict[str, Any]) -
             device=given.device,
             arguments=merge(arguments, over),
         )
-        servers[name] = PhalanxServer.on(settings, folder, given.flags.split())
+        flags = f"{given.flags} {given.side_flags.get(name, '')}"
+        servers[name] = PhalanxServer.on(settings, folder, flags.split())
     return servers
 
 
@@ -96,7 +98,8 @@ def _write(report: SettingsReport, folder: Path) -> None:
         *(f"- {gpu}" for gpu in report.host.gpus),
         f"- every side: `{json.dumps(report.arguments)}` {' '.join(report.flags)}",
         *(
-            f"- {name}: `{json.dumps(over)}`, ready after {report.start_s[name]:.0f} s"
+            f"- {name}: `{' '.join(filter(None, (json.dumps(over), report.side_flags.get(name))))}`, "
+            f"ready after {report.start_s[name]:.0f} s"
             for name, over in report.sides.items()
         ),
         "",
@@ -122,6 +125,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR", help="for the figures and the logs")
     add("--sides", type=json.loads, required=True, metavar="JSON", help="name: engine arguments over the defaults")
     add("--flags", default="", help="more flags of every `phalanx serve`, such as --no-expert-parallel")
+    add("--side-flags", type=json.loads, default={}, metavar="JSON", help="name: more flags of that side's")
     add("--model", help=f"folder, hub name or built-in model; default: {SHAPE}, built with made-up weights")
     add("--model-dir", type=Path, default=Path("/tmp/powermoe-3b"), help="where the model is built (%(default)s)")  # noqa: S108
     add("--prompts", type=int, default=4000)
@@ -154,6 +158,7 @@ def main(arguments: list[str], prog: str) -> int:
         arguments=shared,
         sides=given.sides,
         flags=given.flags.split(),
+        side_flags=given.side_flags,
     )
     figures = {
         (name, lengths): Figure(side=name, lengths=lengths) for lengths in given.lengths.split(",") for name in servers
