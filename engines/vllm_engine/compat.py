@@ -177,6 +177,23 @@ def engine_core_client(client: object) -> Iterator[None]:
         EngineCoreClient.make_async_mp_client = staticmethod(original)
 
 
+def step(core: Any) -> tuple[Any, bool]:  # Any: vLLM's EngineCore and EngineCoreOutputs
+    """One step of an engine core in this process: its outputs, and whether there was anything for the model to do."""
+    from vllm.v1.engine import EngineCoreOutputs
+
+    outputs, was_executed = core.step_fn()
+    core.post_step(model_executed=was_executed)
+    return (outputs and outputs.get(0)) or EngineCoreOutputs(), was_executed
+
+
+def joins_without_tokens(config: Any) -> bool:  # Any: vLLM's VllmConfig
+    """Whether a step in which the scheduler has nothing to run takes part in the group's forward pass all the same.
+
+    Under torchrun the old model runner sees to that itself, and the new one does not.
+    """
+    return not config.use_v2_model_runner
+
+
 def is_moe(model_config: Any) -> bool:  # Any: vllm's ModelConfig, untyped here
     """Whether vLLM takes the model for a mixture of experts."""
     answer = model_config.is_moe

@@ -11,6 +11,7 @@ from engines import logs
 from engines.contract.spec import GroupKind, RankSpec
 from engines.failures import report
 from engines.host import torchrun
+from engines.vllm_engine import compat
 from engines.vllm_engine.external_launcher import orders as wire
 from engines.vllm_engine.external_launcher import shared_memory_names
 from engines.vllm_engine.external_launcher.digest import Digest
@@ -41,6 +42,7 @@ class Worker:
         self._with_message = spec.log_prompts
         self._client = InprocClient(config, Executor.get_class(config), log_stats)
         self._core: Any = self._client.engine_core  # Any: vLLM's EngineCore
+        self._needs_company = spec.group_kind is GroupKind.LOCKSTEP and not compat.joins_without_tokens(config)
         self._decode = MsgpackDecoder(EngineCoreRequest).decode
         self._rounds = Rounds()
         self.pids = self._rounds.pids()
@@ -111,7 +113,9 @@ class Worker:
         if not self._has_requests():
             self._core.execute_dummy_batch()
             return
-        outputs = self._client.get_output()
+        outputs, was_executed = compat.step(self._core)
+        if not was_executed and self._needs_company:
+            self._core.execute_dummy_batch()
         self._digest.add(outputs.outputs)
         deliver(outputs)
 
