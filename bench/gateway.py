@@ -53,15 +53,16 @@ def measure(server: PhalanxServer, loads: list[Load], rounds: int, processes: in
     with LoadClients(server.url, processes) as clients:
         for number in range(rounds + 1):
             for load in loads:
-                shot, report = _fire(server, clients, load, number)
+                shot, report = fire(server, clients, load, number)
                 shot.errors += _differences(texts, report.texts)
                 texts |= report.texts
                 shots.append(shot)
-                _show(shot)
+                show(shot)
     return shots
 
 
-def _fire(server: PhalanxServer, clients: LoadClients, load: Load, number: int) -> tuple[Shot, LoadReport]:
+def fire(server: PhalanxServer, clients: LoadClients, load: Load, number: int) -> tuple[Shot, LoadReport]:
+    """One load, and what it cost the gateway."""
     pid = server.pids[0]
     before = cost_of(pid)
     report = clients.run(load)
@@ -99,7 +100,8 @@ def _differences(texts: dict[int, int], others: dict[int, int]) -> list[str]:
     return [f"{len(astray)} items have another text than before, such as item {astray[0]}"] if astray else []
 
 
-def _show(shot: Shot) -> None:
+def show(shot: Shot) -> None:
+    """A line, and one for each error."""
     loop = "".join(f", {name} {value:g}" for name, value in shot.loop.items())
     print(
         f"round {shot.round:2} {shot.load:>9}: {shot.items_per_s:7.0f} items/s, {shot.cpu_us:6.1f} us an item, "
