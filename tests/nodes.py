@@ -32,11 +32,16 @@ class Agent:
     """A running `phalanx serve --node-rank N`."""
 
     def __init__(
-        self, node: int, *flags: str, enter: tuple[str, ...] = (), variables: dict[str, str] | None = None
+        self,
+        node: int,
+        *flags: str,
+        enter: tuple[str, ...] = (),
+        program: tuple[str, ...] = (COMMAND,),
+        variables: dict[str, str] | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pn-", dir="/tmp"))
         self._log = self.folder / "agent.log"
-        command = [*enter, COMMAND, "serve", "--log-format", "json", "--node-rank", str(node), *flags]
+        command = [*enter, *program, "serve", "--log-format", "json", "--node-rank", str(node), *flags]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
         own = {"TMPDIR": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")} | (variables or {})
         with self._log.open("wb") as log:

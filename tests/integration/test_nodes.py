@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -187,6 +188,17 @@ def test_a_node_that_does_not_agree_is_refused_and_nothing_else_notices(
     stranger = cluster.start_agent(1, *flags)
     assert stranger.wait() == 2
     assert f"phalanx: node 0 refuses this node: {words}" in stranger.log
+    assert [rank["incarnation"] for rank in service.ranks()] == lives
+    assert service.health()["status"] == "ok"
+
+
+def test_a_node_of_another_version_is_refused_and_nothing_else_notices(replicas: Trio) -> None:
+    cluster, service, _ = replicas
+    lives = [rank["incarnation"] for rank in service.ranks()]
+    older = "import sys, phalanx; phalanx.__version__ = '0.0.1'; from phalanx.cli import main; main()"
+    stranger = cluster.start_agent(1, program=(sys.executable, "-c", older))
+    assert stranger.wait() == 2
+    assert "it is Phalanx 0.0.1 (protocol 1), and node 0 is" in stranger.log
     assert [rank["incarnation"] for rank in service.ranks()] == lives
     assert service.health()["status"] == "ok"
 

@@ -3,9 +3,10 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.netns.network import Network, missing
@@ -108,8 +109,15 @@ def test_no_prompt_can_be_read_on_the_wire(network: Network, tmp_path: Path, enc
         service.stop()
 
 
+def kill(processes: list[psutil.Process], title: str) -> None:
+    """The one of this title, without a word."""
+    (process,) = [process for process in processes if title in " ".join(process.cmdline())]
+    process.kill()
+
+
 def test_real_engines_in_lock_step_over_two_nodes(network: Network) -> None:
-    """The seed's prompts; greedy texts as on one node; and all of that again with the link cut in the midst of it."""
+    """The seed's prompts; greedy texts as on one node; and again with the link cut, a rank and an agent killed in the
+    midst of it. Last the gateway is killed."""
     prompts = [f"{index}. {prompt}" for index, prompt in enumerate(SEED_PROMPTS * 100)]
     greedy = {"temperature": 0.0, "max_tokens": 48, "ignore_eos": True}
     with cluster_in(network, dp_size=2, engine="vllm") as cluster:
@@ -120,16 +128,36 @@ def test_real_engines_in_lock_step_over_two_nodes(network: Network) -> None:
         )
         assert ended_once(sampled, 400) and {r["rank"] for r in sampled["results"]} == {0, 1}
         undisturbed = service.batch(prompts, sampling_params=greedy)
-        with service.begin(prompts, sampling_params=greedy) as pending:
-            until(lambda: all(service.held), "not all ranks work")
+
+        def disturbed(act: Callable[[], None]) -> None:
+            """It happens in the midst of the batch, whose texts are as before."""
+            lives = {rank["incarnation"] for rank in service.ranks()}
+            with service.begin(prompts, sampling_params=greedy) as pending:
+                until(lambda: all(service.held), "not all ranks work")
+                act()
+                answer = pending.answer()
+            assert ended_once(answer, 400)
+            assert texts(answer) == texts(undisturbed)
+            assert {rank["incarnation"] for rank in service.ranks()} == {life + 1 for life in lives}
+
+        def cut_for_a_while() -> None:
             network.cut(1)
             time.sleep(15)
             network.mend(1)
-            answer = pending.answer()
-        assert ended_once(answer, 400)
-        assert texts(answer) == texts(undisturbed)
-        assert {rank["incarnation"] for rank in service.ranks()} == {2}
-        service.stop()
+
+        def kill_the_agent() -> None:
+            cluster.agents[0].process.kill()
+            cluster.agents[0].check_nothing_left(10)
+            cluster.start_agent()
+
+        disturbed(cut_for_a_while)
+        disturbed(lambda: kill(cluster.agents[0].ranks(), "phalanx-rank 1"))
+        disturbed(kill_the_agent)
+        with service.begin(prompts, sampling_params=greedy):
+            until(lambda: all(service.held), "not all ranks work")
+            cluster.kill_gateway()
+            until(lambda: not service.processes(), "processes are left on node 0", 10)
+            until(lambda: not cluster.agents[1].ranks(), "processes are left on node 1", 10)
     with serving(engine="vllm") as alone:
         assert texts(alone.batch(prompts, sampling_params=greedy)) == texts(undisturbed)
 
