@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SUBNET = "10.213.7"
 TOOLS = ("ip", "iptables")
+MTU = 9000  # of the slow network: fewer frames for its switch
 
 
 def missing() -> str | None:
@@ -44,8 +46,34 @@ class Network:
         _run(*self.enter(node), "iptables", "-F")
 
     @contextmanager
-    def up(self) -> Iterator["Network"]:
-        """It is there inside the block."""
+    def up(self, delay_s: float = 0.0) -> Iterator["Network"]:
+        """It is there inside the block; with a delay, every packet takes so long one way."""
+        with self._slow_up(delay_s) if delay_s else self._fast_up():
+            yield self
+
+    @contextmanager
+    def _slow_up(self, delay_s: float) -> Iterator[None]:
+        own, devices = f"{self._prefix}t", [f"{self._prefix}t{node}" for node in self._nodes]
+        command = [sys.executable, "-m", "tests.netns.slow_switch", str(delay_s), own, *devices]
+        switch = subprocess.Popen(command, stdout=subprocess.PIPE)
+        try:
+            assert switch.stdout is not None and switch.stdout.readline()
+            _run("ip", "addr", "add", f"{SUBNET}.254/24", "dev", own)
+            _run("ip", "link", "set", own, "mtu", str(MTU), "up")
+            for node, device in zip(self._nodes, devices, strict=True):
+                name = self._name(node)
+                _run("ip", "netns", "add", name)
+                _run("ip", "link", "set", device, "netns", name)
+                _run("ip", "-n", name, "link", "set", device, "name", "eth0", "mtu", str(MTU))
+                self._address(node)
+            yield
+        finally:
+            self._remove_namespaces()
+            switch.kill()
+            switch.wait()
+
+    @contextmanager
+    def _fast_up(self) -> Iterator[None]:
         bridge = f"{self._prefix}b"
         try:
             _run("ip", "link", "add", bridge, "type", "bridge")
@@ -56,14 +84,21 @@ class Network:
                 _run("ip", "netns", "add", name)
                 _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
                 _run("ip", "link", "set", outer, "master", bridge, "up")
-                _run("ip", "-n", name, "addr", "add", f"{self.address(node)}/24", "dev", inner)
-                _run("ip", "-n", name, "link", "set", inner, "up")
-                _run("ip", "-n", name, "link", "set", "lo", "up")
-            yield self
+                self._address(node)
+            yield
         finally:
-            for node in self._nodes:
-                subprocess.run(["ip", "netns", "del", self._name(node)], check=False, stderr=subprocess.DEVNULL)  # noqa: S607
+            self._remove_namespaces()
             subprocess.run(["ip", "link", "del", bridge], check=False, stderr=subprocess.DEVNULL)  # noqa: S607
+
+    def _address(self, node: int) -> None:
+        name = self._name(node)
+        _run("ip", "-n", name, "addr", "add", f"{self.address(node)}/24", "dev", "eth0")
+        _run("ip", "-n", name, "link", "set", "eth0", "up")
+        _run("ip", "-n", name, "link", "set", "lo", "up")
+
+    def _remove_namespaces(self) -> None:
+        for node in self._nodes:
+            subprocess.run(["ip", "netns", "del", self._name(node)], check=False, stderr=subprocess.DEVNULL)  # noqa: S607
 
     def _name(self, node: int) -> str:
         return f"{self._prefix}n{node}"
