@@ -16,7 +16,7 @@ import psutil
 
 from engines.contract.node_keys import write_node_keys
 from engines.host.wire import new_keys
-from tests.service import COMMAND, DEADLINE_S, Json, Service, as_object, until
+from tests.service import COMMAND, DEADLINE_S, Json, Service, as_object, until, with_title
 
 MASTER = "127.0.0.2"
 
@@ -70,6 +70,10 @@ class Agent:
     def ranks(self) -> list[psutil.Process]:
         """What runs below it."""
         return [process for process in self.processes() if process.pid != self.process.pid]
+
+    def titled(self, title: str) -> list[int]:
+        """Process numbers of those with this in their title."""
+        return with_title(self.processes(), title)
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
         """Its exit code."""

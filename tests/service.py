@@ -201,11 +201,7 @@ class Service:
 
     def titled(self, title: str) -> list[int]:
         """Process numbers of those with this in their title."""
-        found = []
-        for process in self.processes():
-            with suppress(psutil.Error):
-                found += [process.pid] if title in " ".join(process.cmdline()) else []
-        return found
+        return with_title(self.processes(), title)
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Sends the gateway a signal."""
@@ -283,6 +279,15 @@ def bearer(api_key: str) -> dict[str, str]:
 def as_object(text: str) -> Json:
     """A JSON object."""
     found: Json = json.loads(text)
+    return found
+
+
+def with_title(processes: list[psutil.Process], title: str) -> list[int]:
+    """The numbers of those that have this in their title."""
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            found += [process.pid] if title in " ".join(process.cmdline()) else []
     return found
 
 

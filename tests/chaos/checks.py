@@ -1,11 +1,13 @@
 """What must hold after every round: one result for every item, and everything as it was before."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from tests.chaos.plan import PlannedBatch, Round
+from tests.nodes import Agent
 from tests.service import Json, Service, until
 
 SETTLED_S = 60.0
@@ -20,23 +22,24 @@ class Broken(AssertionError):
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a service that has nothing to do takes up."""
+    """What a gateway or an agent that has nothing to do takes up."""
 
     processes: int
     descriptors: int
-    tasks: float
+    tasks: float  # 0 for an agent, which does not tell
     shared_memory: int  # files of ranks that are no more
-    memory_mib: float  # of the gateway
+    memory_mib: float
 
     @classmethod
-    def of(cls, service: Service) -> "Footprint":
+    def of(cls, party: Service | Agent) -> "Footprint":
         """Now."""
+        process = psutil.Process(party.process.pid)
         return cls(
-            len(service.processes()),
-            psutil.Process(service.process.pid).num_fds(),
-            service.metric("phalanx_asyncio_tasks"),
-            _left_in_shared_memory(service),
-            service.metric("phalanx_process_resident_memory_bytes") / 2**20,
+            len(party.processes()),
+            process.num_fds(),
+            party.metric("phalanx_asyncio_tasks") if isinstance(party, Service) else 0.0,
+            left_in_shared_memory(runtimes(party)),
+            process.memory_info().rss / 2**20,
         )
 
     def exceeds(self, other: "Footprint") -> bool:
@@ -50,10 +53,14 @@ class Footprint:
         )
 
 
-def _left_in_shared_memory(service: Service) -> int:
-    """Files of this service's ranks that are no more. Their names end with their process's number."""
-    folders = [folder.name for folder in service.folder.glob("phalanx-*")]
-    owners = [path.name.rpartition("-")[2] for name in folders for path in SHARED_MEMORY.glob(f"{name}-*")]
+def runtimes(party: Service | Agent) -> list[str]:
+    """The names of its ranks' private folders, which those of their shared memory begin with."""
+    return [folder.name for folder in party.folder.glob("phalanx-*")]
+
+
+def left_in_shared_memory(names: Iterable[str]) -> int:
+    """Files of ranks that are no more. Their names end with their process's number."""
+    owners = [path.name.rpartition("-")[2] for name in names for path in SHARED_MEMORY.glob(f"{name}-*")]
     return sum(not psutil.pid_exists(int(owner)) for owner in owners)
 
 
@@ -85,15 +92,15 @@ def _may_fail(planned: PlannedBatch, status: str, code: str | None, played: Roun
     )
 
 
-def settle(service: Service, before: Footprint) -> Footprint:
+def settle(service: Service, before: Sequence[Footprint], measure: Callable[[], Sequence[Footprint]]) -> None:
     """Waits until all is well and as it was. Raises AssertionError, naming what is not."""
     until(lambda: service.health()["status"] == "ok", "not all ranks are ready again", SETTLED_S)
     until(service.is_idle, "something still waits or runs", SETTLED_S)
-    seen: list[Footprint] = []
+    seen: list[Sequence[Footprint]] = []
 
     def is_back() -> bool:
-        seen.append(Footprint.of(service))
-        return not seen[-1].exceeds(before)
+        seen.append(measure())
+        return not any(now.exceeds(then) for now, then in zip(seen[-1], before, strict=True))
 
     try:
         until(is_back, "it takes up more than before", 15)
@@ -102,4 +109,3 @@ def settle(service: Service, before: Footprint) -> Footprint:
     for rank in service.ranks():
         if rank["suspects"] or rank["held"]:
             raise Broken(f"rank {rank['rank']} holds something: {rank}")
-    return seen[-1]

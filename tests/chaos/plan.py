@@ -19,6 +19,10 @@ class Blow(StrEnum):
     RESTART = "restart"  # by an operator
     TERM_GATEWAY = "term_gateway"
     KILL_GATEWAY = "kill_gateway"
+    CUT_LINK = "cut_link"  # of a node, mended after a while
+    KILL_AGENT = "kill_agent"  # and started again after a while, as by systemd
+    TERM_AGENT = "term_agent"  # the same
+    STOP_AGENT = "stop_agent"  # SIGSTOP, and SIGCONT after a while
 
 
 ON_RANKS = (Blow.KILL_RANK, Blow.KILL_RANK, Blow.KILL_GUARDIAN, Blow.STOP_RANK, Blow.STOP_GUARDIAN, Blow.RESTART)
@@ -45,11 +49,14 @@ class PlannedBatch:
 
 @dataclass(frozen=True)
 class PlannedBlow:
-    """What is done, to which rank, and when."""
+    """What is done, to which rank or node, and when. `ways`: in which directions a link is cut."""
 
     what: Blow
     rank: int
     delay_s: float
+    node: int = 0
+    lasts_s: float = 0.0
+    ways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,16 @@ class Round:
         return any(blow.what in ON_GATEWAY for blow in self.blows)
 
     @property
+    def kills_gateway(self) -> bool:
+        """Whether what was accepted is lost."""
+        return any(blow.what is Blow.KILL_GATEWAY for blow in self.blows)
+
+    @property
+    def may_raise_suspicion(self) -> bool:
+        """Whether a rank may be lost in a way that an item can be blamed for."""
+        return any(batch.poisoned for batch in self.batches) or any(blow.what in CRASHING for blow in self.blows)
+
+    @property
     def may_convict_wrongly(self) -> bool:
         """Whether a blow may hit an innocent suspect just while it is tried alone."""
         has_poison = any(batch.poisoned for batch in self.batches)
@@ -76,14 +93,24 @@ class Round:
 def draw(seed: int, number: int, ranks: int) -> Round:
     """The round of this number."""
     chance = random.Random(f"{seed}/{number}")
-    batches = [_batch(chance, number, index) for index in range(chance.randint(1, 4))]
+    batches = draw_batches(chance, number)
     if any(batch.poisoned for batch in batches):
-        blows = [_blow(chance, ranks, ON_RANKS) for _ in range(chance.choice((0, 0, 0, 1)))]
+        blows = [draw_blow(chance, ranks, ON_RANKS) for _ in range(chance.choice((0, 0, 0, 1)))]
     else:
-        blows = [_blow(chance, ranks, ON_RANKS) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
+        blows = [draw_blow(chance, ranks, ON_RANKS) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
     if chance.random() < 0.08:
-        blows.append(_blow(chance, ranks, ON_GATEWAY))
+        blows.append(draw_blow(chance, ranks, ON_GATEWAY))
     return Round(number, batches, blows)
+
+
+def draw_batches(chance: random.Random, number: int) -> list[PlannedBatch]:
+    """Those of the round of this number."""
+    return [_batch(chance, number, index) for index in range(chance.randint(1, 4))]
+
+
+def draw_blow(chance: random.Random, ranks: int, kinds: tuple[Blow, ...]) -> PlannedBlow:
+    """One of these kinds."""
+    return PlannedBlow(chance.choice(kinds), chance.randrange(ranks), chance.uniform(0, 0.6))
 
 
 def _batch(chance: random.Random, number: int, index: int) -> PlannedBatch:
@@ -103,7 +130,3 @@ def _batch(chance: random.Random, number: int, index: int) -> PlannedBatch:
         timeout_s=chance.uniform(0.3, 3) if chance.random() < 0.1 else None,
         hang_up_s=chance.uniform(0, 0.5) if chance.random() < 0.15 else None,
     )
-
-
-def _blow(chance: random.Random, ranks: int, kinds: tuple[Blow, ...]) -> PlannedBlow:
-    return PlannedBlow(chance.choice(kinds), chance.randrange(ranks), chance.uniform(0, 0.6))

@@ -1,5 +1,6 @@
 """Plays rounds on one service: sends the batches, deals the blows, and looks at what came of it."""
 
+import abc
 import contextlib
 import http.client
 import os
@@ -7,13 +8,14 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
 from engines.host.runtime import sweep
 from tests.chaos.checks import Broken, Footprint, check_answer, settle
-from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round
+from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round, draw
 from tests.service import Service, until
 
 ENGINE: dict[str, Any] = {
@@ -32,20 +34,37 @@ FLAGS = (
 RETRY_S = 0.05
 PATIENCE_S = 60.0
 STOPPED_FOR_S = 0.5
+RANKS = 2
 
 
-class Arena:
+class Arena(abc.ABC):
     """A service that is played on until a round ends it, and the next one after that."""
 
     def __init__(self, *, is_moe: bool) -> None:
         self.is_moe = is_moe
         self.counts: Counter[str] = Counter()
         self._service: Service | None = None
-        self._before: Footprint | None = None
+        self._before: Sequence[Footprint] = ()
+
+    @abc.abstractmethod
+    def draw(self, seed: int, number: int) -> Round:
+        """The round of this number."""
+
+    @abc.abstractmethod
+    def _start(self) -> Service:
+        """A service that is ready."""
+
+    @abc.abstractmethod
+    def _measure(self) -> Sequence[Footprint]:
+        """What all that belongs to the service takes up now."""
+
+    @abc.abstractmethod
+    def _find(self, title: str) -> list[int]:
+        """The numbers of the service's processes, on whatever machine, with this in their title."""
 
     def play(self, round_: Round) -> None:
         """One round. Raises Broken or AssertionError."""
-        service, before = self._ready()
+        service = self._ready()
         errors: list[BaseException] = []
         acts = [
             threading.Thread(target=self._guarded, args=(errors, self._ask, service, batch, round_))
@@ -64,7 +83,7 @@ class Arena:
         if round_.ends_gateway:
             self._bury(service, round_)
         else:
-            settle(service, before)
+            self._settle(service, round_)
 
     def close(self) -> None:
         """Ends the service in order."""
@@ -91,21 +110,22 @@ class Arena:
             return 0.0
         return self._service.metric("phalanx_process_resident_memory_bytes") / 2**20
 
-    def _ready(self) -> tuple[Service, Footprint]:
-        if self._service is None or self._before is None:
-            self._service = Service(*FLAGS, is_moe=self.is_moe, **ENGINE)
-            self._service.errors_expected = True
-            self._service.start()
-            self._service.wait_ready()
+    def _ready(self) -> Service:
+        if self._service is None:
+            self._service = self._start()
             self._service.batch(["warm up"])
-            self._before = Footprint.of(self._service)
+            self._before = self._measure()
             self.counts["services"] += 1
-        return self._service, self._before
+        return self._service
+
+    def _settle(self, service: Service, round_: Round) -> None:
+        """The service has survived the round: all is well again."""
+        settle(service, self._before, self._measure)
 
     def _bury(self, service: Service, round_: Round) -> None:
         """The gateway was ended: in order with exit code 0, or by SIGKILL; either way nothing is left."""
         code = service.wait()
-        was_killed = any(blow.what is Blow.KILL_GATEWAY for blow in round_.blows)
+        was_killed = round_.kills_gateway
         if code != 0 and not was_killed:
             raise Broken(f"the gateway ended with exit code {code}")
         until(lambda: not service.processes(), "processes are left", 15)
@@ -130,7 +150,6 @@ class Arena:
         if batch.timeout_s is not None:
             fields["timeout_s"] = batch.timeout_s
         deadline = time.monotonic() + PATIENCE_S
-        was_killed = any(blow.what is Blow.KILL_GATEWAY for blow in round_.blows)
         while time.monotonic() < deadline:
             pending = None
             try:
@@ -141,7 +160,7 @@ class Arena:
                         return
                     status, answer = pending.outcome()
             except (OSError, http.client.HTTPException) as error:
-                if pending is not None and pending.is_accepted and not was_killed:
+                if pending is not None and pending.is_accepted and not round_.kills_gateway:
                     raise Broken("a batch was accepted and not answered, and nobody had killed the gateway") from error
                 if round_.ends_gateway:
                     self.counts["cut off with the gateway"] += 1
@@ -161,24 +180,44 @@ class Arena:
         time.sleep(blow.delay_s)
         self.counts[blow.what] += 1
         with contextlib.suppress(ProcessLookupError):
-            match blow.what:
-                case Blow.TERM_GATEWAY:
-                    service.signal(signal.SIGTERM)
-                case Blow.KILL_GATEWAY:
-                    service.signal(signal.SIGKILL)
-                case Blow.RESTART:
-                    with contextlib.suppress(httpx.HTTPError):  # the gateway may be gone
-                        service.act(blow.rank, "restart")
-                case Blow.STOP_GUARDIAN:
-                    self._stop_for_a_while(service, blow.rank)
-                case _:
-                    number = signal.SIGSTOP if blow.what is Blow.STOP_RANK else signal.SIGKILL
-                    title = "guardian" if blow.what is Blow.KILL_GUARDIAN else "rank"
-                    for pid in service.titled(f"phalanx-{title} {blow.rank}")[:1]:
-                        os.kill(pid, number)
+            self._deal(service, blow)
 
-    def _stop_for_a_while(self, service: Service, rank: int) -> None:
-        for pid in service.titled(f"phalanx-guardian {rank}")[:1]:
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(STOPPED_FOR_S)
-            os.kill(pid, signal.SIGCONT)
+    def _deal(self, service: Service, blow: PlannedBlow) -> None:
+        """Raises ProcessLookupError where what it is meant for is gone."""
+        match blow.what:
+            case Blow.TERM_GATEWAY:
+                service.signal(signal.SIGTERM)
+            case Blow.KILL_GATEWAY:
+                service.signal(signal.SIGKILL)
+            case Blow.RESTART:
+                with contextlib.suppress(httpx.HTTPError):  # the gateway may be gone
+                    service.act(blow.rank, "restart")
+            case Blow.STOP_GUARDIAN:
+                for pid in self._find(f"phalanx-guardian {blow.rank}")[:1]:
+                    os.kill(pid, signal.SIGSTOP)
+                    time.sleep(STOPPED_FOR_S)
+                    os.kill(pid, signal.SIGCONT)
+            case _:
+                number = signal.SIGSTOP if blow.what is Blow.STOP_RANK else signal.SIGKILL
+                title = "guardian" if blow.what is Blow.KILL_GUARDIAN else "rank"
+                for pid in self._find(f"phalanx-{title} {blow.rank}")[:1]:
+                    os.kill(pid, number)
+
+
+class OneHost(Arena):
+    """Two ranks beside their gateway."""
+
+    def draw(self, seed: int, number: int) -> Round:
+        return draw(seed, number, RANKS)
+
+    def _start(self) -> Service:
+        self._service = Service(*FLAGS, dp_size=RANKS, is_moe=self.is_moe, **ENGINE)
+        self._service.errors_expected = True
+        self._service.start()
+        return self._service.wait_ready()
+
+    def _measure(self) -> Sequence[Footprint]:
+        return [Footprint.of(self._service)] if self._service is not None else []
+
+    def _find(self, title: str) -> list[int]:
+        return self._service.titled(title) if self._service is not None else []

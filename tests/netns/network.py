@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-SUBNET = "10.213.7"
+SUBNET = 7  # 10.213.7.0/24
+TESTS = 254
+WAYS = ("INPUT", "OUTPUT")  # to a node, and from it
 TOOLS = ("ip", "iptables")
 MTU = 9000  # of the slow network: fewer frames for its switch
 
@@ -20,30 +22,32 @@ def missing() -> str | None:
 
 
 class Network:
-    """So many nodes, numbered from 0. The tests themselves are at .254."""
+    """So many nodes, numbered from 0, in 10.213.`subnet`.0/24. The tests themselves are at .254."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, subnet: int = SUBNET) -> None:
         self._nodes = range(nodes)
-        self._prefix = f"px{os.getpid()}"
+        self._subnet = f"10.213.{subnet}"
+        self._prefix = f"px{os.getpid():x}{subnet:02x}"  # an interface's name has 15 characters at most
 
     def address(self, node: int) -> str:
         """Of a node."""
-        return f"{SUBNET}.{node + 1}"
+        return f"{self._subnet}.{node + 1}"
 
     def enter(self, node: int) -> tuple[str, ...]:
         """What a command begins with that is to run there."""
         return ("ip", "netns", "exec", self._name(node))
 
-    def cut(self, node: int) -> None:
-        """From now on its packets are dropped, both ways; nobody is told."""
-        for chain in ("INPUT", "OUTPUT"):
-            _run(
-                *self.enter(node), "iptables", "-I", chain, "!", "-o" if chain == "OUTPUT" else "-i", "lo", "-j", "DROP"
-            )
+    def cut(self, node: int, ways: Iterable[str] = WAYS) -> None:
+        """From now on what it and other nodes send each other is dropped, both ways or one; nobody is told."""
+        tests = f"{self._subnet}.{TESTS}"
+        for way in ways:
+            interface, peer = ("-i", "-s") if way == "INPUT" else ("-o", "-d")
+            rule = ("!", interface, "lo", "!", peer, tests, "-j", "DROP")
+            _run(*self.enter(node), "iptables", "-w", "-I", way, *rule)
 
     def mend(self, node: int) -> None:
         """The opposite."""
-        _run(*self.enter(node), "iptables", "-F")
+        _run(*self.enter(node), "iptables", "-w", "-F")
 
     @contextmanager
     def up(self, delay_s: float = 0.0) -> Iterator["Network"]:
@@ -58,7 +62,7 @@ class Network:
         switch = subprocess.Popen(command, stdout=subprocess.PIPE)
         try:
             assert switch.stdout is not None and switch.stdout.readline()
-            _run("ip", "addr", "add", f"{SUBNET}.254/24", "dev", own)
+            _run("ip", "addr", "add", f"{self._subnet}.{TESTS}/24", "dev", own)
             _run("ip", "link", "set", own, "mtu", str(MTU), "up")
             for node, device in zip(self._nodes, devices, strict=True):
                 name = self._name(node)
@@ -77,7 +81,7 @@ class Network:
         bridge = f"{self._prefix}b"
         try:
             _run("ip", "link", "add", bridge, "type", "bridge")
-            _run("ip", "addr", "add", f"{SUBNET}.254/24", "dev", bridge)
+            _run("ip", "addr", "add", f"{self._subnet}.{TESTS}/24", "dev", bridge)
             _run("ip", "link", "set", bridge, "up")
             for node in self._nodes:
                 name, outer, inner = self._name(node), f"{self._prefix}v{node}", "eth0"
