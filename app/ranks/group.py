@@ -193,8 +193,7 @@ class Group:
         """The rank is gone, and the group with it. Its items run again, and what is left of its processes is killed."""
         if self._is_stopping or self.loss is not None:
             return
-        if kind is None:
-            kind = LossKind.DIED if self._is_announced else LossKind.CANNOT_START
+        kind = kind or self._environment.kind_of_loss(self.ranks, was_ready=self._is_announced)
         loss = Loss(kind, reason, rank.number, frozenset(untouched))
         self._end_life(loss)
         level = logging.INFO if kind is LossKind.ENDED else logging.ERROR

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from app.ranks.events import LossKind
 from app.ranks.hosts.host import Host
 from app.ranks.plan import Plan
 from app.ranks.rank import Rank
@@ -34,6 +35,13 @@ class GroupEnvironment:
     def absent(self, ranks: Sequence[Rank]) -> list[int]:
         """The nodes that these ranks cannot be started on now."""
         return sorted({host.number for rank in ranks if not (host := self.host_of(rank.number)).is_present})
+
+    def kind_of_loss(self, ranks: Sequence[Rank], *, was_ready: bool) -> LossKind:
+        """How a group is lost one of whose ranks has ended, or says that it must. A connection that breaks with its
+        node ends a rank, and the ranks that work with that one; this may be noticed before the loss of the node."""
+        if any(self.host_of(rank.number).may_be_lost() for rank in ranks):
+            return LossKind.NODE_LOST
+        return LossKind.DIED if was_ready else LossKind.CANNOT_START
 
     async def lockstep_address(self, ranks: Sequence[Rank]) -> LockstepAddress | None:
         """Where the ranks of a lock-step group meet; None for replicas. Raises OSError."""

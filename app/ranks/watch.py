@@ -14,7 +14,11 @@ MOST_LATE_S = 5 * HEARTBEAT_S
 
 
 class StallWatch:
-    """Remembers what the ranks of a group were like. `held` says how many items a rank holds."""
+    """Remembers what the ranks of a group were like. `held` says how many items a rank holds.
+
+    While a node of the group is silent, nothing can be told: what its ranks do is not heard, and the others may wait
+    for them. Either it is heard again, or it is lost.
+    """
 
     def __init__(
         self,
@@ -34,7 +38,8 @@ class StallWatch:
     def look(self) -> Stall | None:
         """To be called once a second while the group serves. A look that fails says nothing; the next one may."""
         before, self._looked_at = self._looked_at, time.monotonic()
-        if self._looked_at - before > MOST_LATE_S:  # this process stood still: what the ranks said is unread
+        stood_still = self._looked_at - before > MOST_LATE_S  # this process: what the ranks said is unread
+        if stood_still or not all(self._host_of(rank.number).is_heard for rank in self._ranks):
             self._begin_anew()
             return None
         try:

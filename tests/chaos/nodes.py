@@ -19,6 +19,7 @@ from tests.service import Json, Service, until
 
 GONE_S = 10.0  # for an agent to be rid of its ranks when its gateway is gone
 BY_AN_ITEM = ("died", "stalled")  # a rank that is lost so makes suspects of its items
+STALL_TIMEOUT = "5s"  # ranks of a node that has been silent for 3 s are not judged, so this must be longer
 FIRST_SUBNET = 20  # 10.213.20.0/24; tests/netns has another one
 
 
@@ -34,6 +35,7 @@ class Nodes(Arena):
         self._cluster = Cluster(
             *FLAGS,
             "--insecure",  # of the gateway's HTTP; the nodes have keys
+            *("--stall-timeout-s", STALL_TIMEOUT),
             node_size=nodes,
             dp_size=self._ranks,
             master=self._network.address(0),

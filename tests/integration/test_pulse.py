@@ -23,7 +23,7 @@ from engines.host.pulse import PulseReader
 from tests.descriptors import no_descriptor_left
 from tests.service import until
 
-HERE = SimpleNamespace(pulse_reader=PulseReader)  # the part of a host that is looked at
+HERE = SimpleNamespace(pulse_reader=PulseReader, is_heard=True)  # the part of a host that is looked at
 FACTS = RankFacts(
     engine="played",
     model="played",
@@ -200,6 +200,19 @@ def test_what_cannot_be_read_is_not_taken_for_sleep(
     takes(taker, given=1)
     time.sleep(0.05)
     assert takes(taker, given=1).is_asleep
+
+
+def test_a_group_with_a_node_that_is_silent_is_not_judged(core: subprocess.Popen[bytes]) -> None:
+    there = SimpleNamespace(pulse_reader=PulseReader, is_heard=False)
+    ranks = [rank_of(number, core) for number in (0, 1)]
+    watch = StallWatch(ranks, lambda number: there if number else HERE, lambda _: 1, stall_timeout_s=0.1)
+    for _ in range(2):
+        assert watch.look() is None
+        time.sleep(0.11)
+    there.is_heard = True
+    assert watch.look() is None
+    time.sleep(0.11)
+    assert watch.look() is not None
 
 
 def test_a_look_that_fails_is_not_the_last(core: subprocess.Popen[bytes]) -> None:

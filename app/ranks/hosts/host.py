@@ -89,6 +89,13 @@ class Host(Protocol):
     def is_present(self) -> bool:
         """Whether ranks can be started there now."""
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether it was heard just now. Of the ranks on one that was not, nothing is known."""
+
+    def may_be_lost(self) -> bool:
+        """Whether the machine, or the way to it, may be to blame for the end of a rank there."""
+
     def open(self) -> None:
         """Makes it ready for ranks. Raises OSError."""
 

@@ -16,6 +16,7 @@ class LocalHost(Machine):
 
     number = 0
     is_present = True
+    is_heard = True
 
     def __init__(
         self,
@@ -35,6 +36,10 @@ class LocalHost(Machine):
         """Removes the folder of the sockets."""
         self._context.destroy(linger=0)  # term would wait for a socket that somebody forgot
         super().close()
+
+    def may_be_lost(self) -> bool:
+        """It is the gateway's own."""
+        return False
 
     def share(self, rank: int) -> Share:
         """What the rank has of this machine."""

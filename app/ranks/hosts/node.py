@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -12,7 +13,10 @@ from app.ranks.hosts.node_connection import NodeConnection
 from app.ranks.hosts.node_rank import NodeLog, NodePulseReader, NodeRank
 from app.ranks.node_port import NodePort
 from engines.contract.node_protocol import (
+    BEAT_S,
+    SILENCE_S,
     AwaitMemory,
+    GatewayBeat,
     MemoryDone,
     NodeFacts,
     NodeMessage,
@@ -29,6 +33,8 @@ from engines.contract.spec import LockstepAddress, RankSpec, RankVariables, Shar
 
 logger = get_logger("nodes")
 START_TIMEOUT_S = 60.0  # for a guardian to be there
+RECENT_S = 3 * BEAT_S  # an agent that was heard then is alive
+DOUBT_S = SILENCE_S / 2  # of silence: connections of its ranks may break
 
 
 class NodeState(StrEnum):
@@ -49,6 +55,7 @@ class NodeHost:
         self.facts: NodeFacts | None = None
         self.version: str | None = None
         self.heard_at: float | None = None
+        self._was_silent_at = -math.inf  # when it was heard again after a silence, the last time
         self.agent: bytes | None = None  # by which name it is connected
         self._first_rank = first_rank
         self._endpoint = endpoint
@@ -70,6 +77,21 @@ class NodeHost:
     def is_present(self) -> bool:
         """Whether it has joined, and stays."""
         return self.state is NodeState.JOINED
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether its agent was, just now."""
+        return self.agent is not None and self._silence_s < RECENT_S
+
+    def may_be_lost(self) -> bool:
+        """Whether its agent cannot be reached, or was silent for so long that its ranks may have been cut off."""
+        now = time.monotonic()
+        is_silent = self._silence_s > DOUBT_S or now - self._was_silent_at < SILENCE_S
+        return is_silent or not self.tell(GatewayBeat())
+
+    @property
+    def _silence_s(self) -> float:
+        return math.inf if self.heard_at is None else time.monotonic() - self.heard_at
 
     def open(self) -> None:
         """Raises HostLost where it is not there."""
@@ -142,6 +164,14 @@ class NodeHost:
         self.agent, self.version, self.facts = agent, version, facts
         self.state = NodeState.JOINED
         self.heard_at = time.monotonic()
+        self._was_silent_at = -math.inf
+
+    def heard(self) -> None:
+        """Its agent has said something."""
+        now = time.monotonic()
+        if self._silence_s > DOUBT_S:
+            self._was_silent_at = now
+        self.heard_at = now
 
     def leave(self) -> None:
         """It was asked to end: what it has is finished, and nothing new is started there."""

@@ -35,7 +35,6 @@ from engines.contract.node_protocol import (
 )
 
 logger = get_logger("nodes")
-RECENT_S = 3 * BEAT_S  # an agent that was heard then is alive: another one cannot have its place
 
 
 class NodesListener(Protocol):
@@ -144,7 +143,7 @@ class Nodes:
         elif host is None or message.epoch != self._epoch:
             self._tell(name, Expelled())
         else:
-            host.heard_at = time.monotonic()
+            host.heard()
             if isinstance(message, Leaving):
                 self._let_go(host)
             else:
@@ -158,8 +157,7 @@ class Nodes:
             return
         host = self.hosts[join.node - 1]
         if host.agent is not None and host.agent != name:
-            is_recent = host.heard_at is not None and time.monotonic() - host.heard_at < RECENT_S
-            if is_recent and host.tell(GatewayBeat()):
+            if host.is_heard and host.tell(GatewayBeat()):  # it is alive: another one cannot have its place
                 reason = f"node {join.node} is {host.name} (pid {host.facts.pid if host.facts else None}) already"
                 logger.warning("node_refused", node=join.node, name=join.facts.name, reason=reason)
                 self._tell(
