@@ -71,7 +71,8 @@ class GroupListener(Protocol):
         """The group takes nothing any more. What it held has to run again."""
 
     def group_given_up(self, group: int) -> None:
-        """The group did not come back, or will not by itself: others have to run what is on trial there."""
+        """The group did not come back, or will not by itself, or waits for a node: others have to run what is on trial
+        there."""
 
     def held(self, rank: int) -> int:
         """Items that the rank holds now."""

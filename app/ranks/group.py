@@ -104,6 +104,7 @@ class Group:
             self.nodes_changed.clear()
             for rank in self.ranks:
                 rank.await_nodes()
+            self._listener.group_given_up(self.number)  # for now: others can run what is on trial here
             self._on_change(self)
             await self.nodes_changed.wait()
         return not self._is_stopping

@@ -146,6 +146,22 @@ def test_a_lockstep_group_waits_for_its_node_and_starts_whole(lockstep: Trio) ->
     assert not service.facts("group_restarting")
 
 
+def test_items_on_trial_do_not_wait_for_a_node_that_is_lost() -> None:
+    backoff = ("--restart-backoff-s", "1s", "--max-restart-backoff-s", "1s")
+    with Cluster(*backoff, dp_size=2, **PACE) as cluster:
+        agent = cluster.start_agent()
+        service = cluster.start_gateway().wait_ready()
+
+        def lose_rank_and_node() -> None:
+            os.kill(service.ranks()[1]["pid"], signal.SIGKILL)
+            until(lambda: service.facts("group_restarting"), "its items are not on trial")
+            agent.process.kill()
+
+        assert ended_once(run_with(service, lose_rank_and_node))
+        assert nodes(service)[1]["state"] == "lost"
+        service.stop()
+
+
 def test_a_service_waits_for_a_node_that_comes_late() -> None:
     with Cluster(dp_size=2, is_moe=True) as cluster:
         service = cluster.start_gateway()
