@@ -63,7 +63,7 @@ def main() -> int:
     total = sum((arena.counts for arena in arenas), Counter())
     print(f"{total['rounds']} rounds in {time.monotonic() - began:.0f} s, no promise broken")
     for what, count in sorted(total.items()):
-        print(f"  {what:26} {count}")
+        print(f"  {what:32} {count}")
     return 0
 
 

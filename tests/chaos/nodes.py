@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from engines.contract.node_protocol import SILENCE_S
 from engines.host.runtime import sweep
 from tests.chaos.checks import SETTLED_S, Broken, Footprint, left_in_shared_memory, runtimes
 from tests.chaos.nodes_plan import draw_on_nodes
@@ -158,6 +159,8 @@ class Nodes(Arena):
     def _deal(self, service: Service, blow: PlannedBlow) -> None:
         match blow.what:
             case Blow.CUT_LINK:
+                length = "longer" if blow.lasts_s > SILENCE_S else "shorter"
+                self.counts[f"cut_link, {length} than {SILENCE_S:g} s"] += 1
                 self._network.cut(blow.node, blow.ways)
                 time.sleep(blow.lasts_s)
                 self._network.mend(blow.node)
