@@ -68,6 +68,22 @@ def test_replicas_on_a_node_that_is_cut_off_lose_nothing_and_come_back(network: 
         service.stop()
 
 
+@pytest.mark.parametrize("is_moe", [False, True])
+@pytest.mark.parametrize("down_s", [6, 9])  # too short to be taken for lost, and long enough for connections to break
+def test_no_item_is_suspected_because_a_link_was_cut(network: Network, is_moe: bool, down_s: float) -> None:
+    with cluster_in(network, "--stall-timeout-s", "4s", dp_size=2, is_moe=is_moe, **PACE) as cluster:
+        service = start(cluster, network)
+        with service.begin([f"{MARK} {index}" for index in range(ITEMS)], sampling_params=SHORT) as pending:
+            until(lambda: all(service.held), "not all ranks work")
+            network.cut(1)
+            time.sleep(down_s)
+            network.mend(1)
+            assert ended_once(pending.answer(), ITEMS)
+        service.wait_ready()
+        assert {fact["kind"] for fact in service.facts("rank_lost")} <= {"node_lost"}
+        service.stop()
+
+
 def test_a_lockstep_group_over_three_nodes_waits_for_the_one_that_is_cut_off(network: Network) -> None:
     with cluster_in(network, node_size=3, dp_size=3, is_moe=True, **PACE) as cluster:
         service = start(cluster, network, 3)
