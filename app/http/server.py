@@ -32,6 +32,7 @@ from engines import tasks
 from engines.contract.spec import EngineKind
 from engines.host.strays import adopt_orphans
 from engines.logs import loop_failure_logger, write_stderr
+from engines.signals import ending_signals
 
 logger = get_logger("server")
 BACKLOG = 4096  # connections that the kernel keeps waiting
@@ -84,7 +85,7 @@ async def _serve(
     listener = _listen(settings)
     port = listener.getsockname()[1]
     signals = _Signals()
-    with signals.installed():
+    with ending_signals(signals.take):
         fail, fatal = gateway.fleet.fail, gateway.fleet.fatal
         serving = tasks.start(server.serve(sockets=[listener]), "http", fail)
         gateway.start()
@@ -136,21 +137,10 @@ class _Signals:
         self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.second: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Listens for signals inside the block."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    def _on_signal(self, number: signal.Signals) -> None:
+    def take(self, number: signal.Signals) -> None:
+        """One has come."""
         self.count += 1
-        logger.info("signal", name=signal.Signals(number).name)
+        logger.info("signal", name=number.name)
         arrived = self.first if self.count == 1 else self.second
         if not arrived.done():
             arrived.set_result(None)

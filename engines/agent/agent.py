@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from engines.contract.node_protocol import (
 from engines.host.machine import Machine
 from engines.host.strays import adopt_orphans
 from engines.logs import get_logger, loop_failure_logger, write_stderr
+from engines.signals import ending_signals
 
 logger = get_logger("agent")
 ANSWER_TIMEOUT_S = 5.0  # for a gateway that listens to say yes or no
@@ -86,7 +87,7 @@ class Agent:
         """Until it was asked to end, or cannot go on."""
         asyncio.get_running_loop().set_exception_handler(loop_failure_logger("agent"))
         began = time.monotonic()
-        with self._signals_heard():
+        with ending_signals(self._on_signal):
             logger.info("gateway_dialled", node=self._spec.node, endpoint=self._spec.endpoint, pid=os.getpid())
             try:
                 while self._ending is None:
@@ -190,21 +191,10 @@ class Agent:
 
     # -- the end
 
-    @contextlib.contextmanager
-    def _signals_heard(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
     def _on_signal(self, number: signal.Signals) -> None:
         """The first asks the gateway to drain this node's ranks; the second ends them."""
         self._signals += 1
-        logger.info("signal", name=signal.Signals(number).name)
+        logger.info("signal", name=number.name)
         if self._ranks is None or self._signals > 1:
             self._end(Ending.ASKED)
         else:

@@ -34,7 +34,7 @@ LAYERS = {
         ("app.errors", "app.logs", "app.validation", "app.settings.field_types"),
         ("engines.agent",),
         ("engines.tasks", "engines.host"),  # this machine as a host of ranks
-        ("engines.logs", "engines.traces"),
+        ("engines.logs", "engines.traces", "engines.signals"),
         ("engines.contract", "engines.failures", "phalanx"),
     ),
     "engines": (
@@ -42,7 +42,7 @@ LAYERS = {
         ("engines.agent", "engines.host.guardian", "engines.rank.serve", "engines.host.inspect_model"),
         ("engines.tiny_model", "engines.rank.control", "engines.vllm_engine", "engines.simulated.engine"),
         ("engines.rank.engine", "engines.host", "engines.simulated", "engines.tasks"),
-        ("engines.logs", "engines.traces"),
+        ("engines.logs", "engines.traces", "engines.signals"),
         ("engines.contract", "engines.host.shared_memory", "engines.failures"),
     ),
 }
