@@ -57,3 +57,14 @@ def test_a_worker_that_is_killed_costs_no_item_and_no_text(victim: str, service:
         assert texts(pending.answer()) == ordinary
     service.wait_ready()
     assert {rank["incarnation"] for rank in service.ranks()} == {life + 1}
+
+
+def test_a_worker_that_is_stopped_is_found_and_its_work_done(service: Service, ordinary: list[str]) -> None:
+    service.errors_expected = True
+    with service.begin(as_items(mixed_prompts()), sampling_params=GREEDY) as pending:
+        until(lambda: all(service.held), "not all ranks work")
+        (pid,) = service.titled("phalanx-worker 1.1")
+        next(process for process in service.processes() if process.pid == pid).send_signal(signal.SIGSTOP)
+        assert texts(pending.answer()) == ordinary
+    service.wait_ready()
+    assert any("phalanx-worker 1.1" in str(fact.get("reason")) for fact in service.facts("rank_lost"))
