@@ -151,6 +151,7 @@ class Gateway:
                 "phalanx_suspect_items": lambda: sum(dispatcher.suspects(group) for group in self.fleet.groups),
                 "phalanx_asyncio_tasks": lambda: len(asyncio.all_tasks()),
                 "phalanx_active_batches": lambda: self.runs.active,
+                "phalanx_batches_held_back": lambda: self.runs.held_back,
                 "phalanx_held_bytes": lambda: self.memory.total,
                 "phalanx_items_requeued_total": lambda: dispatcher.requeued_items,
                 "phalanx_items_poisoned_total": lambda: dispatcher.convicted,

@@ -36,6 +36,7 @@ WATCHED_GAUGES = {
     "phalanx_suspect_items": "Items on trial, after their group crashed.",
     "phalanx_asyncio_tasks": "Tasks of the event loop.",
     "phalanx_active_batches": "Batches under way.",
+    "phalanx_batches_held_back": "Of these, streams whose clients read too slowly.",
     "phalanx_held_bytes": "Bodies and results in memory, in bytes.",
 }
 WATCHED_COUNTERS = {

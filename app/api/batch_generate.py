@@ -1,30 +1,40 @@
-"""``POST /v1/batch_generate``: read the request, have it accepted, and answer when all items have their results."""
+"""``POST /v1/batch_generate``: read the request, have it accepted, and answer when all items have their results, or
+with each as it comes."""
+
+from typing import TypeAlias, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api import examples
+from app.api.answer_form import is_streamed
 from app.api.auth import caller_of
 from app.api.batch_response import BatchResponse
-from app.api.batch_schemas import ANSWER, SCHEMAS
+from app.api.batch_schemas import ANSWER, LINE, SCHEMAS
+from app.api.batch_stream import BatchStream
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers
 from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
+from app.batches.acceptance import OpenSink
 from app.batches.memory import Holding
 from app.batches.request import BatchRequest
+from app.batches.result_stream import ResultStream
 from app.batches.results_in_memory import ResultsInMemory
+from app.batches.run import BatchRun
 from app.errors import InvalidRequest, TooSlow
 from app.gateway import Gateway
 
 __all__ = ["ANSWERS", "SCHEMAS", "batch_generate", "router"]
 router = APIRouter(route_class=PlainRoute)
-NDJSON = "application/x-ndjson"
+Sink: TypeAlias = ResultsInMemory | ResultStream
 ANSWERS = {
     "/v1/batch_generate": Answers(
         ANSWER,
         (403, 404, 408, 413, 415, 503),
         example=examples.ANSWER,
+        line=LINE,
+        lines=examples.LINES,
         takes=BatchRequest.__name__,
         requests=examples.REQUESTS,
     )
@@ -33,7 +43,12 @@ ANSWERS = {
 
 @router.post("/v1/batch_generate", summary="Generate for a batch of prompts")
 async def batch_generate(request: Request) -> Response:
-    """Runs the batch on the ranks and answers with one result per prompt, in order."""
+    """Runs the batch on the ranks and answers with one result per prompt, in order; or, as a stream, as they come.
+
+    A stream (`"stream": true`, or `Accept: application/x-ndjson`) is one JSON object a line. `object` says what it is:
+    `batch_generation.progress` first, and whenever there is nothing else for a while, `batch_generation.result` for
+    each prompt, and `batch_generation.summary` last. Without that the answer is incomplete.
+    """
     gateway = gateway_of(request)
     _refuse_headers(request)
     gateway.availability.check()
@@ -41,12 +56,27 @@ async def batch_generate(request: Request) -> Response:
     try:
         body = await _read(request, gateway, holding)
         run = await gateway.acceptance.accept(
-            body, caller_of(request), holding, lambda size: ResultsInMemory(size, holding)
+            body, caller_of(request), holding, lambda asked: _sink(asked, request, gateway, holding)
         )
     except BaseException:
         holding.close()
         raise
-    return BatchResponse(run, gateway.runs.cancel, gateway.settings.keepalive_s)
+    return _answer(run, gateway)
+
+
+def _sink(asked: BatchRequest, request: Request, gateway: Gateway, holding: Holding) -> OpenSink[Sink]:
+    """Where the results go. Raises InvalidRequest when the headers refuse the form that the body asks for."""
+    if is_streamed(asked.stream, ", ".join(request.headers.getlist("accept"))):
+        return lambda _: ResultStream(holding, gateway.settings.stream_window_bytes)
+    return lambda size: ResultsInMemory(size, holding)
+
+
+def _answer(run: BatchRun[Sink], gateway: Gateway) -> Response:
+    """In the form that its sink is made for."""
+    cancel, keepalive_s = gateway.runs.cancel, gateway.settings.keepalive_s
+    if isinstance(run.sink, ResultStream):
+        return BatchStream(cast("BatchRun[ResultStream]", run), cancel, keepalive_s)
+    return BatchResponse(cast("BatchRun[ResultsInMemory]", run), cancel, keepalive_s)
 
 
 async def _read(request: Request, gateway: Gateway, holding: Holding) -> bytearray:
@@ -62,8 +92,4 @@ def _refuse_headers(request: Request) -> None:
     if "idempotency-key" in request.headers:
         raise InvalidRequest(
             "Idempotency-Key does not exist yet: leave it out", param="Idempotency-Key", code="unsupported"
-        )
-    if request.headers.get("accept", "").strip().startswith(NDJSON):
-        raise InvalidRequest(
-            f"Accept: {NDJSON} (streaming) does not exist yet: leave it out", param="Accept", code="unsupported"
         )

@@ -1,24 +1,20 @@
-"""The answer to a batch: 200 and its headers at once, a space now and then until the body, then the body.
+"""The answer to a batch at once: a space now and then until all items have their results, then one JSON object.
 
-The spaces keep clients and proxies with idle timeouts from hanging up; JSON allows them. A client that goes away
-gives its batch up.
+JSON allows the spaces.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
-from app.batches.results import Usage
+from app.api.attached_response import AttachedResponse
+from app.batches.results import RequestCounts, Usage
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
 from app.batches.stats import Stats
-from engines import tasks
 
-PIECE_BYTES = 64 * 1024  # of an answer that are handed over at a time; a client has --send-timeout-s for each
 _encode = msgspec.json.Encoder().encode
 MemoryRun: TypeAlias = BatchRun[ResultsInMemory]
 
@@ -35,90 +31,28 @@ class BatchHead(msgspec.Struct, kw_only=True):
 class BatchTail(msgspec.Struct, kw_only=True):
     """What stands after the results."""
 
-    request_counts: dict[str, int]
+    request_counts: RequestCounts
     usage: Usage
     stats: Stats
 
 
-class BatchResponse(Response):
+class BatchResponse(AttachedResponse[ResultsInMemory]):
     """Waits for the batch and sends it."""
 
     media_type = "application/json"
 
-    def __init__(self, run: MemoryRun, cancel: Callable[[MemoryRun], None], keepalive_s: float) -> None:
-        super().__init__()
-        del self.headers["content-length"]
-        self._run = run
-        self._cancel = cancel
-        self._keepalive_s = keepalive_s
-        self._client_is_gone = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the answer. Never leaves the batch running behind a client that is gone."""
-        watcher = tasks.start(self._watch_client(receive), f"client of {self._run.record.id}", self._lose_client)
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while not await self._is_done_soon():
-                await send({"type": "http.response.body", "body": b" ", "more_body": True})
-            if await self._send_body(send):
-                self._run.trace.answered()
-        finally:
-            self._cancel(self._run)
-            self._run.sink.release()
-            await tasks.end(watcher)
-
-    async def _send_body(self, send: Send) -> bool:
-        """Whether all of it was sent; the end goes with the last piece, for small answers are many."""
-        parts = pieces(body(self._run))
-        piece = next(parts)
-        for following in parts:
-            if self._client_is_gone:
-                return False
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0)  # a client that reads as fast as this would leave nobody else a turn
-            piece = following
-        await send({"type": "http.response.body", "body": piece, "more_body": False})
-        return True
-
-    async def _is_done_soon(self) -> bool:
-        try:
-            async with asyncio.timeout(self._keepalive_s):
-                await self._run.done.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _watch_client(self, receive: Receive) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self._lose_client()
-                return
-
-    def _lose_client(self, *_: object) -> None:
-        """It is gone, or nobody can tell any more."""
-        self._client_is_gone = True
-        self._cancel(self._run)
+    async def _send_answer(self, send: Send) -> bool:
+        while not await self._comes_soon(self._run.done):
+            await send({"type": "http.response.body", "body": b" ", "more_body": True})
+        return await self._send_parts(send, body(self._run), lambda: True)
 
 
 def body(run: MemoryRun) -> Iterator[bytes]:
-    """The JSON of an answer, in pieces: the results are spliced in as they came from the ranks."""
+    """The JSON of an answer, in parts: the results are spliced in as they came from the ranks."""
     record = run.record
     head = BatchHead(id=record.id, model=record.model, created_at=record.created_at)
     yield _encode(head)[:-1] + b',"results":['
     for index in range(record.size):
         yield b"," + run.sink.read(index) if index else run.sink.read(index)
-    counts: dict[str, int] = {"total": record.size} | dict(run.counts.items())
-    tail = BatchTail(request_counts=counts, usage=run.usage, stats=run.stats.summary())
+    tail = BatchTail(request_counts=run.request_counts, usage=run.usage, stats=run.stats.summary())
     yield b"]," + _encode(tail)[1:]
-
-
-def pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of `PIECE_BYTES`: small parts together, large ones apart."""
-    piece = bytearray()
-    for part in parts:
-        piece += part
-        while len(piece) >= PIECE_BYTES:
-            yield bytes(piece[:PIECE_BYTES])
-            del piece[:PIECE_BYTES]
-    yield bytes(piece)

@@ -1,16 +1,16 @@
 """What `/v1/batch_generate` reads and writes, described field by field."""
 
-from typing import get_args
-
 from app.api.batch_response import BatchHead, BatchTail
+from app.api.batch_stream import BatchProgress, BatchSummary
 from app.api.describing import Described, Schema, array_of, one_of, or_null, ref
 from app.batches.request import NOT_YET, BatchRequest, PromptObject
-from app.batches.results import ItemResult, PromptTokensDetails, ResultError, Status, Usage
+from app.batches.results import ItemResult, PromptTokensDetails, RequestCounts, ResultError, Usage
 from app.batches.stats import RankShare, Stats
 from engines.contract.protocol import ItemErrorCode
 from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
 
 ANSWER = "BatchAnswer"
+LINE = "BatchLine"
 TEXT: Schema = {"type": "string", "title": "Text"}
 TOKEN_IDS = array_of({"type": "integer", "minimum": 0}, minItems=1, title="Token ids")
 JSON_OBJECT: Schema = {"type": "object", "additionalProperties": True}
@@ -33,6 +33,7 @@ SCHEMAS = (
             "priority": "A lower one runs first. Without one it is 0, or the nearest that the API key may use.",
             "return_token_ids": "Whether outputs have token_ids.",
             "return_prompt": "Whether results have the prompt, as it was sent.",
+            "stream": "Whether the answer is a stream of lines. Without it, Accept: application/x-ndjson asks for one.",
         },
     ),
     Described(
@@ -61,6 +62,17 @@ SCHEMAS = (
         BatchHead, words={"object": {"const": "batch_generation"}}, notes={"created_at": "Unix time in seconds."}
     ),
     Described(BatchTail),
+    Described(
+        BatchProgress,
+        words={"object": {"const": "batch_generation.progress"}},
+        notes={"running": "Items on ranks.", "waiting": "Items that are to run, now or again."},
+    ),
+    Described(
+        BatchSummary,
+        words={"object": {"const": "batch_generation.summary"}},
+        notes={"created_at": "Unix time in seconds."},
+    ),
+    Described(RequestCounts),
     Described(
         ItemResult,
         opaque={
@@ -132,7 +144,7 @@ def complete(schemas: dict[str, Schema]) -> dict[str, Schema]:
     """The schemas with what the structs do not say: nulls, what excludes what, the answer as a whole."""
     _as_read(schemas)
     head, tail = schemas.pop(BatchHead.__name__), schemas.pop(BatchTail.__name__)
-    return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail)}
+    return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail), LINE: _line()}
 
 
 def _as_read(schemas: dict[str, Schema]) -> None:
@@ -150,14 +162,21 @@ def _as_read(schemas: dict[str, Schema]) -> None:
 
 def _whole_answer(head: Schema, tail: Schema) -> Schema:
     """Head, results and tail are encoded apart, and stand in one object."""
-    counts = {name: {"type": "integer"} for name in ("total", *get_args(Status))}
     results = {"results": array_of(ref(ItemResult.__name__), description="One per prompt, in their order.")}
-    properties = head["properties"] | results | tail["properties"]
-    properties["request_counts"] = {"type": "object", "properties": counts, "required": list(counts)}
     return {
         "title": ANSWER,
         "description": "The answer to a batch.",
         "type": "object",
-        "properties": properties,
+        "properties": head["properties"] | results | tail["properties"],
         "required": [*head["required"], *results, *tail["required"]],
+    }
+
+
+def _line() -> Schema:
+    """What the lines of a stream may be: each is one of them."""
+    structs = (BatchProgress, ItemResult, BatchSummary)
+    return {
+        "title": LINE,
+        "description": "A line of a stream; `object` says which. Without a summary at its end it is incomplete.",
+        "oneOf": [ref(struct.__name__) for struct in structs],
     }

@@ -29,6 +29,14 @@ REQUESTS: dict[str, Json] = {
             "timeout_s": 600,
         },
     },
+    "stream": {
+        "summary": "A stream: each result as soon as it is there",
+        "value": {
+            "prompts": ["Hello, my name is", "The capital of France is"],
+            "sampling_params": {"max_tokens": 16},
+            "stream": True,
+        },
+    },
     "chat": {
         "summary": "Conversations, through the model's chat template",
         "value": {
@@ -113,6 +121,23 @@ ANSWER: Json = {
         "ranks": [{"rank": 0, "items": 1, "prompt_tokens": 6, "completion_tokens": 3, "busy_s": 0.2}],
     },
 }
+
+
+LINES: tuple[Json, ...] = (
+    {
+        "object": "batch_generation.progress",
+        "id": ANSWER["id"],
+        "request_counts": {"total": 2, "ok": 0, "error": 1, "cancelled": 0, "timeout": 0},
+        "running": 0,
+        "waiting": 1,
+    },
+    ANSWER["results"][1],
+    ANSWER["results"][0],
+    {
+        "object": "batch_generation.summary",
+        **{name: ANSWER[name] for name in ("id", "model", "created_at", "request_counts", "usage", "stats")},
+    },
+)
 
 
 def refusal(kind: str, message: str, param: str | None, code: str, retry_after_s: float | None = None) -> Json:

@@ -6,11 +6,14 @@ themselves. A route without an entry in its resource's `ANSWERS` is an error: no
 
 from collections.abc import Sequence
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.api import limit_headers
+from app.api.answer_form import NDJSON
 from app.api.auth import OPEN
+from app.api.body import JSON_TYPE
 from app.api.describing import Answers, Resource, Schema, ref
 from app.api.examples import ERRORS
 from app.api.request_id import REQUEST_ID_HEADER, SAFE_REQUEST_ID
@@ -74,7 +77,7 @@ def _document(app: FastAPI, resources: Sequence[Resource]) -> Schema:
             operation["security"] = [] if path in OPEN else [{SECURITY_SCHEME: []}]
             if (takes := answers[path].takes) is not None:
                 body = {"schema": ref(takes), "examples": dict(answers[path].requests)}
-                operation["requestBody"] = {"required": True, "content": {"application/json": body}}
+                operation["requestBody"] = {"required": True, "content": {JSON_TYPE: body}}
     return described
 
 
@@ -89,18 +92,22 @@ def _responses(path: str, answers: Answers) -> dict[str, Schema]:
 
 
 def _ok(answers: Answers) -> Schema:
-    answer = {"description": "Success"}
+    answer: Schema = {"description": "Success"}
     if answers.component is None:
         return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
     example = {"example": answers.example} if answers.example else {}
-    return answer | {"content": {"application/json": {"schema": ref(answers.component), **example}}}
+    content: dict[str, Schema] = {JSON_TYPE: {"schema": ref(answers.component), **example}}
+    if answers.line is not None:
+        lines = "".join(msgspec.json.encode(line).decode() + "\n" for line in answers.lines)
+        content[NDJSON] = {"schema": ref(answers.line), "example": lines}
+    return answer | {"content": content}
 
 
 def _error(status: int, component: str) -> Schema:
     example = {"example": ERRORS[status]} if component == "ErrorAnswer" else {}
     return {
         "description": MEANINGS[status],
-        "content": {"application/json": {"schema": ref(component), **example}},
+        "content": {JSON_TYPE: {"schema": ref(component), **example}},
     }
 
 

@@ -26,6 +26,7 @@ from app.traces import Traces
 
 ITEM_BYTES = 512  # that an item takes up besides its prompt and its result, and what is kept of it in the end
 SinkT = TypeVar("SinkT", bound=ResultSink)
+OpenSink = Callable[[int], SinkT]  # for the results of so many items
 
 
 class Acceptance:
@@ -51,14 +52,15 @@ class Acceptance:
         self._turnstile = Turnstile()
 
     async def accept(
-        self, body: bytearray, caller: Caller, holding: Holding, open_sink: Callable[[int], SinkT]
+        self, body: bytearray, caller: Caller, holding: Holding, choose_sink: Callable[[BatchRequest], OpenSink[SinkT]]
     ) -> BatchRun[SinkT]:
-        """A batch that runs, with the sink that `open_sink` makes for so many items.
+        """A batch that runs, with the kind of sink that `choose_sink` finds in its request.
 
-        What it takes in memory counts for `holding`. Raises RequestError.
+        What it takes in memory counts for `holding`. Raises RequestError, and what `choose_sink` raises.
         """
         request = await parse_in_turn(body, self._turnstile)
         self._check(request)
+        open_sink = choose_sink(request)
         priority = _priority(request, caller)
         resolver = self._resolve(request)
         await self._engine_check.ask(resolver.batch_wide.wire)

@@ -34,6 +34,16 @@ class Usage(msgspec.Struct):
         self.prompt_tokens_details.cached_tokens += result.cached_tokens
 
 
+class RequestCounts(msgspec.Struct, kw_only=True):
+    """How many items a batch has, and how many of them ended with which status."""
+
+    total: int
+    ok: int
+    error: int
+    cancelled: int
+    timeout: int
+
+
 class ResultError(msgspec.Struct):
     """Why an item has no answer. `retryable`: the same item may succeed when it is sent again."""
 

@@ -34,7 +34,7 @@ class ResultsInMemory:
             return known
         if self._rest is None:
             raise LookupError(f"item {index} has no result yet")
-        return self._rest(index)
+        return self._rest.read(index)
 
     def release(self) -> None:
         """Forgets everything: the answer has been sent, or will not be. May be called twice."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from app.batches.record import BatchRecord
-from app.batches.results import Status, Usage, encode_result
-from app.batches.sink import ResultSink
+from app.batches.results import RequestCounts, Status, Usage, encode_result
+from app.batches.sink import Rest, ResultSink
 from app.batches.stats import StatsKeeper
 from app.dispatch.item import Flow, Item
 from app.logs import get_logger
@@ -58,6 +58,11 @@ class BatchRun(Generic[SinkT_co]):
         """Items that have their result."""
         return self.record.size - self._remaining
 
+    @property
+    def request_counts(self) -> RequestCounts:
+        """What the answer says of its items, so far."""
+        return RequestCounts(total=self.record.size, **self.counts)
+
     def refuse(self, index: int, error: ItemError) -> None:
         """An item that no rank will see. `error.param` is the full place in the request."""
         self._record(index, "error", Result(0, Outcome.ERROR, error=error), None, 0, place="")
@@ -92,11 +97,11 @@ class BatchRun(Generic[SinkT_co]):
         attempts = {item.index: item.attempts for item in self.items if item.attempts}
         label = self.record.label
 
-        def rest(index: int) -> bytes:
+        def read(index: int) -> bytes:
             return encode_result(index, label(index), status, result, None, attempts.get(index, 0))
 
-        self.sink.close(rest)
-        self._open.clear()
+        is_open, self._open = self._open, bytearray()
+        self.sink.close(Rest(is_open, read))
         self._count(status, self._remaining)
 
     def _record(self, index: int, status: Status, result: Result, rank: int | None, attempts: int, place: str) -> None:

@@ -90,6 +90,11 @@ class Runs:
         """Batches that run."""
         return len(self._active)
 
+    @property
+    def held_back(self) -> int:
+        """Of these, those of which nothing is dispatched, because nobody takes their results."""
+        return sum(run.flow.is_held_back for run in self._active)
+
     def _expire(self, run: AnyRun) -> None:
         if run in self._active:
             logger.info("batch_timeout", batch=run.record.id, items=run.record.size, ended=run.ended)

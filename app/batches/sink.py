@@ -1,9 +1,22 @@
-"""Where the results of a batch go, one by one as they come: to memory, and later to a journal or a stream."""
+"""Where the results of a batch go, one by one as they come: to memory, to a stream, and later to a journal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
-Rest = Callable[[int], bytes]  # the JSON of the result that an item has because it got none of its own
+
+@dataclass(frozen=True)
+class Rest:
+    """The results of the items that got none of their own. Each is made when it is read, as JSON."""
+
+    is_open: bytes | bytearray  # 1 for each of these items, by index
+    read: Callable[[int], bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        index = self.is_open.find(1)
+        while index >= 0:
+            yield self.read(index)
+            index = self.is_open.find(1, index + 1)
 
 
 class Brake(Protocol):

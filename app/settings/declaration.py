@@ -143,7 +143,7 @@ class ServerSettings(Section):
         None, "API keys, as `phalanx api-keys` makes them. Without them, everybody who reaches the address is let in."
     )
     insecure: bool = setting(False, "Serve without API keys on an address that other machines reach.")
-    keepalive_s: Seconds = setting(5.0, "Between the spaces that keep a waiting answer's connection open.")
+    keepalive_s: Seconds = setting(5.0, "Between the spaces, or progress lines, of an answer that waits.")
     max_connections: Count = setting(10_000, "Connections at once; beyond it they are answered 503.")
     head_timeout_s: Seconds = setting(20.0, "For the head of a request to come.")
     body_timeout_s: Seconds = setting(30.0, "For the next part of a body to come.")
@@ -166,6 +166,9 @@ class WorkSettings(Section):
     max_body_bytes: Size = setting("128MiB", "Bytes of one request.")
     max_held_bytes: Size = setting(
         "4GiB", "Bytes of bodies and results held at once; beyond it requests get 503. A body needs twice its size."
+    )
+    stream_window_bytes: Size = setting(
+        "4MiB", "Bytes of a stream's results that its client has yet to read; beyond it the batch is held back."
     )
     max_prompt_bytes: Size = setting("4MiB", "Bytes of one prompt.")
     max_waiting_items: Count = setting(500_000, "Items in the backlog; beyond it requests get 429.")

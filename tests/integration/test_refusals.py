@@ -55,7 +55,8 @@ def post(service: Service, body: bytes, **headers: str) -> httpx.Response:
         ({"timeout_s": 100_000}, "timeout_s", "at most 86400 is accepted (--max-timeout-s)"),
         ({"priority": "high"}, "priority", "expected int"),
         ({"priority": 2**40}, "priority", "<= 2147483647"),
-        ({"stream": True}, "stream", "stream does not exist yet"),
+        ({"stream": "yes"}, "stream", "expected bool"),
+        ({"stream": 1}, "stream", "expected bool"),
         ({"background": True}, "background", "background does not exist yet"),
         ({"dry_run": True}, "dry_run", "dry_run does not exist yet"),
         ({"resume": "x"}, "resume", "does not exist yet"),
@@ -101,13 +102,20 @@ def test_broken_bodies_are_refused(service: Service, body: bytes, said: str) -> 
     assert said in error_of(post(service, body), 400)["message"]
 
 
-def test_headers_of_what_does_not_exist_yet_are_refused_by_name(service: Service) -> None:
+def test_a_header_of_what_does_not_exist_yet_is_refused_by_name(service: Service) -> None:
     body = json.dumps(GOOD).encode()
     error = error_of(post(service, body, **{"Idempotency-Key": "k"}), 400)
     assert (error["param"], error["code"]) == ("Idempotency-Key", "unsupported")
-    error = error_of(post(service, body, Accept="application/x-ndjson"), 400)
-    assert (error["param"], error["code"]) == ("Accept", "unsupported")
-    assert post(service, body, Accept="application/json").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("stream", "accept"),
+    [(True, "application/json"), (True, "application/x-ndjson;q=0"), (False, "application/x-ndjson")],
+)
+def test_a_form_that_the_accept_header_refuses_is_400(service: Service, stream: bool, accept: str) -> None:
+    error = error_of(post(service, json.dumps(GOOD | {"stream": stream}).encode(), Accept=accept), 400)
+    assert (error["param"], error["code"]) == ("Accept", "not_acceptable")
+    assert accept in error["message"]
 
 
 def test_names_that_are_not_the_servers_are_refused_on_loopback(service: Service) -> None:

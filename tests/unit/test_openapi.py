@@ -12,9 +12,10 @@ from openapi_spec_validator import validate
 from app.api.auth import OPEN
 from app.api.batch_response import BatchHead, BatchTail
 from app.api.batch_schemas import ANSWER as ANSWER_SCHEMA
+from app.api.batch_schemas import LINE as LINE_SCHEMA
 from app.api.batch_schemas import MADE_BY_RANKS
 from app.api.describing import Described
-from app.api.examples import ANSWER, ERRORS, REQUESTS
+from app.api.examples import ANSWER, ERRORS, LINES, REQUESTS
 from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
 from app.api.schemas import OF_EVERY_ROUTE
@@ -74,9 +75,9 @@ def test_a_schema_has_every_field_of_its_struct(document: Schema, described: Des
 
 def test_nothing_is_left_undescribed(document: Schema) -> None:
     known = {described.name for described in DESCRIBED} - {BatchHead.__name__, BatchTail.__name__}
-    assert set(document["components"]["schemas"]) == known | set(MADE_BY_RANKS) | {ANSWER_SCHEMA}
+    assert set(document["components"]["schemas"]) == known | set(MADE_BY_RANKS) | {ANSWER_SCHEMA, LINE_SCHEMA}
     for name, schema in document["components"]["schemas"].items():
-        for field, found in schema["properties"].items():
+        for field, found in schema.get("properties", {}).items():
             assert found, f"{name}.{field} is JSON as it came: say in its Described what it may hold"
             assert found.get("items") != {}, f"{name}.{field} has entries that are JSON as they came"
 
@@ -101,6 +102,7 @@ def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
                 assert (LIMIT_ITEMS in answer["headers"]) == (path not in OPEN and status != "401")
     batch = document["paths"]["/v1/batch_generate"]["post"]
     assert set(batch["responses"]) == {"200", "400", "401", "403", "404", "408", "413", "415", "429", "500", "503"}
+    assert set(batch["responses"]["200"]["content"]) == {"application/json", "application/x-ndjson"}
     one_rank = document["paths"]["/v1/ranks/{rank}"]["get"]["responses"]
     assert set(one_rank) == {"200", "400", "401", "404", "429", "500"}
     assert set(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
@@ -119,6 +121,8 @@ def test_examples_of_requests_are_valid_and_accepted(document: Schema, name: str
 
 def test_examples_of_answers_are_valid(document: Schema) -> None:
     assert complaints(document, ANSWER_SCHEMA, ANSWER) == []
+    for line in LINES:
+        assert complaints(document, LINE_SCHEMA, line) == []
     for example in ERRORS.values():
         assert complaints(document, "ErrorAnswer", example) == []
 

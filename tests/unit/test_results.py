@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from batch_bench import make_items, make_run
 
-from app.api.batch_response import PIECE_BYTES, body, pieces
+from app.api.attached_response import PIECE_BYTES, pieces
+from app.api.batch_response import body
 from app.batches.memory import HeldBytes
 from app.batches.record import NO_LABEL, BatchRecord, Label
 from app.batches.results import encode_result

@@ -1,0 +1,89 @@
+"""The results of a batch that is streamed: each is kept until the client's connection has taken it, then forgotten.
+
+A client that reads more slowly than the ranks work holds its own batch back, and nobody else's: beyond a window of
+bytes that wait for it nothing more is dispatched, until half of the window is free.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+
+from app.batches.memory import Holding
+from app.batches.sink import Brake, Rest
+
+# What a client may take for the end of a line: Python's str.splitlines does, and httpx with it. In JSON the first two
+# are space between values, for a prompt is handed back as it was laid out; the others can only stand within a string.
+LINE_ENDS = (b"\n", b" "), (b"\r", b" ")
+WIDE_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in ("\x85", "\u2028", "\u2029"))
+
+
+class ResultStream:
+    """A ResultSink with one reader. Its bytes count for `holding`."""
+
+    def __init__(self, holding: Holding, window_bytes: int) -> None:
+        self._holding = holding
+        self._window_bytes = window_bytes
+        self._unread: deque[bytes] = deque()
+        self._unread_bytes = 0
+        self._rest: Iterator[bytes] = iter(())
+        self._brake: Brake | None = None
+        self._holds_back = False
+        self._is_closed = False
+        self.news = asyncio.Event()  # there is something to take, or the end has come
+        self.is_read = False  # whether all there will ever be has been taken
+
+    def open(self, brake: Brake) -> None:
+        """From now on it may hold the batch back: at once, if so many items were refused."""
+        self._brake = brake
+        self._hold_when_full()
+
+    def put(self, index: int, result: bytes) -> None:
+        """Keeps it until it is taken. What runs already is taken in beyond the window, too."""
+        line = as_line(result)
+        self._unread.append(line)
+        self._unread_bytes += len(line)
+        self._holding.add(len(line))
+        self._hold_when_full()
+        self.news.set()
+
+    def close(self, rest: Rest | None) -> None:
+        """Results of what is left are made when they are taken: there may be many, and a reader that is slow."""
+        self._rest = iter(rest or ())
+        self._is_closed = True
+        self.news.set()
+
+    def take(self) -> Iterator[bytes]:
+        """The lines that are there, those counted in that come while they are taken. One is forgotten with the next."""
+        while self._unread:
+            line = self._unread.popleft()
+            yield line
+            self._forget(len(line))
+        yield from map(as_line, self._rest)
+        self.is_read = self._is_closed
+        self.news.clear()
+
+    def release(self) -> None:
+        """Forgets everything: the answer has been sent, or will not be. May be called twice."""
+        self._unread.clear()
+        self._rest = iter(())
+        self._holding.close()
+
+    def _hold_when_full(self) -> None:
+        if self._brake is not None and not self._holds_back and self._unread_bytes >= self._window_bytes:
+            self._holds_back = True
+            self._brake.hold()
+
+    def _forget(self, size: int) -> None:
+        self._unread_bytes -= size
+        self._holding.give_back(size)
+        if self._brake is not None and self._holds_back and self._unread_bytes <= self._window_bytes // 2:
+            self._holds_back = False
+            self._brake.release()
+
+
+def as_line(result: bytes) -> bytes:
+    """The same JSON on one line, whatever a client takes for its end."""
+    for end, instead in LINE_ENDS if result.isascii() else LINE_ENDS + WIDE_LINE_ENDS:
+        if end in result:
+            result = result.replace(end, instead)
+    return result + b"\n"
