@@ -1,7 +1,8 @@
 """What an item costs the gateway: simulated ranks, which answer at once, under many httpx clients.
 
-Each round is 10,000 items in one request, and 2,000 requests of 5 items from 200 clients at once. Nothing may be
-wrong with any answer, and afterwards the gateway must be as it was: memory, open files, threads, tasks.
+Each round is 10,000 items in one request, and 2,000 requests of 5 items from 200 clients at once, answered at once and
+as streams. Nothing may be wrong with any answer, and afterwards the gateway must be as it was: memory, open files,
+threads, tasks.
 """
 
 import argparse
@@ -104,7 +105,7 @@ def show(shot: Shot) -> None:
     """A line, and one for each error."""
     loop = "".join(f", {name} {value:g}" for name, value in shot.loop.items())
     print(
-        f"round {shot.round:2} {shot.load:>9}: {shot.items_per_s:7.0f} items/s, {shot.cpu_us:6.1f} us an item, "
+        f"round {shot.round:2} {shot.load:>18}: {shot.items_per_s:7.0f} items/s, {shot.cpu_us:6.1f} us an item, "
         f"p50 {shot.p50_ms:7.1f} ms, p99 {shot.p99_ms:7.1f} ms, {shot.rss_mib:6.1f} MiB, "
         f"{shot.open_files} files, {shot.threads} threads{loop}",
         flush=True,
@@ -153,7 +154,8 @@ def main(arguments: list[str], prog: str) -> int:
     """1 when an answer was wrong or a bound is exceeded."""
     given = _parser(prog).parse_args(arguments)
     sizes = {"prompt_tokens": given.prompt_tokens, "tokens": given.tokens}
-    loads = [Load(1, given.items, 1, **sizes), Load(given.items // 5, 5, given.clients, **sizes)]
+    shapes = [(1, given.items, 1), (given.items // 5, 5, given.clients)]
+    loads = [Load(*shape, **sizes, is_streamed=streamed) for shape in shapes for streamed in (False, True)]
     bounds = Bounds(
         max_cpu_us=given.max_cpu_us, max_rss_growth_mb=given.max_rss_growth_mb, max_file_growth=given.max_file_growth
     )

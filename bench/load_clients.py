@@ -6,6 +6,7 @@ that went to the wrong place is seen; the checksums of the texts let loads of th
 
 import asyncio
 import itertools
+import json
 import multiprocessing
 import ssl
 import time
@@ -31,6 +32,7 @@ class Load:
     clients: int
     prompt_tokens: int = 32
     tokens: int = 16
+    is_streamed: bool = False
 
     @property
     def items(self) -> int:
@@ -40,7 +42,7 @@ class Load:
     @property
     def name(self) -> str:
         """For a table."""
-        return f"{self.requests} x {self.items_per_request}"
+        return f"{self.requests} x {self.items_per_request}{' streamed' if self.is_streamed else ''}"
 
     def body(self, request: int) -> dict[str, Any]:  # Any: JSON
         """What is posted as request number `request`."""
@@ -49,7 +51,7 @@ class Load:
             {"custom_id": f"item-{item}", "prompt": self._prompt(item)}
             for item in range(first, first + self.items_per_request)
         ]
-        return {"prompts": prompts, "sampling_params": {"max_tokens": self.tokens}}
+        return {"prompts": prompts, "sampling_params": {"max_tokens": self.tokens}, "stream": self.is_streamed}
 
     def _prompt(self, item: int) -> str:
         return f"item {item:08} ".ljust(self.prompt_tokens * CHARACTERS_PER_TOKEN, "x")
@@ -155,12 +157,22 @@ async def _one_client(url: str, load: Load, queue: Iterator[int], context: ssl.S
             if answer.status_code != 200:
                 report.blame(f"request {request}: {answer.status_code} {answer.text[:300]}")
             else:
-                _check(load, request, answer.json(), report)
+                _check(load, request, _results(load, answer), report)
 
 
-def _check(load: Load, request: int, body: dict[str, Any], report: LoadReport) -> None:
+def _results(load: Load, answer: httpx.Response) -> list[dict[str, Any]]:
+    """In the order of the prompts. Those of a stream without a summary are not there."""
+    if not load.is_streamed:
+        found: list[dict[str, Any]] = answer.json()["results"]
+        return found
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    if lines[-1]["object"] != "batch_generation.summary":
+        return []
+    return sorted((line for line in lines if "index" in line), key=lambda line: line["index"])
+
+
+def _check(load: Load, request: int, results: list[dict[str, Any]], report: LoadReport) -> None:
     """Every item is there once, in order, and ok."""
-    results = body["results"]
     if len(results) != load.items_per_request:
         report.blame(f"request {request}: {len(results)} results for {load.items_per_request} items")
     first = request * load.items_per_request
