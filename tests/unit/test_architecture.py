@@ -59,11 +59,11 @@ DOORS = {
     "click": ("phalanx",),
     "fastapi": ("app.api", "app.factory"),
     "httptools": ("app.http",),
-    "httpx": ("phalanx.ranks_table",),
+    "httpx": ("phalanx.client", "phalanx.ranks_table"),
     "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.weights"),
     "jsonschema_rs": ("engines.vllm_engine.text_checks",),
     "llguidance": ("engines.vllm_engine.text_checks",),  # vLLM brings it
-    "msgspec": ("app", "engines"),  # what travels and what is JSON, everywhere
+    "msgspec": ("app", "engines", "phalanx.client"),  # what travels and what is JSON, everywhere
     "numpy": ("engines.tiny_model",),
     "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
