@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from rich.table import Table
 
+from phalanx.address import ImpossibleKey, authorization, base_url
 from phalanx.console import make_console
 
 TIMEOUT_S = 10.0
@@ -28,8 +29,11 @@ class Answer:
 
 def fetch_ranks(url: str, api_key: str | None = None) -> Answer:
     """The ranks of the gateway at `url`. Raises NoGatewayError."""
-    base = (url if "://" in url else f"http://{url}").rstrip("/")
-    headers = _authorization(api_key)
+    base = base_url(url)
+    try:
+        headers = authorization(api_key)
+    except ImpossibleKey as error:
+        raise NoGatewayError(f"{error}: set PHALANX_API_KEY, or --api-key, anew") from None
     try:
         response = httpx.get(f"{base}/v1/ranks", headers=headers, timeout=TIMEOUT_S, trust_env=False)
         response.raise_for_status()
@@ -44,15 +48,6 @@ def fetch_ranks(url: str, api_key: str | None = None) -> Answer:
     except (ValueError, KeyError, TypeError):
         reason = "it answers, but not with ranks"
     raise NoGatewayError(f"no gateway at {base} ({reason}): start one with `phalanx serve`, or say where with --url")
-
-
-def _authorization(api_key: str | None) -> dict[str, str]:
-    if api_key is None:
-        return {}
-    api_key = api_key.strip()
-    if not api_key.isascii() or not api_key.isprintable():
-        raise NoGatewayError("the API key has characters that no key has: set PHALANX_API_KEY, or --api-key, anew")
-    return {"Authorization": f"Bearer {api_key}"}
 
 
 def print_ranks(ranks: list[Rank]) -> None:

@@ -1,6 +1,8 @@
 """`phalanx.AsyncClient`: batches for programs with an event loop."""
 
 import asyncio
+import contextlib
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Self, Unpack
@@ -9,33 +11,27 @@ import httpx
 
 from phalanx.client import exchange
 from phalanx.client.errors import PhalanxError
-from phalanx.client.exchange import Answer, BatchOptions, Patience, Prompt
-from phalanx.client.results import Progress, Result, Summary
+from phalanx.client.exchange import BatchOptions, BatchStream, Patience, Prompt, ServiceClient
+from phalanx.client.results import Result
 
 
-class AsyncClient:
-    """A service's address. Use it in an `async with` block, or `close` it.
+class _Closed:
+    """What is closed at the end of its `async with` block."""
 
-    `silence_s`: a service that says nothing for so long is given up. `patience_s`: for how long a request is sent again
-    while there is no room, at the service's own pace (Retry-After).
-    """
+    @abstractmethod
+    async def close(self) -> None: ...
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        silence_s: float = 120.0,
-        patience_s: float = 600.0,
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.url = exchange.base_url(url)
-        self._patience_s = patience_s
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers=exchange.headers(api_key),
-            timeout=exchange.timeout(silence_s),
-            trust_env=False,
-        )
+        await self.close()
+
+
+class AsyncClient(_Closed, ServiceClient[httpx.AsyncClient]):
+    """A service's address. Use it in a `async with` block, or `close` it. Its arguments are those of ServiceClient."""
 
     def generate(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptions]) -> "AsyncResultStream":
         """Results as they come, each with the index of its prompt. Nothing is sent before the first is asked for.
@@ -48,31 +44,16 @@ class AsyncClient:
         """Closes its connections."""
         await self._http.aclose()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+    def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
 
 
-class AsyncResultStream(AsyncIterator[Result]):
-    """The results of one batch. `summary` is there when all have come; `progress` says how far it is."""
+class AsyncResultStream(_Closed, BatchStream, AsyncIterator[Result]):
+    """The results of one batch; see BatchStream."""
 
     def __init__(self, http: httpx.AsyncClient, url: str, body: bytes, patience_s: float) -> None:
-        self._answer = Answer()
+        super().__init__()
         self._results = self._run(http, url, body, patience_s)
-
-    @property
-    def summary(self) -> Summary | None:
-        """Counts, tokens and times of the whole batch, once it has ended."""
-        return self._answer.summary
-
-    @property
-    def progress(self) -> Progress | None:
-        """What the service said last."""
-        return self._answer.progress
 
     async def close(self) -> None:
         """Hangs up: what has no result yet is cancelled. May be called twice."""
@@ -80,14 +61,6 @@ class AsyncResultStream(AsyncIterator[Result]):
 
     async def __anext__(self) -> Result:
         return await anext(self._results)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def _run(
         self, http: httpx.AsyncClient, url: str, body: bytes, patience_s: float
@@ -110,11 +83,10 @@ async def _post(http: httpx.AsyncClient, url: str, body: bytes, patience: Patien
         request = http.build_request("POST", exchange.PATH, content=body, headers=exchange.POSTED)
         try:
             response = await http.send(request, stream=True)
-        except httpx.HTTPError as error:
-            failed: PhalanxError = exchange.unreachable(url, error)
-        else:
             if response.status_code == httpx.codes.OK:
                 return response
-            failed = exchange.refused(response, await response.aread())
-            await response.aclose()
+            async with contextlib.aclosing(response):
+                failed: PhalanxError = exchange.refused(response, await response.aread())
+        except httpx.HTTPError as error:
+            failed = exchange.unreachable(url, error)
         await asyncio.sleep(patience.pause_s(failed))

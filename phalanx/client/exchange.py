@@ -2,12 +2,14 @@
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 import httpx
 import msgspec
 
+from phalanx.address import authorization, base_url
 from phalanx.client.errors import ConnectionFailed, IncompleteAnswer, PhalanxError, Refused, TryLater, refusal
 from phalanx.client.results import Line, Progress, Result, Summary
 
@@ -18,6 +20,7 @@ CONNECT_TIMEOUT_S = 10.0
 DEFAULT_PAUSE_S = 1.0  # where the service does not say how long
 SPREAD = 0.1  # of a pause, at random: clients that were refused together do not come back together
 
+HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
 Prompt = str | list[int] | Mapping[str, Any]  # Any: the JSON of an item, such as {"messages": [...]}
 
 
@@ -34,16 +37,6 @@ class BatchOptions(TypedDict, total=False):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Line).decode
-
-
-def base_url(url: str) -> str:
-    """With a scheme, and no slash at the end."""
-    return (url if "://" in url else f"http://{url}").rstrip("/")
-
-
-def headers(api_key: str | None) -> dict[str, str]:
-    """Of every request."""
-    return {"Authorization": f"Bearer {api_key.strip()}"} if api_key else {}
 
 
 def timeout(silence_s: float) -> httpx.Timeout:
@@ -73,17 +66,62 @@ class Patience:
         return pause_s
 
 
+class ServiceClient(ABC, Generic[HttpT]):
+    """A service's address, and a pool of connections to it.
+
+    `silence_s`: a service that says nothing for so long is given up. `patience_s`: for how long a request is sent again
+    while there is no room, at the service's own pace (Retry-After). Raises ImpossibleKey.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        silence_s: float = 120.0,
+        patience_s: float = 600.0,
+    ) -> None:
+        self.url = base_url(url)
+        self._patience_s = patience_s
+        self._http: HttpT = self._open(authorization(api_key or None), timeout(silence_s))
+
+    @abstractmethod
+    def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> HttpT: ...
+
+
+class BatchStream:
+    """The results of one batch. `summary` is there when all have come; `progress` says how far it is."""
+
+    def __init__(self) -> None:
+        self._answer = Answer()
+
+    @property
+    def summary(self) -> Summary | None:
+        """Counts, tokens and times of the whole batch, once it has ended."""
+        return self._answer.summary
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the service said last."""
+        return self._answer.progress
+
+
 class Answer:
     """The lines of a streamed answer, from bytes as they come."""
 
     def __init__(self) -> None:
         self.summary: Summary | None = None
         self.progress: Progress | None = None
-        self._unfinished = b""
+        self._unfinished: list[bytes] = []  # parts of the last line: it may be large, and come in many
 
     def take(self, part: bytes) -> Iterator[Result]:
         """The results that are whole now. Raises IncompleteAnswer for what is no line of an answer."""
-        *lines, self._unfinished = (self._unfinished + part).split(b"\n")
+        head, *others = part.split(b"\n")
+        self._unfinished.append(head)
+        if not others:
+            return
+        *lines, rest = b"".join(self._unfinished), *others
+        self._unfinished = [rest]
         for line in lines:
             if line.strip():
                 yield from self._read(line)

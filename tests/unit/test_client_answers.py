@@ -1,5 +1,7 @@
 """What a client makes of the bytes of an answer, however they are cut, and of errors that are not the service's own."""
 
+import time
+
 import pytest
 
 from phalanx.client.errors import IncompleteAnswer, PhalanxError, ServiceFailed, TryLater, refusal
@@ -25,6 +27,16 @@ def test_lines_may_be_cut_anywhere(size: int) -> None:
     answer.end()
     assert [(result.index, result.text, result.rank) for result in results] == [(0, "\xe9", 1)]
     assert answer.summary is not None and answer.summary.stats == {"wall_s": 0.1}
+
+
+def test_a_large_line_costs_no_more_for_coming_in_many_parts() -> None:
+    """Parts that are joined anew with each one that comes would be two thousand times as many bytes."""
+    answer = Answer()
+    part = b"x" * 65536
+    began = time.process_time()
+    for _ in range(2000):
+        assert list(answer.take(part)) == []
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("line", [b"<html>\n", b'{"object":"surprise"}\n', b"\xff\n", b"[]\n"])
