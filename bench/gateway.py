@@ -9,12 +9,13 @@ import argparse
 import re
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import msgspec
 
-from bench.load_clients import Load, LoadClients, LoadReport
+from bench.load_clients import Load, LoadClients, LoadReport, add_load_flags, loads_of
 from bench.phalanx_server import PhalanxServer, serving
 from bench.processes import Cost, MeasurementFailed, cost_of, wait_until
 
@@ -136,13 +137,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_load_flags(parser, rounds=10)
     add = parser.add_argument
-    add("--rounds", type=int, default=10, help="after one to warm up (%(default)s)")
-    add("--items", type=int, default=10_000, help="in the one large request, and in all small ones (%(default)s)")
-    add("--clients", type=int, default=200)
-    add("--prompt-tokens", type=int, default=32)
-    add("--tokens", type=int, default=16, help="of each answer (%(default)s)")
-    add("--processes", type=int, default=2, help="that the clients run in (%(default)s)")
     add("--max-cpu-us", type=float, default=150.0)
     add("--max-rss-growth-mb", type=float, default=32.0)
     add("--max-file-growth", type=int, default=0)
@@ -153,9 +149,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def main(arguments: list[str], prog: str) -> int:
     """1 when an answer was wrong or a bound is exceeded."""
     given = _parser(prog).parse_args(arguments)
-    sizes = {"prompt_tokens": given.prompt_tokens, "tokens": given.tokens}
-    shapes = [(1, given.items, 1), (given.items // 5, 5, given.clients)]
-    loads = [Load(*shape, **sizes, is_streamed=streamed) for shape in shapes for streamed in (False, True)]
+    loads = [replace(load, is_streamed=streamed) for load in loads_of(given) for streamed in (False, True)]
     bounds = Bounds(
         max_cpu_us=given.max_cpu_us, max_rss_growth_mb=given.max_rss_growth_mb, max_file_growth=given.max_file_growth
     )

@@ -4,6 +4,7 @@ A load is numbered items, cut into requests. An item's prompt is its number and 
 that went to the wrong place is seen; the checksums of the texts let loads of the same items be compared.
 """
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -55,6 +56,23 @@ class Load:
 
     def _prompt(self, item: int) -> str:
         return f"item {item:08} ".ljust(self.prompt_tokens * CHARACTERS_PER_TOKEN, "x")
+
+
+def add_load_flags(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Of a measurement that puts `loads_of` on a gateway, round after round."""
+    add = parser.add_argument
+    add("--rounds", type=int, default=rounds, help="after one to warm up (%(default)s)")
+    add("--items", type=int, default=10_000, help="in the one large request, and in all small ones (%(default)s)")
+    add("--clients", type=int, default=200)
+    add("--prompt-tokens", type=int, default=32)
+    add("--tokens", type=int, default=16, help="of each answer (%(default)s)")
+    add("--processes", type=int, default=2, help="that the clients run in (%(default)s)")
+
+
+def loads_of(given: argparse.Namespace) -> list[Load]:
+    """One large request, and many small ones from many clients."""
+    sizes = {"prompt_tokens": given.prompt_tokens, "tokens": given.tokens}
+    return [Load(1, given.items, 1, **sizes), Load(given.items // 5, 5, given.clients, **sizes)]
 
 
 @dataclass

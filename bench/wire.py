@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from bench.gateway import Shot, fire, show
-from bench.load_clients import Load, LoadClients
+from bench.load_clients import Load, LoadClients, add_load_flags, loads_of
 from bench.phalanx_server import PhalanxServer, serving
 from bench.processes import Child, MeasurementFailed, free_port, wait_until
 from engines.contract.node_keys import write_node_keys
@@ -73,17 +73,18 @@ def _without(server: PhalanxServer, rank: int) -> Iterator[None]:
 def measure(servers: dict[str, PhalanxServer], loads: list[Load], rounds: int, processes: int) -> list[Side]:
     """Round 0 warms up and is not kept."""
     kept = {(wire, load.name): Side(wire=wire, load=load.name) for load in loads for wire in (LOCAL, *servers)}
-    last = list(servers)[-1]
-    turns = [(LOCAL, servers[last], 1), *((wire, server, 0) for wire, server in servers.items())]
+    turns = [
+        (LOCAL, list(servers)[-1], 1),
+        *((name, name, 0) for name in servers),
+    ]  # wire, service, rank that is drained
     with ExitStack() as stack:
         clients = {name: stack.enter_context(LoadClients(server.url, processes)) for name, server in servers.items()}
-        by_server = {id(server): clients[name] for name, server in servers.items()}
         for number in range(rounds + 1):
-            for wire, server, drained in turns[number % 3 :] + turns[: number % 3]:
-                with _without(server, drained):
+            for wire, name, drained in turns[number % len(turns) :] + turns[: number % len(turns)]:
+                with _without(servers[name], drained):
                     time.sleep(0.5)
                     for load in loads:
-                        shot, _ = fire(server, by_server[id(server)], load, number)
+                        shot, _ = fire(servers[name], clients[name], load, number)
                         print(f"{wire:12}", end="")
                         show(shot)
                         if shot.errors:
@@ -110,16 +111,9 @@ def main(arguments: list[str], prog: str) -> int:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--rounds", type=int, default=6, help="after one to warm up (%(default)s)")
-    add("--items", type=int, default=10_000, help="in the one large request, and in all small ones (%(default)s)")
-    add("--clients", type=int, default=200)
-    add("--prompt-tokens", type=int, default=32)
-    add("--tokens", type=int, default=16, help="of each answer (%(default)s)")
-    add("--processes", type=int, default=2, help="that the clients run in (%(default)s)")
+    add_load_flags(parser, rounds=6)
     given = parser.parse_args(arguments)
-    sizes = {"prompt_tokens": given.prompt_tokens, "tokens": given.tokens}
-    loads = [Load(1, given.items, 1, **sizes), Load(given.items // 5, 5, given.clients, **sizes)]
+    loads = loads_of(given)
     try:
         with ExitStack() as stack:
             servers = {}
