@@ -40,7 +40,6 @@ from engines.rank.control import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, Contr
 from engines.rank.engine import EmitResult, Engine, EngineConfigError
 from engines.traces import open_rank_traces
 from engines.vllm_engine import variables
-from engines.vllm_engine.external_launcher.follower import follow
 from engines.vllm_engine.external_launcher.launch import Launch, read_launch
 
 logger = logs.get_logger(logs.RANK_LOGGER)
@@ -58,6 +57,8 @@ def main(spec_path: str, environ: MutableMapping[str, str]) -> int:
         variables.choose(spec, environ)
     launch = read_launch(spec, environ) if spec.is_launched else None
     if launch is not None and not launch.leads:
+        from engines.vllm_engine.external_launcher.follower import follow  # most ranks have none
+
         return follow(spec, launch)
     processes.become_subreaper()  # orphans below the rank are found even if the guardian is killed
     return uvloop.run(RankService(spec, launch).run())

@@ -47,7 +47,7 @@ def main() -> None:
         with Network(2).up(delay_ms / 1e3) as network:
             lockstep = statistics.median(tokens_per_s(network, [], given))
             replicas = statistics.median(tokens_per_s(network, ["--no-expert-parallel"], given))
-        step_ms = given.prompts / 2 / lockstep * 2 * 1e3
+        step_ms = given.prompts / lockstep * 1e3  # each step gives a token to every prompt
         first = first or step_ms
         print(  # noqa: T201
             f"| {delay_ms:g} ms | {lockstep:.0f} | {replicas:.0f} | {lockstep / replicas:.2f} "

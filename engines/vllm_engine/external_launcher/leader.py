@@ -22,9 +22,7 @@ from engines.vllm_engine.external_launcher.orders import Orders, WorkersDisagree
 from engines.vllm_engine.external_launcher.worker import Worker
 
 logger = logs.get_logger(logs.RANK_LOGGER)
-PEERS_GRACE_S = (
-    2.0  # to notice that another worker is gone, in its rank or another: that explains more than what followed
-)
+PEERS_GRACE_S = 2.0  # to notice that another worker is gone, of any rank: that explains more than what followed
 
 
 class Inbox:
