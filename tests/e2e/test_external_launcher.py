@@ -2,14 +2,13 @@
 
 import json
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import PROMPT_COUNT, Reference, as_items, judged, mixed_prompts
+from tests.e2e.conftest import Reference, as_items, judged, mixed_prompts
 from tests.service import Json, Service, serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -107,25 +106,3 @@ def test_wrong_parameters_are_their_items_own_error(service: Service) -> None:
 def test_its_engines_metrics_are_there(service: Service) -> None:
     assert service.metric("vllm:generation_tokens_total", engine="0") > 0
     until(lambda: service.ranks()[0]["steps"], "it has made no step")
-
-
-def test_a_worker_that_is_killed_costs_no_item_and_no_text(service: Service, dense_reference: Reference) -> None:
-    """The last one: it starts the rank anew."""
-    service.errors_expected = True
-    items = as_items(mixed_prompts())
-    long = service.begin(["on and on"] * 10, sampling_params={"max_tokens": 500, "ignore_eos": True})
-    with service.begin(items, sampling_params=GREEDY) as pending:
-        until(lambda: sum(service.held) > 10, "it does not run")
-        (pid,) = service.titled(FOLLOWER)
-        next(process for process in service.processes() if process.pid == pid).send_signal(signal.SIGKILL)
-        until(lambda: service.health()["status"] == "unavailable", "nobody noticed", 15)
-        (rank,) = service.ranks()
-        assert f"{FOLLOWER} (pid {pid}) ended unexpectedly" in rank["last_error"]
-        answer = pending.answer()
-    assert texts(answer) == dense_reference.texts()
-    assert answer["request_counts"]["ok"] == PROMPT_COUNT
-    assert long.answer()["request_counts"]["ok"] == 10
-
-
-def test_nothing_of_it_is_left_in_shared_memory(service: Service) -> None:
-    assert not list(Path("/dev/shm").glob("phalanx-*"))

@@ -1,0 +1,39 @@
+"""A rank alone, of two workers that torchrun has started, which loses the other one. Real vLLM through HTTP."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import PROMPT_COUNT, as_items, mixed_prompts
+from tests.service import Json, serving, until
+
+pytestmark = pytest.mark.timeout(900)
+GREEDY = {"temperature": 0.0, "max_tokens": 12}
+FOLLOWER = "phalanx-worker 0.1"
+
+
+def texts(answer: Json) -> list[str]:
+    return [result["outputs"][0]["text"] for result in answer["results"]]
+
+
+def test_a_worker_that_is_killed_costs_no_item_and_no_text_and_leaves_nothing(dense_model: Path) -> None:
+    """What the rank says undisturbed is compared with vllm.LLM in tests/e2e."""
+    flags = (str(dense_model), "--enforce-eager", "--executor", "external_launcher", "--tp-size", "2")
+    items = as_items(mixed_prompts())
+    with serving(*flags, engine="vllm", dp_size=1, variables={"TORCHDYNAMO_DISABLE": "1"}) as service:
+        undisturbed = service.batch(items, sampling_params=GREEDY)
+        service.errors_expected = True
+        long = service.begin(["on and on"] * 10, sampling_params={"max_tokens": 500, "ignore_eos": True})
+        with service.begin(items, sampling_params=GREEDY) as pending:
+            until(lambda: sum(service.held) > 10, "it does not run")
+            (pid,) = service.titled(FOLLOWER)
+            next(process for process in service.processes() if process.pid == pid).send_signal(signal.SIGKILL)
+            until(lambda: service.health()["status"] == "unavailable", "nobody noticed", 15)
+            (rank,) = service.ranks()
+            assert f"{FOLLOWER} (pid {pid}) ended unexpectedly" in rank["last_error"]
+            answer = pending.answer()
+        assert texts(answer) == texts(undisturbed)
+        assert answer["request_counts"]["ok"] == PROMPT_COUNT
+        assert long.answer()["request_counts"]["ok"] == 10
+        assert not list(Path("/dev/shm").glob("phalanx-*"))
