@@ -39,6 +39,7 @@ def api_keys(ctx: click.Context) -> None:
 @click.argument("name")
 @file_option
 @click.option("--admin", is_flag=True, help="May drain and restart ranks, and read the ends of their logs.")
+@click.option("--tenant", metavar="TENANT", help="Whom its batches belong to. Default: to the key alone.")
 @click.option("--weight", type=int, default=1, metavar="N", help="Gets N times the tokens of a key with 1.")
 @click.option("--max-waiting-items", type=int, metavar="N", help="Items that it may have in the backlog.")
 @click.option("--requests-per-s", type=float, metavar="X", help="Requests a second; as many may come at once.")
@@ -48,6 +49,7 @@ def create(
     name: str,
     path: Path,
     admin: bool,
+    tenant: str | None,
     weight: int,
     max_waiting_items: int | None,
     requests_per_s: float | None,
@@ -66,7 +68,7 @@ def create(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    new = _with_file(path, lambda file: file.create(name, admin=admin, weight=weight, limits=limits))
+    new = _with_file(path, lambda file: file.create(name, admin=admin, weight=weight, limits=limits, tenant=tenant))
     click.echo(new.secret)
     click.echo(
         f"phalanx: {new.key.id} ({name}) was written to {path}. Its secret is shown this once: it is kept as a hash.",

@@ -20,6 +20,7 @@ def shown(key: "ApiKey") -> dict[str, Any]:  # Any: JSON
         "id": key.id,
         "name": key.name,
         "created_at": key.created_at,
+        "tenant": key.tenant_name,
         "admin": key.admin,
         "weight": key.weight,
         "limits": {
@@ -34,7 +35,7 @@ def shown(key: "ApiKey") -> dict[str, Any]:  # Any: JSON
 def print_keys(keys: "Iterable[ApiKey]") -> None:
     """A line for each key."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("ID", "NAME", "CREATED", "ADMIN"):
+    for heading in ("ID", "NAME", "TENANT", "CREATED", "ADMIN"):
         table.add_column(heading)
     for heading in ("WEIGHT", "WAITING ITEMS", "REQUESTS/S", "PRIORITIES"):
         table.add_column(heading, justify="right")
@@ -42,6 +43,7 @@ def print_keys(keys: "Iterable[ApiKey]") -> None:
         table.add_row(
             key.id,
             escape(key.name),
+            key.tenant or "-",
             datetime.datetime.fromtimestamp(key.created_at).astimezone().strftime("%Y-%m-%d %H:%M"),
             "yes" if key.admin else "-",
             str(key.weight),

@@ -47,7 +47,7 @@ class KeyCheck:
         if caller.key is None or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
-        structlog.contextvars.bind_contextvars(api_key_id=caller.key.id)
+        structlog.contextvars.bind_contextvars(api_key_id=caller.key.id, tenant=caller.tenant)
         await self._serve(caller, scope, receive, send)
 
     def _caller(self, scope: Scope) -> Caller:

@@ -12,6 +12,8 @@ from msgspec import Meta
 PREFIX = "phx"
 SECRET_BYTES = 32
 MAX_WEIGHT = 100
+NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
+DEFAULT_TENANT = "default"  # whose batches they are where no keys are asked for
 MIN_REQUESTS_PER_S = 0.0001
 MAX_REQUESTS_PER_S = 1_000_000
 
@@ -50,17 +52,24 @@ class KeyLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen
 class ApiKey(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """A key as the keys file has it. `id` may be logged; it stands in the secret, too, and tells whose that is."""
 
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+    id: Annotated[str, Meta(pattern=NAME_PATTERN)]
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     created_at: Annotated[int, Meta(ge=0)]  # Unix time in seconds
     admin: bool = False
     weight: Annotated[int, Meta(ge=1, le=MAX_WEIGHT)] = 1  # gets so many times the tokens of a key with 1
     limits: KeyLimits = KeyLimits()
+    tenant: Annotated[str, Meta(pattern=NAME_PATTERN)] | None = None  # None: the key is a tenant of its own
 
     def __post_init__(self) -> None:
         if not self.name.isprintable():  # it is shown on terminals
             raise ValueError(f"name is {self.name!r}: it must have printable characters only")
+
+    @property
+    def tenant_name(self) -> str:
+        """Who owns what is sent with the key: the tenant that it names, or else the key's id. An id can be named as
+        the tenant of another key, so that a key that is replaced leaves its batches to its successor."""
+        return self.tenant or self.id
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class NewKey:
     secret: str = field(repr=False)
 
 
-def make_key(name: str, *, admin: bool, weight: int, limits: KeyLimits) -> NewKey:
+def make_key(name: str, *, admin: bool, weight: int, limits: KeyLimits, tenant: str | None) -> NewKey:
     """A key with a new secret. Raises ValueError for values that no key may have."""
     number = secrets.token_hex(4)
     secret = f"{PREFIX}-{number}-{secrets.token_urlsafe(SECRET_BYTES)}"
@@ -83,6 +92,7 @@ def make_key(name: str, *, admin: bool, weight: int, limits: KeyLimits) -> NewKe
         admin=admin,
         weight=weight,
         limits=limits,
+        tenant=tenant,
     )
     msgspec.convert(msgspec.to_builtins(key), ApiKey)  # checks what the annotations say; the constructor does not
     return NewKey(key, secret)

@@ -5,7 +5,7 @@ import hmac
 from dataclasses import dataclass
 
 from app.keys.bucket import TokenBucket
-from app.keys.key import ApiKey, digest
+from app.keys.key import DEFAULT_TENANT, ApiKey, digest
 from app.keys.store import KeysFile, KeysFileError, KeysOnDisk
 from app.logs import get_logger
 from engines import tasks
@@ -22,6 +22,11 @@ class Caller:
     key: ApiKey | None = None
     bucket: TokenBucket | None = None
     is_admin: bool = False
+
+    @property
+    def tenant(self) -> str:
+        """Whom batches of this caller belong to: all keys of one tenant see them."""
+        return DEFAULT_TENANT if self.key is None else self.key.tenant_name
 
 
 OPERATOR = Caller(is_admin=True)  # everybody, where no keys are asked for

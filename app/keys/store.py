@@ -86,10 +86,18 @@ class KeysFile:
         with self._translated():
             return _fingerprint(self.path.stat())
 
-    def create(self, name: str, *, admin: bool = False, weight: int = 1, limits: KeyLimits | None = None) -> NewKey:
+    def create(
+        self,
+        name: str,
+        *,
+        admin: bool = False,
+        weight: int = 1,
+        limits: KeyLimits | None = None,
+        tenant: str | None = None,
+    ) -> NewKey:
         """Adds a key, and makes the file if it is not there."""
         try:
-            new = make_key(name, admin=admin, weight=weight, limits=limits or KeyLimits())
+            new = make_key(name, admin=admin, weight=weight, limits=limits or KeyLimits(), tenant=tenant)
         except ValueError as error:
             found = complaint(error, "").message if isinstance(error, msgspec.ValidationError) else str(error)
             raise KeysFileError(f"the key cannot be made: {found}") from None

@@ -255,7 +255,8 @@ def test_nothing_of_a_request_reaches_a_log(service: Service, keys: Keys) -> Non
 
 def cancelled_by(service: Service, key: NewKey) -> list[Json]:
     """What the log says of batches whose clients are gone: who they were, by the id of the key."""
-    return [fact for fact in service.facts("client_disconnected", api_key_id=key.key.id) if fact["request_id"]]
+    ids = {"api_key_id": key.key.id, "tenant": key.key.tenant_name}
+    return [fact for fact in service.facts("client_disconnected", **ids) if fact["request_id"]]
 
 
 def test_the_ranks_inherit_neither_keys_nor_what_kubernetes_set(service: Service) -> None:

@@ -59,9 +59,9 @@ def test_a_secret_is_all_that_is_printed_where_scripts_read(file: KeysFile, phal
 
 def test_everything_about_a_key_can_be_said(file: KeysFile, phalanx: Phalanx) -> None:
     limits = ["--max-waiting-items", "100", "--requests-per-s", "0.5", "--min-priority", "-5", "--max-priority", "5"]
-    phalanx("api-keys", "create", "boss", "--admin", "--weight", "3", *limits)
+    phalanx("api-keys", "create", "boss", "--admin", "--tenant", "ops", "--weight", "3", *limits)
     (key,) = file.read().keys
-    assert (key.name, key.admin, key.weight) == ("boss", True, 3)
+    assert (key.name, key.admin, key.tenant, key.weight) == ("boss", True, "ops", 3)
     assert key.limits == KeyLimits(max_waiting_items=100, requests_per_s=0.5, min_priority=-5, max_priority=5)
 
 
@@ -83,18 +83,21 @@ def test_a_file_may_be_named_and_lie_in_ones_home(
 def test_a_list_shows_all_but_the_secret(file: KeysFile, phalanx: Phalanx) -> None:
     plain = file.create("a [bold] one").key
     limits = KeyLimits(max_waiting_items=1_000_000, requests_per_s=2.5, min_priority=-1)
-    boss = file.create("boss", admin=True, weight=2, limits=limits).key
+    boss = file.create("boss", admin=True, weight=2, limits=limits, tenant="ops").key
     _, first, second = phalanx("api-keys", "list").splitlines()
     assert first.split()[:4] == [plain.id, "a", "[bold]", "one"]
+    assert first.split()[4] == "-" and second.split()[2] == "ops"
     assert first.split()[-5:] == ["-", "1", "-", "-", "any"]
     assert second.split()[-7:] == ["yes", "2", "1,000,000", "2.5", "-1", "or", "more"]
     text = phalanx("api-keys", "list", "--json")
     shown = json.loads(text)
     assert plain.sha256 not in text and boss.sha256 not in text
+    assert shown[0]["tenant"] == plain.id
     assert shown[0]["limits"] == dict.fromkeys(KeyLimits.__struct_fields__)
     assert shown[1] == {
         "id": boss.id,
         "name": "boss",
+        "tenant": "ops",
         "created_at": boss.created_at,
         "admin": True,
         "weight": 2,
@@ -115,6 +118,8 @@ def test_a_key_is_revoked_once(file: KeysFile, phalanx: Phalanx) -> None:
     ("args", "said"),
     [
         (["create", "x", "--weight", "0"], "the key cannot be made: weight"),
+        (["create", "x", "--tenant", "two words"], "the key cannot be made: tenant"),
+        (["create", "x", "--tenant", ""], "the key cannot be made: tenant"),
         (["create", "x", "--requests-per-s", "nan"], "the key cannot be made: limits.requests_per_s"),
         (["create", "x", "--max-waiting-items", "many"], "Invalid value for '--max-waiting-items'"),
         (["create", "x", "--min-priority", "1", "--max-priority", "0"], "min_priority is 1: it must be at most"),

@@ -12,8 +12,8 @@ import structlog
 
 from app import logs
 from app.keys.bucket import TokenBucket
-from app.keys.key import KeyLimits
-from app.keys.ring import Caller, KeyRing
+from app.keys.key import DEFAULT_TENANT, KeyLimits
+from app.keys.ring import OPERATOR, Caller, KeyRing
 from app.keys.store import KeysFile, KeysFileError
 
 
@@ -61,6 +61,16 @@ def test_a_secret_finds_its_key(file: KeysFile) -> None:
     ring = KeyRing(file)
     assert (known(ring, plain.secret).key, known(ring, plain.secret).is_admin) == (plain.key, False)
     assert (known(ring, boss.secret).key, known(ring, boss.secret).is_admin) == (boss.key, True)
+
+
+def test_keys_that_name_a_tenant_share_it_and_any_other_is_its_own(file: KeysFile) -> None:
+    one, two = file.create("one", tenant="eval"), file.create("two", tenant="eval")
+    alone = file.create("alone")
+    successor = file.create("successor", tenant=alone.key.id)
+    ring = KeyRing(file)
+    assert [known(ring, new.secret).tenant for new in (one, two)] == ["eval", "eval"]
+    assert [known(ring, new.secret).tenant for new in (alone, successor)] == [alone.key.id, alone.key.id]
+    assert OPERATOR.tenant == DEFAULT_TENANT
 
 
 def test_nothing_but_the_secret_does(file: KeysFile) -> None:

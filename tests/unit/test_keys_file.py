@@ -55,7 +55,7 @@ def test_a_secret_is_random_and_kept_as_a_hash_alone(file: KeysFile) -> None:
 
 def test_what_was_created_is_what_is_read(file: KeysFile) -> None:
     limits = KeyLimits(max_waiting_items=10, requests_per_s=0.5, min_priority=-3, max_priority=3)
-    made = [file.create("plain").key, file.create("boss", admin=True, weight=4, limits=limits).key]
+    made = [file.create("plain").key, file.create("boss", admin=True, weight=4, limits=limits, tenant="ops").key]
     assert list(file.read().keys) == made
     assert (made[0].admin, made[0].weight, made[0].limits) == (False, 1, KeyLimits())
     assert (made[1].admin, made[1].weight, made[1].limits) == (True, 4, limits)
