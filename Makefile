@@ -19,7 +19,7 @@ endif
 SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench load survival chaos nodes gpu clean
+.PHONY: help serve test check bench load survival chaos nodes journal gpu clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,10 @@ chaos: ## 500 random rounds of kills, stops, stalls and poison on simulated rank
 nodes: ## Nodes as network namespaces: links cut, agents and gateways killed; root and iproute2; about five minutes
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/netns $(ARGS)
+
+journal: ## The durable store on SQLite and on a PostgreSQL of its own (apt-get install postgresql); about a minute
+	$(SETUP) --dev
+	$(BIN)/python -m pytest tests/journal --postgres $(ARGS)
 
 gpu: ## On a host with GPUs: values at the edge of what vLLM's workers hold; about two minutes
 	$(SETUP)

@@ -16,7 +16,12 @@ from engines import logs
 LogFormat = Literal["auto", "json", "console"]
 
 # Silent below these levels: a line for every request, and what we say ourselves.
-QUIET = {"uvicorn.access": logging.CRITICAL, "uvicorn.error": logging.WARNING, "httpx": logging.WARNING}
+QUIET = {
+    "uvicorn.access": logging.CRITICAL,
+    "uvicorn.error": logging.WARNING,
+    "httpx": logging.WARNING,
+    "alembic": logging.WARNING,
+}
 
 
 def configure(log_format: LogFormat, level: str, *, with_prompts: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx api-keys`, `phalanx node-keys`.
+"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx api-keys`, `phalanx node-keys`, `phalanx db`.
 
 What is wrong is said in one sentence on stderr, with exit code 2 where the command must be changed and 1 where the
 world must. Heavy imports wait until a command needs them: `phalanx --help` answers at once.
@@ -12,6 +12,7 @@ import click
 
 from phalanx import __version__
 from phalanx.api_keys import api_keys
+from phalanx.db import db
 from phalanx.inherited_descriptors import put_in_order
 from phalanx.node_keys import node_keys
 
@@ -76,6 +77,7 @@ class ServeCommand(click.Command):
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Batch generation over data-parallel vLLM engines, as one HTTP service."""
+    ctx.obj = os.environ
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -132,6 +134,7 @@ def ranks(url: str, api_key: str | None, as_json: bool) -> int:
 
 cli.add_command(api_keys)
 cli.add_command(node_keys)
+cli.add_command(db)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
+from app.journal.place import url_problem
 from app.keys.store import KeysFile, KeysFileError
 from app.settings.declaration import (
     EngineSettings,
@@ -43,6 +44,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
             f"{label('executor')} is {settings.executor}, and {label('engine')} is {settings.engine}, which has no "
             "workers to start: leave one of them out"
         )
+    yield from _journal_contradictions(settings)
     if settings.default_timeout_s is not None and settings.default_timeout_s > settings.max_timeout_s:
         yield (
             f"{label('default_timeout_s')} is {settings.default_timeout_s:g}: it must be at most "
@@ -53,6 +55,15 @@ def contradictions(settings: Settings) -> Iterator[str]:
     for argument in settings.extra_args:
         if argument.startswith("-") and not argument[1:2].isdigit():
             yield from _said_twice(settings, _argument_name(argument), f"{argument} after --")
+
+
+def _journal_contradictions(settings: Settings) -> Iterator[str]:
+    if settings.journal_url is None:
+        return
+    if settings.data_dir is not None:
+        yield f"{label('journal_url')} and {label('data_dir')} each name a place for the journal: keep one of them"
+    if problem := url_problem(settings.journal_url):
+        yield f"{label('journal_url')}: {problem}"  # without the value: it may hold a password
 
 
 def _argument_name(argument: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.errors import FatalError
 from app.settings.field_types import (
@@ -27,9 +27,9 @@ from app.settings.field_types import (
     home,
     lower,
 )
+from app.settings.section import PREFIX, Section, setting
 from engines.contract.spec import EngineKind, ExecutorKind
 
-PREFIX = "PHALANX_"
 BUILT_IN_MODEL = "phalanx-tiny"
 SIMULATED_MODEL = "phalanx-simulated"
 
@@ -54,17 +54,6 @@ def variable(name: str) -> str:
 def label(name: str) -> str:
     """A setting as messages call it."""
     return f"{flag(name)} ({variable(name)})"
-
-
-def setting(default: Any, description: str, *flags: str, **bounds: Any) -> Any:  # Any: as pydantic's Field
-    """A setting, with the spellings of its flag besides the one that its name gives."""
-    return Field(default, description=description, json_schema_extra={"flags": list(flags)}, **bounds)
-
-
-class Section(BaseSettings):
-    """What all sections have in common."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
 
 
 class ModelSettings(Section):
@@ -151,6 +140,17 @@ class ServerSettings(Section):
     send_timeout_s: Seconds = setting(60.0, "For a client to take the next part of an answer, at most 256 KiB.")
 
 
+class JournalSettings(Section):
+    """Journal: what is kept of batches"""
+
+    data_dir: Annotated[Path | None, BeforeValidator(home)] = setting(
+        None, "Folder for the journal, a SQLite database. Default: ~/.local/share/phalanx/PORT."
+    )
+    journal_url: Annotated[str | None, Field(repr=False)] = setting(
+        None, "A PostgreSQL database for the journal instead, such as postgresql://user@host:5432/phalanx."
+    )
+
+
 class WorkSettings(Section):
     """Work and its limits"""
 
@@ -232,6 +232,7 @@ class Settings(
     RecoverySettings,
     TimeSettings,
     WorkSettings,
+    JournalSettings,
     ServerSettings,
     EngineSettings,
     NodeSettings,
@@ -280,6 +281,7 @@ SECTIONS: tuple[type[Section], ...] = (
     NodeSettings,
     EngineSettings,
     ServerSettings,
+    JournalSettings,
     WorkSettings,
     TimeSettings,
     RecoverySettings,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.journal.place import FolderPlace, Place, ServerPlace
 from app.settings.declaration import Settings, SettingsError, label
 from engines.contract.spec import EngineKind
 
@@ -77,6 +78,15 @@ def obstacle(folder: Path) -> str | None:
         return f"{error.strerror or error}"
 
 
+def journal_place(data_dir: Path | None, journal_url: str | None, port: int, environ: Mapping[str, str]) -> Place:
+    """Where the journal is. `environ` has a HOME."""
+    if journal_url is not None:
+        return ServerPlace(journal_url)
+    if data_dir is not None:
+        return FolderPlace(data_dir.absolute())
+    return FolderPlace(_xdg(environ, "DATA") / "phalanx" / str(port), is_default=True)
+
+
 def log_folder(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Where the ranks' logs go."""
     return settings.log_dir or _xdg(environ, "STATE") / "phalanx" / "logs" / str(settings.port)
@@ -99,7 +109,7 @@ def _problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _xdg(environ: Mapping[str, str], kind: str) -> Path:
-    defaults = {"STATE": ".local/state", "CACHE": ".cache"}
+    defaults = {"STATE": ".local/state", "DATA": ".local/share", "CACHE": ".cache"}
     return Path(environ.get(f"XDG_{kind}_HOME") or Path(environ["HOME"], defaults[kind]))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from app.settings.declaration import PREFIX
+from app.settings.section import PREFIX
 from app.settings.service_links import service_links
 
 

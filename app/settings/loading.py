@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
 from app.settings.checks import contradictions
-from app.settings.declaration import PREFIX, Settings, SettingsError, label, variable
+from app.settings.declaration import Settings, SettingsError, label, variable
+from app.settings.section import PREFIX
 from app.settings.service_links import is_service_link
 
 # pydantic's kinds of errors, as what the operator has to do. Others are said in pydantic's words.

@@ -8,7 +8,7 @@ are told from settings by their form: of a name such as these, and with a value 
 import re
 from collections.abc import Mapping
 
-from app.settings.declaration import PREFIX
+from app.settings.section import PREFIX
 
 # How the names begin that ranks read: vLLM's, and those of torch (MASTER_PORT), its collectives, Ray and connectors.
 READ_BY_RANKS = (

@@ -30,8 +30,8 @@ LAYERS = {
         ("app.settings.service_links", "app.settings.folders", "app.settings.node_checks"),
         ("app.traces",),
         ("app.settings.declaration", "app.metrics"),
-        ("app.keys",),
-        ("app.errors", "app.logs", "app.validation", "app.settings.field_types"),
+        ("app.keys", "app.journal"),
+        ("app.errors", "app.logs", "app.validation", "app.settings.field_types", "app.settings.section"),
         ("engines.agent",),
         ("engines.tasks", "engines.host"),  # this machine as a host of ranks
         ("engines.logs", "engines.traces", "engines.signals"),
@@ -52,10 +52,12 @@ BESIDE = {  # of one row, and yet the left one may import the right one
 }
 TO_SERVE = ("app.http.server", "app.node", "app.settings", "app.errors", "app.logs")
 
+TO_MANAGE_JOURNALS = ("app.journal.opening", "app.journal.place")
 TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store", "engines.contract.node_keys", "engines.host.wire")
 
 # Where each package from outside comes in. What is not listed does not come in at all.
 DOORS = {
+    "alembic": ("app.journal.sql.version", "app.journal.migrations"),
     "click": ("phalanx",),
     "fastapi": ("app.api", "app.factory"),
     "httptools": ("app.http",),
@@ -82,6 +84,7 @@ DOORS = {
         "engines.vllm_engine.confinement",
         "engines.vllm_engine.external_launcher.follower",
     ),
+    "sqlalchemy": ("app.journal.sql", "app.journal.migrations", "app.journal.journal", "app.journal.writer"),
     "starlette": ("app.api", "app.http", "app.factory"),
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),  # the last two bind ids
     "tokenizers": ("engines.tiny_model",),
@@ -172,9 +175,9 @@ def test_engines_know_nothing_of_the_gateway() -> None:
     assert not [edge for edge in all_imports("engines") if is_within(edge[1], "app", "phalanx")]
 
 
-def test_the_command_line_imports_the_gateway_only_to_serve_and_to_manage_keys() -> None:
+def test_the_command_line_imports_the_gateway_only_to_serve_and_to_manage_files() -> None:
     edges = [edge for edge in all_imports("phalanx") if is_within(edge[1], "app", "engines")]
-    assert not [edge for edge in edges if not is_within(edge[1], *TO_SERVE, *TO_MANAGE_KEYS)]
+    assert not [edge for edge in edges if not is_within(edge[1], *TO_SERVE, *TO_MANAGE_KEYS, *TO_MANAGE_JOURNALS)]
 
 
 def test_packages_from_outside_come_in_by_their_doors() -> None:

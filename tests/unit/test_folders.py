@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from app.journal.place import FolderPlace
 from app.settings import folders
 from app.settings.declaration import Settings, SettingsError
-from app.settings.folders import check_folders, find_home, log_folder, socket_folder, temporary_folder
+from app.settings.folders import (
+    check_folders,
+    find_home,
+    journal_place,
+    log_folder,
+    socket_folder,
+    temporary_folder,
+)
 from app.settings.loading import load_settings
 
 
@@ -78,6 +86,18 @@ def test_logs_go_where_they_are_wanted_or_where_state_is() -> None:
     assert log_folder(Settings(log_dir=Path("/logs")), home) == Path("/logs")
     assert log_folder(Settings(port=81), home) == Path("/home/me/.local/state/phalanx/logs/81")
     assert log_folder(Settings(), home | {"XDG_STATE_HOME": "/state"}) == Path("/state/phalanx/logs/8000")
+
+
+def test_the_journal_is_where_it_is_wanted_or_where_data_are() -> None:
+    home = {"HOME": "/home/me"}
+    default = journal_place(None, None, 81, home)
+    assert default == FolderPlace(Path("/home/me/.local/share/phalanx/81"), is_default=True)
+    assert journal_place(None, None, 81, home | {"XDG_DATA_HOME": "/data"}) == FolderPlace(
+        Path("/data/phalanx/81"), is_default=True
+    )
+    assert journal_place(Path("/mine"), None, 81, home) == FolderPlace(Path("/mine"))
+    server = journal_place(None, "postgresql://me:secret@db:5/j", 81, home)
+    assert (str(server), repr(server)) == ("the journal on me@db:5/j", "ServerPlace(me@db:5/j)")
 
 
 def test_folders_that_were_chosen_and_take_no_files_are_refused(tmp_path: Path) -> None:

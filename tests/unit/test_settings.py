@@ -224,6 +224,15 @@ def test_the_keys_file_may_lie_in_ones_home(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(settings.api_keys_file) == "/home/somebody/keys.json"
 
 
+def test_a_journal_has_one_place_and_its_password_is_not_repeated() -> None:
+    with pytest.raises(SettingsError, match="each name a place for the journal: keep one of them"):
+        load_settings({"journal_url": "postgresql://me:secret@db/j", "data_dir": "/data"}, {})
+    with pytest.raises(SettingsError, match=r"--journal-url \(PHALANX_JOURNAL_URL\): it begins with mysql") as refused:
+        load_settings({}, {"PHALANX_JOURNAL_URL": "mysql://me:secret@db/j"})
+    assert "secret" not in str(refused.value)
+    assert "secret" not in repr(load_settings({"journal_url": "postgresql://me:secret@db/j"}, {}))
+
+
 def test_every_setting_stands_in_one_section_and_is_described() -> None:
     names = [name for section in SECTIONS for name in section.model_fields]
     assert sorted(names) == sorted(Settings.model_fields)

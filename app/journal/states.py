@@ -1,0 +1,48 @@
+"""The states of a stored batch, and which may follow which."""
+
+from enum import StrEnum
+
+
+class BatchState(StrEnum):
+    """Where a batch stands."""
+
+    RECEIVING = "receiving"  # its items come in; nobody sees it, and a restart removes it
+    QUEUED = "queued"  # all items are durable, none was dispatched in this life of the gateway
+    IN_PROGRESS = "in_progress"
+    HELD = "held"  # nothing of it runs until its reason is gone
+    CANCELLING = "cancelling"  # nothing more of it is dispatched; what runs is being given up
+    COMPLETED = "completed"  # every item has its result
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"  # its time was over
+    FAILED = "failed"  # the batch as a whole cannot run
+
+
+class ResultStatus(StrEnum):
+    """How an item ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+
+ENDED = frozenset({BatchState.COMPLETED, BatchState.CANCELLED, BatchState.EXPIRED, BatchState.FAILED})
+OPEN = frozenset({BatchState.QUEUED, BatchState.IN_PROGRESS, BatchState.HELD, BatchState.CANCELLING})
+REST = {  # what the items without a result count as when the batch ends
+    BatchState.CANCELLED: ResultStatus.CANCELLED,
+    BatchState.EXPIRED: ResultStatus.TIMEOUT,
+    BatchState.FAILED: ResultStatus.ERROR,
+}
+_NEXT = {
+    BatchState.RECEIVING: {BatchState.QUEUED},
+    BatchState.QUEUED: {BatchState.IN_PROGRESS, BatchState.HELD, BatchState.CANCELLING} | ENDED,
+    # Back to queued: a graceful stop, after which a restart is not counted against it.
+    BatchState.IN_PROGRESS: {BatchState.QUEUED, BatchState.HELD, BatchState.CANCELLING} | ENDED,
+    BatchState.HELD: {BatchState.QUEUED, BatchState.IN_PROGRESS, BatchState.CANCELLING} | ENDED,
+    BatchState.CANCELLING: ENDED,
+}
+
+
+def may_follow(state: BatchState, following: BatchState) -> bool:
+    """Whether a batch may go from one state to another. What has ended goes on by being resumed only."""
+    return following in _NEXT.get(state, ())
