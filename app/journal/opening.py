@@ -1,5 +1,5 @@
-"""The way to a journal: `open_journal`. SQLAlchemy is imported here, when a journal is really used: it takes a fifth of
-a second and 27 MB."""
+"""The way to a journal: `open_journal`. SQLAlchemy is imported here, when a journal is really used: it takes a quarter
+of a second and 16 MiB."""
 
 import asyncio
 from typing import TYPE_CHECKING

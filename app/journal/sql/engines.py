@@ -107,7 +107,7 @@ def _pragmas(*, writes: bool) -> list[str]:
         return ["query_only = ON"]
     return [
         f"page_size = {PAGE_BYTES}",  # this and the next count before the first table is made
-        "auto_vacuum = INCREMENTAL",  # what is removed can be given back to the disk, a little at a time
+        "auto_vacuum = FULL",  # each commit gives back to the disk what it has removed
         "journal_mode = WAL",
         "synchronous = FULL",
         "secure_delete = ON",  # removed prompts are overwritten

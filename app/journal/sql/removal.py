@@ -6,7 +6,6 @@ from app.journal.sql.schema import batches, custom_ids, items, results
 
 SLICE_ROWS = 2000
 SLICE_BYTES = 4 * 1024**2
-FREED_PAGES = 2000  # given back to the disk after each slice, at most
 
 
 def sweep(connection: Connection) -> bool:
@@ -21,8 +20,6 @@ def sweep(connection: Connection) -> bool:
     of_batch = ((results, results.c.idx), (items, items.c.idx), (custom_ids, custom_ids.c.custom_id))
     if not any(_slice(connection, table, key, batch.ordinal, rows) for table, key in of_batch):
         connection.execute(delete(batches).where(batches.c.ordinal == batch.ordinal))
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(f"PRAGMA incremental_vacuum({FREED_PAGES})").close()
     return True
 
 
