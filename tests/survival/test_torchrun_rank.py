@@ -1,16 +1,22 @@
 """A rank alone, of two workers that torchrun has started, which loses the other one. Real vLLM through HTTP."""
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import PROMPT_COUNT, as_items, mixed_prompts
-from tests.service import Json, serving, until
+from tests.service import Json, Service, serving, until
 
 pytestmark = pytest.mark.timeout(900)
 GREEDY = {"temperature": 0.0, "max_tokens": 12}
 FOLLOWER = "phalanx-worker 0.1"
+CULPRIT = 5  # of eight
+LOOK_AGAIN_S = 0.2
 
 
 def texts(answer: Json) -> list[str]:
@@ -37,3 +43,39 @@ def test_a_worker_that_is_killed_costs_no_item_and_no_text_and_leaves_nothing(de
         assert answer["request_counts"]["ok"] == PROMPT_COUNT
         assert long.answer()["request_counts"]["ok"] == 10
         assert not list(Path("/dev/shm").glob("phalanx-*"))
+
+
+@contextlib.contextmanager
+def killing_whoever_runs(service: Service, index: int) -> Iterator[None]:
+    """Kills a worker each time it has been given the item: nothing but that item's presence is the cause."""
+    over = threading.Event()
+
+    def watch() -> None:
+        killed_for = 0
+        while not over.wait(LOOK_AGAIN_S):
+            dispatched = len(service.facts("item_dispatched", index=index))
+            workers = service.titled(FOLLOWER) if dispatched > killed_for else []
+            if workers:
+                killed_for = dispatched
+                psutil.Process(workers[0]).send_signal(signal.SIGKILL)
+
+    watcher = threading.Thread(target=watch, name="killer")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def test_an_item_whose_presence_kills_a_worker_is_found_and_all_others_are_answered(dense_model: Path) -> None:
+    flags = (str(dense_model), "--enforce-eager", "--executor", "external_launcher", "--tp-size", "2")
+    variables = {"TORCHDYNAMO_DISABLE": "1"}
+    with serving(*flags, "--log-level", "debug", engine="vllm", dp_size=1, variables=variables) as service:
+        service.errors_expected = True
+        with killing_whoever_runs(service, CULPRIT):
+            answer = service.batch(["on and on"] * 8, sampling_params={"max_tokens": 400, "ignore_eos": True})
+        assert [result["status"] for result in answer["results"]] == ["ok"] * CULPRIT + ["error"] + ["ok"] * 2
+        assert answer["results"][CULPRIT]["error"]["code"] == "poisoned"
+        (rank,) = service.ranks()
+        assert rank["restarts"] <= 5  # k (ceil(log2 N) + 1) + 1, for one among eight
