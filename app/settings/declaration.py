@@ -8,7 +8,7 @@ disagree. A class's docstring is its heading in --help. `app/settings/loading.py
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.errors import FatalError
@@ -27,6 +27,7 @@ from app.settings.field_types import (
     home,
     lower,
 )
+from app.settings.journal import JournalSettings
 from app.settings.section import PREFIX, Section, setting
 from engines.contract.spec import EngineKind, ExecutorKind
 
@@ -138,17 +139,6 @@ class ServerSettings(Section):
     body_timeout_s: Seconds = setting(30.0, "For the next part of a body to come.")
     min_body_rate: Size = setting("1KiB", "Bytes a second that a body must come with on average.")
     send_timeout_s: Seconds = setting(60.0, "For a client to take the next part of an answer, at most 256 KiB.")
-
-
-class JournalSettings(Section):
-    """Journal: what is kept of batches"""
-
-    data_dir: Annotated[Path | None, BeforeValidator(home)] = setting(
-        None, "Folder for the journal, a SQLite database. Default: ~/.local/share/phalanx/PORT."
-    )
-    journal_url: Annotated[str | None, Field(repr=False)] = setting(
-        None, "A PostgreSQL database for the journal instead, such as postgresql://user@host:5432/phalanx."
-    )
 
 
 class WorkSettings(Section):

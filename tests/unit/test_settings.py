@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.journal.records import Allowance
 from app.settings.declaration import SECTIONS, Settings, SettingsError, spellings, variable
 from app.settings.inheritance import inherited
 from app.settings.loading import RANK_VARIABLES, load_settings
@@ -25,6 +26,13 @@ def test_everything_has_a_default() -> None:
     assert settings.max_body_bytes == 128 * MIB
     assert settings.max_timeout_s == 86400
     assert settings.public_name == "phalanx-tiny"
+
+
+def test_quotas_are_for_all_together_unless_a_tenant_has_one_too() -> None:
+    settings = load_settings({"max_stored_items": "1k", "max_tenant_batches": "3"}, {})
+    quotas = settings.quotas
+    assert (quotas.total.items, quotas.total.batches, quotas.total.bytes) == (1000, 1_000_000, 100 * 1024 * MIB)
+    assert quotas.tenant == Allowance(batches=3)
 
 
 def test_a_flag_wins_over_its_variable() -> None:
@@ -51,6 +59,9 @@ def test_an_empty_variable_is_unset() -> None:
         ("allowed_hosts", "a.example, b.example", ["a.example", "b.example"]),
         ("engine_args", '{"block_size": 32}', {"block_size": 32}),
         ("extra_args", "--block-size 32", ["--block-size", "32"]),
+        ("retention", "7d", 7 * 86400.0),
+        ("max_stored_items", "2m", 2_000_000),
+        ("max_tenant_bytes", "1MiB", MIB),
     ],
 )
 def test_values_are_understood_as_people_write_them(name: str, written: str, value: object) -> None:
