@@ -66,11 +66,15 @@ class QuotaExceeded(JournalRefusal):
 
 class JournalUnavailable(JournalError):
     """The database cannot do it now. Whether a write that failed so was stored is unknown until the journal is back;
-    writing it again is safe where the operation says so."""
+    writing it again is safe where the operation says so.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the journal is not available: {reason}")
+    Everybody may read `reason`; `detail`, the database's own words, may name files and addresses.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"the journal is not available: {reason}" + (f" ({detail})" if detail else ""))
         self.reason = reason
+        self.detail = detail
 
 
 class Superseded(JournalError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from app.journal.errors import JournalUnavailable
 from app.journal.folder import DataFolder
+from app.journal.health import OnCommit, OnHealth
 from app.journal.records import (
     Appended,
     BatchPage,
@@ -34,7 +35,7 @@ from app.journal.sql.engines import READERS
 from app.journal.sql.results import Put
 from app.journal.sql.store import Store
 from app.journal.states import ENDED, BatchState
-from app.journal.writer import OnHealth, Writer
+from app.journal.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,12 +52,14 @@ EACH_RESULT_BYTES = 200  # beside its body, for the bound on what waits
 class Journal:
     """One gateway's hold on the store, in its event loop. `ordinal` is what StoredBatch says of a batch."""
 
-    def __init__(self, store: Store, folder: DataFolder | None, quotas: Quotas, on_health: OnHealth) -> None:
+    def __init__(
+        self, store: Store, folder: DataFolder | None, quotas: Quotas, on_health: OnHealth, on_commit: OnCommit
+    ) -> None:
         self._store = store
         self._folder = folder
         self._quotas = quotas
         self._is_closed = False
-        self._writer = Writer(store, on_health)
+        self._writer = Writer(store, on_health, on_commit)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="journal reader")
         self._writer.start()
 

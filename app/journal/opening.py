@@ -5,15 +5,17 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from app.journal.folder import DataFolder, this_process
+from app.journal.health import OnCommit, OnHealth, not_measured
 from app.journal.place import FolderPlace, Place
 from app.journal.records import Quotas, Sizes
 
 if TYPE_CHECKING:
     from app.journal.journal import Journal
-    from app.journal.writer import OnHealth
 
 
-async def open_journal(place: Place, quotas: Quotas, on_health: "OnHealth") -> "Journal":
+async def open_journal(
+    place: Place, quotas: Quotas, on_health: OnHealth, on_commit: OnCommit = not_measured
+) -> "Journal":
     """The journal in its place, for this process alone, as a new epoch. What a former gateway was still receiving is
     deleted. `on_health` is called in the event loop whenever writing stops or becomes possible. Raises CannotOpen.
     """
@@ -27,7 +29,7 @@ async def open_journal(place: Place, quotas: Quotas, on_health: "OnHealth") -> "
         if folder is not None:
             folder.release()
         raise
-    return Journal(store, folder, quotas, on_health)
+    return Journal(store, folder, quotas, on_health, on_commit)
 
 
 def upgrade(place: Place) -> str | None:

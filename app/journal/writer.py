@@ -10,10 +10,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from app.journal.errors import JournalError, JournalRefusal, JournalUnavailable, Superseded
+from app.journal.health import Health, OnCommit, OnHealth
 from app.journal.records import PutReport
 from app.journal.room import Room
 from app.journal.sql import results
@@ -35,17 +35,6 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
 
 
-class Health(StrEnum):
-    """Whether the journal takes writes."""
-
-    AVAILABLE = "available"
-    UNAVAILABLE = "unavailable"  # it goes on trying
-    SUPERSEDED = "superseded"  # for good
-
-
-OnHealth = Callable[[Health, str], None]  # with the reason; called in the event loop
-
-
 class Work(Generic[T]):
     """A write, and who waits for it: results, which many writes together put, or anything else."""
 
@@ -64,9 +53,10 @@ AnyWork = Work[Any]  # Any: whatever each comes to
 class Writer:
     """Begun with `start`, within the event loop whose callers it serves."""
 
-    def __init__(self, store: Store, on_health: OnHealth) -> None:
+    def __init__(self, store: Store, on_health: OnHealth, on_commit: OnCommit) -> None:
         self._store = store
         self._on_health = on_health
+        self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._room = Room(MAX_WAITING_WRITES, MAX_WAITING_BYTES)
         self._queue: deque[AnyWork] = deque()
@@ -151,6 +141,7 @@ class Writer:
             return group
 
     def _commit(self, group: Sequence[AnyWork]) -> None:
+        began = time.monotonic()
         try:
             with self._store.transaction() as connection:
                 for are_results, together in itertools.groupby(group, lambda work: isinstance(work.run, Put)):
@@ -160,6 +151,7 @@ class Writer:
                         for work in together:
                             _run(connection, work)
             self.commits += 1
+            self._on_commit(time.monotonic() - began)
         except JournalError:
             raise
         except Exception as error:  # a bug, or a value that the database refuses
@@ -177,13 +169,13 @@ class Writer:
             self._queue.clear()
         for work in waiting:
             work.outcome = _again(error)
-        is_lost = isinstance(error, Superseded)
-        if is_lost:
-            logger.error("journal_superseded", reason=str(error))
-        else:
-            logger.error("journal_unavailable", reason=str(error))
         # First, so that whoever is refused finds that known.
-        self._tell(Health.SUPERSEDED if is_lost else Health.UNAVAILABLE, str(error))
+        if isinstance(error, JournalUnavailable):
+            logger.error("journal_unavailable", reason=str(error))
+            self._tell(Health.UNAVAILABLE, error.reason)
+        else:
+            logger.error("journal_superseded", reason=str(error))
+            self._tell(Health.SUPERSEDED, str(error))
         self._settle(waiting)
 
     def _come_back(self) -> None:
@@ -248,4 +240,6 @@ def _put(connection: "Connection", group: Sequence[AnyWork]) -> None:
 
 def _again(error: JournalError) -> JournalError:
     """The same error as another object: each who waits raises his own."""
-    return JournalUnavailable(error.reason) if isinstance(error, JournalUnavailable) else Superseded(str(error))
+    if isinstance(error, JournalUnavailable):
+        return JournalUnavailable(error.reason, error.detail)
+    return Superseded(str(error))

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from app.journal.health import Health
 from app.journal.journal import Journal
 from app.journal.opening import open_journal
 from app.journal.place import Place
 from app.journal.records import NewBatch, NewItem, NewResult, Quotas, StoredBatch
 from app.journal.states import BatchState, ResultStatus
-from app.journal.writer import Health
 
 OK, ERROR = ResultStatus.OK, ResultStatus.ERROR
 

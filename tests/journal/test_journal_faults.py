@@ -15,12 +15,12 @@ import pytest
 
 from app.journal import writer
 from app.journal.errors import JournalUnavailable
+from app.journal.health import Health
 from app.journal.journal import Journal
 from app.journal.opening import upgrade
 from app.journal.place import FolderPlace, Place, ServerPlace
 from app.journal.records import Counts, NewItem
 from app.journal.states import BatchState
-from app.journal.writer import Health
 from tests.journal.killed import GONE
 from tests.journal.stored import new_batch, opened, queued, results, running, seen
 from tests.postgres import Cluster

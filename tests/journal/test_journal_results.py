@@ -7,12 +7,12 @@ import tracemalloc
 import pytest
 
 from app.journal.errors import JournalUnavailable, Superseded, WrongState
+from app.journal.health import Health
 from app.journal.journal import Journal
 from app.journal.place import FolderPlace, Place
 from app.journal.records import Counts, NewItem, PutReport, TokenUsage
 from app.journal.sql import engines, owner
 from app.journal.states import BatchState
-from app.journal.writer import Health
 from tests.journal.stored import ERROR, items, new_batch, opened, queued, results, running, seen
 
 

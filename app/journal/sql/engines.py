@@ -8,7 +8,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from app.journal.errors import DriverMissing
+from app.journal.errors import DriverMissing, JournalUnavailable
 from app.journal.place import FolderPlace, Place, ServerPlace
 
 READERS = 4  # threads that read at the same time, each with a connection
@@ -69,7 +69,7 @@ def reading_engine(place: Place) -> Engine:
     return _file_engine(place.file, writes=False) if isinstance(place, FolderPlace) else _server_engine(place)
 
 
-def reason_of(error: DBAPIError) -> str | None:
+def unavailable(error: DBAPIError) -> JournalUnavailable | None:
     """Why the database cannot do anything now; None if it could, and the statement is wrong."""
     original = error.orig
     name = str(getattr(original, "sqlite_errorname", ""))
@@ -79,8 +79,10 @@ def reason_of(error: DBAPIError) -> str | None:
         found = SERVER_REASONS["08"]
     if found is None and type(original).__name__ == "OperationalError" and not name and not state:
         found = "the server cannot be reached"
+    if found is None:
+        return None
     detail = str(original).strip().splitlines()
-    return found and f"{found} ({detail[0] if detail else name})"
+    return JournalUnavailable(found, detail[0] if detail else name)
 
 
 def _file_engine(file: Path, *, writes: bool) -> Engine:

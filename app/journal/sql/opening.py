@@ -130,7 +130,8 @@ def _file_problem(place: FolderPlace, error: DBAPIError, message: str) -> Cannot
         )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return JournalInUse(f"{place.file} is locked by another program: end that one")
-    reason = engines.reason_of(error) or message
+    found = engines.unavailable(error)
+    reason = f"{found.reason} ({found.detail})" if found else message
     return FolderUnusable(f"{place} cannot be used: {reason}; make room or give this user the right to write there")
 
 

@@ -83,7 +83,7 @@ class Store:
     def _check_file(self) -> None:
         """What is written to a file that has no name any more is lost, and SQLite does not notice."""
         if self._inode != _inode(self.place):
-            raise JournalUnavailable(f"the database file of {self.place} was replaced or removed")
+            raise JournalUnavailable("the database file was replaced or removed", str(self.place))
 
 
 @contextlib.contextmanager
@@ -91,10 +91,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        reason = engines.reason_of(error)
-        if reason is None:
+        unavailable = engines.unavailable(error)
+        if unavailable is None:
             raise
-        raise JournalUnavailable(reason) from error
+        raise unavailable from error
 
 
 def _session(connection: Connection) -> int | None:
