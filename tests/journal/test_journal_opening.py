@@ -1,6 +1,7 @@
 """Opening a journal: whatever is wrong with it is one sentence, and one gateway uses it at a time."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -88,6 +89,24 @@ def test_the_migrations_make_the_tables_that_the_code_knows(place: Place) -> Non
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def test_a_new_journal_is_as_all_migrations_together_would_make_it(tmp_path: Path) -> None:
+    def made(place: FolderPlace) -> dict[str, list[str]]:
+        """What is in each statement; constraints stand in another order."""
+        with contextlib.closing(sqlite3.connect(place.file)) as connection:
+            found = connection.execute("SELECT name, coalesce(sql, '') FROM sqlite_master ORDER BY name").fetchall()
+            version = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+        return {name: sorted(re.findall(r"\w+", sql)) for name, sql in found} | {"version": list(version)}
+
+    async def make(place: FolderPlace) -> None:
+        async with opened(place):
+            pass
+
+    new, migrated = FolderPlace(tmp_path / "new"), FolderPlace(tmp_path / "migrated")
+    asyncio.run(make(new))
+    upgrade(migrated)
+    assert made(new) == made(migrated)
 
 
 def test_a_newer_schema_is_not_touched(place: Place) -> None:

@@ -39,8 +39,8 @@ def open_store(place: Place, holder: str) -> Store:
         try:
             _take_session_lock(connection, place)
             with connection.begin():
-                if isinstance(place, FolderPlace) and version.revision(connection, place) != NEWEST:
-                    version.upgrade(connection)
+                if isinstance(place, FolderPlace):
+                    _bring_up_to_date(connection, place)
                 version.check(connection, place)
                 epoch = owner.take_over(connection, holder)
                 batches.take_in_hand(connection)
@@ -48,6 +48,14 @@ def open_store(place: Place, holder: str) -> Store:
         except BaseException:
             connection.close()
             raise
+
+
+def _bring_up_to_date(connection: Connection, place: Place) -> None:
+    found = version.revision(connection, place)
+    if found is None:
+        version.make(connection)
+    elif found != NEWEST:
+        version.upgrade(connection)
 
 
 def upgrade(place: Place) -> str | None:

@@ -9,6 +9,7 @@ from app.journal.place import Place, ServerPlace
 from app.journal.sql.schema import NEWEST, REVISIONS, metadata
 
 VERSION_TABLE = "journal_version"
+VERSION_COLUMN = f"version_num VARCHAR(32) NOT NULL, CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)"
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
 
@@ -43,6 +44,14 @@ def revision(connection: Connection, place: Place) -> str | None:
             f"{NEWEST}: use that version, or another place"
         )
     return str(found)
+
+
+def make(connection: Connection) -> None:
+    """All tables in an empty SQLite database, as the migrations would make them: without Alembic, which takes longer to
+    import than everything else of a start."""
+    metadata.create_all(connection)
+    connection.execute(text(f"CREATE TABLE {VERSION_TABLE} ({VERSION_COLUMN})"))
+    connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:newest)"), {"newest": NEWEST})  # noqa: S608  a constant
 
 
 def upgrade(connection: Connection) -> None:
