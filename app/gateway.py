@@ -17,6 +17,7 @@ from app.batches.reading import BodyReads
 from app.batches.runs import Runs
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.placement import Dispatch, placement
+from app.journal.keeper import JournalKeeper
 from app.keys.ring import KeyRing
 from app.keys.store import KeysFile
 from app.logs import get_logger
@@ -25,6 +26,7 @@ from app.ranks.devices import Allotment
 from app.ranks.events import Loss
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
+from app.settings.folders import service_journal, socket_folder
 from app.traces import OFF, Traces
 from engines import tasks
 from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Result, Run
@@ -51,6 +53,14 @@ class Gateway:
         self.traces = traces
         self.started_at = time.time()
         self.metrics = Metrics(__version__)
+        self.keeper = JournalKeeper(
+            service_journal(settings, environ),
+            socket_folder(),
+            settings.quotas,
+            settings.retention,
+            self.metrics.journal_commit,
+            self._fail,
+        )
         self.keys = KeyRing(KeysFile(settings.api_keys_file)) if settings.api_keys_file else None
         self.dispatcher = Dispatcher(
             self._send,
@@ -67,7 +77,7 @@ class Gateway:
         self.memory = HeldBytes(settings.max_held_bytes, lambda: rate.seconds_for(self.dispatcher.outstanding_tokens))
         self.bodies = BodyReads()
         admission = AdmissionGate(settings, self.dispatcher.backlog, rate)
-        self.runs = Runs(self.dispatcher, admission, rate, self.metrics, self._fail)
+        self.runs = Runs(self.dispatcher, admission, rate, self.metrics, self.keeper.usage, self._fail)
         engine_check = EngineCheck(self.fleet, self.availability)
         self.acceptance = Acceptance(
             settings, self.fleet, self.availability, engine_check, admission, self.runs, traces
@@ -75,6 +85,10 @@ class Gateway:
         self._watch()
 
     # -- life
+
+    async def open(self) -> None:
+        """Opens the journal, before anything is served or started. Raises CannotOpen; `stop` is to be called then."""
+        await self.keeper.open()
 
     def start(self) -> None:
         """Begins to start the ranks; requests may come at once."""
@@ -104,12 +118,13 @@ class Gateway:
         self.runs.end_all(ItemError(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again"))
 
     async def stop(self) -> None:
-        """Stops the ranks. May be called twice."""
+        """Stops the ranks, and closes the journal when nothing more can come from them. May be called twice."""
         try:
             await self.fleet.stop()
         finally:
             if self.keys is not None:
                 await self.keys.stop()
+            await self.keeper.close()
 
     # -- between the parts
 
@@ -142,7 +157,7 @@ class Gateway:
     # -- metrics
 
     def _watch(self) -> None:
-        dispatcher = self.dispatcher
+        dispatcher, keeper = self.dispatcher, self.keeper
         self.metrics.watch(
             {
                 "phalanx_backlog_items": lambda: dispatcher.backlog.items,
@@ -155,6 +170,13 @@ class Gateway:
                 "phalanx_held_bytes": lambda: self.memory.total,
                 "phalanx_items_requeued_total": lambda: dispatcher.requeued_items,
                 "phalanx_items_poisoned_total": lambda: dispatcher.convicted,
+                "phalanx_journal_available": lambda: keeper.health.reason is None,
+                "phalanx_journal_commits_total": lambda: keeper.commits,
+                "phalanx_journal_file_bytes": lambda: keeper.figures.disk.file_bytes,
+                "phalanx_journal_free_bytes": lambda: keeper.figures.disk.free_bytes,
+                "phalanx_stored_batches": lambda: keeper.figures.sizes.batches,
+                "phalanx_stored_items": lambda: keeper.figures.sizes.items,
+                "phalanx_stored_bytes": lambda: keeper.figures.sizes.bytes,
             },
             self._rank_views,
         )

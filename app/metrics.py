@@ -14,6 +14,9 @@ from engines.contract.protocol import Result
 Reader = Callable[[], float]
 REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+MOST_TENANTS = 100  # that have a label of their own
+OTHER_TENANTS = "other"
 STATUSES = ("ok", "error", "cancelled", "timeout")
 
 
@@ -38,10 +41,17 @@ WATCHED_GAUGES = {
     "phalanx_active_batches": "Batches under way.",
     "phalanx_batches_held_back": "Of these, streams whose clients read too slowly.",
     "phalanx_held_bytes": "Bodies and results in memory, in bytes.",
+    "phalanx_journal_available": "1 while the journal takes writes.",
+    "phalanx_journal_file_bytes": "Size of the journal's files; NaN on a server.",
+    "phalanx_journal_free_bytes": "Free where these files are; NaN on a server.",
+    "phalanx_stored_batches": "Batches in the journal.",
+    "phalanx_stored_items": "Items in the journal.",
+    "phalanx_stored_bytes": "Items and results in the journal, in bytes.",
 }
 WATCHED_COUNTERS = {
     "phalanx_items_requeued_total": "Attempts that were lost and made again.",
     "phalanx_items_poisoned_total": "Items that were found to crash an engine.",
+    "phalanx_journal_commits_total": "Commits of the journal; many writes are one.",
 }
 # The same, for each rank.
 RANK_GAUGES = {
@@ -90,6 +100,19 @@ class Metrics:
         self._cut = Counter(
             "phalanx_connections_cut_total", "Connections that the gateway ended.", ["reason"], registry=self.registry
         )
+        self._commit_seconds = Histogram(
+            "phalanx_journal_commit_seconds",
+            "Until the journal has stored what came together.",
+            buckets=COMMIT_SECONDS,
+            registry=self.registry,
+        )
+        self._tenants: set[str] = set()
+        self._tenant_items = Counter(
+            "phalanx_tenant_items_total", "Items that have their result.", ["tenant"], registry=self.registry
+        )
+        self._tenant_tokens = Counter(
+            "phalanx_tenant_tokens_total", "Tokens of answered items.", ["tenant", "kind"], registry=self.registry
+        )
         self._lag = Histogram(
             "phalanx_event_loop_lag_seconds",
             "How late the gateway's event loop was, looked at twenty times a second.",
@@ -118,6 +141,19 @@ class Metrics:
         for status, count in counts:
             if count:
                 self._items[status].inc(count)
+
+    def tenant_used(self, tenant: str, items: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """So many of a tenant's items have their results. The first hundred tenants are told apart."""
+        if tenant not in self._tenants and len(self._tenants) < MOST_TENANTS:
+            self._tenants.add(tenant)
+        label = tenant if tenant in self._tenants else OTHER_TENANTS
+        self._tenant_items.labels(label).inc(items)
+        self._tenant_tokens.labels(label, "prompt").inc(prompt_tokens)
+        self._tenant_tokens.labels(label, "completion").inc(completion_tokens)
+
+    def journal_commit(self, seconds: float) -> None:
+        """The journal has committed. Called in its own thread."""
+        self._commit_seconds.observe(seconds)
 
     def lag(self, seconds: float) -> None:
         """The event loop was so late."""

@@ -15,6 +15,7 @@ from app.api.errors import ErrorBody
 from app.api.state import gateway_of
 from app.batches.availability import LOADING_RETRY_S
 from app.gateway import Gateway
+from app.journal.keeper import JournalHealth
 from app.ranks.rank import RankState
 from engines.contract.protocol import Stage
 from phalanx import __version__
@@ -36,13 +37,15 @@ class RankSummary(msgspec.Struct, kw_only=True):
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """`ok`: every group is ready; `degraded`: some are; `unavailable`: none is, and requests get 503."""
+    """`ok`: every group is ready and batches can be stored; `degraded`: some groups are, or no batch can be stored;
+    `unavailable`: no group is, and requests get 503."""
 
     status: Literal["ok", "degraded", "unavailable"]
     reason: str
     model: str
     ready_ranks: int
     ranks: list[RankSummary]
+    journal: JournalHealth
     error: ErrorBody | UnsetType = UNSET
 
 
@@ -58,6 +61,7 @@ class Alive(msgspec.Struct, kw_only=True):
 SCHEMAS = (
     Described(Health),
     Described(RankSummary, words={"state": one_of(RankState), "stage": or_null(one_of(Stage))}),
+    Described(JournalHealth, notes={"reason": "Why no batch can be stored; null while they can."}),
     Described(Alive),
 )
 HEALTH = Answers("Health", (503,), unavailable="Health")
@@ -99,15 +103,16 @@ async def live(request: Request) -> Response:
 
 def _view(gateway: Gateway, is_admin: bool) -> Health:
     ready = gateway.fleet.ranks_taking_items
+    journal = gateway.keeper.health
     now = time.monotonic()
     status: Literal["ok", "degraded", "unavailable"] = "ok"
     if not ready or gateway.availability.is_draining:
         status = "unavailable"
-    elif len(ready) < len(gateway.fleet.ranks):  # a group that stalls is lost as soon as that is seen
+    elif len(ready) < len(gateway.fleet.ranks) or journal.reason:  # a group that stalls is lost as soon as that is seen
         status = "degraded"
     return Health(
         status=status,
-        reason=gateway.availability.reason,
+        reason=gateway.availability.reason + (f"; no batch can be stored: {journal.reason}" if journal.reason else ""),
         model=gateway.settings.public_name,
         ready_ranks=len(ready),
         ranks=[
@@ -121,4 +126,5 @@ def _view(gateway: Gateway, is_admin: bool) -> Health:
             )
             for rank in gateway.fleet.ranks
         ],
+        journal=journal,
     )

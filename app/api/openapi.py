@@ -43,7 +43,7 @@ MEANINGS = {
     429: "There is no room now, or the API key has used up its own limit; the time to wait is an estimate from the "
     "measured rate.",
     500: "The fault is the gateway's; its log says more.",
-    503: "No rank is ready, or the service is ending; the message gives the reason and the stage of loading.",
+    503: "No rank is ready, the journal is unavailable, or the service is ending; the message gives the reason.",
 }
 RETRYABLE = (429, 503)
 

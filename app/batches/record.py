@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from app.dispatch.item import EVERYBODY, Owner
+from app.keys.key import DEFAULT_TENANT
 from app.logs import current_ids
 
 
@@ -28,6 +29,7 @@ class BatchRecord:
     model: str
     priority: int
     owner: Owner = EVERYBODY
+    tenant: str = DEFAULT_TENANT
     id: str = field(default_factory=lambda: f"batchgen-{secrets.token_hex(16)}")
     created_at: int = field(default_factory=lambda: int(time.time()))
     request_ids: dict[str, str] = field(default_factory=current_ids)  # for the log's lines about its end

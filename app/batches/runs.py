@@ -9,6 +9,7 @@ from app.batches.results import Status
 from app.batches.run import BatchRun
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Flow
+from app.journal.usage_meter import UsageMeter
 from app.logs import get_logger
 from app.metrics import Metrics
 from engines import tasks
@@ -27,6 +28,7 @@ class Runs:
         admission: AdmissionGate,
         rate: RateMeter,
         metrics: Metrics,
+        usage: UsageMeter,
         on_failure: tasks.OnFailure,
     ) -> None:
         self._dispatcher = dispatcher
@@ -34,6 +36,7 @@ class Runs:
         self._admission = admission
         self._rate = rate
         self._metrics = metrics
+        self._usage = usage
         self._active: dict[AnyRun, asyncio.TimerHandle | None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,6 +114,7 @@ class Runs:
 
     def _conclude(self, run: AnyRun) -> None:
         self._metrics.batch_ended(run.counts.items())
+        self._count_usage(run)
         stats = run.stats.summary()
         logger.info(
             "batch_ended",
@@ -123,6 +127,12 @@ class Runs:
             queue_s=stats.queue_s,
             ranks=[share.rank for share in stats.ranks],
         )
+
+    def _count_usage(self, run: AnyRun) -> None:
+        record, used = run.record, run.usage
+        figures = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
+        self._metrics.tenant_used(record.tenant, record.size, **figures)
+        self._usage.add(record.tenant, requests=1, items=record.size, **figures)
 
     # -- from the dispatcher
 

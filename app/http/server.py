@@ -86,6 +86,7 @@ async def _serve(
     port = listener.getsockname()[1]
     signals = _Signals()
     with ending_signals(signals.take):
+        await _open(gateway)
         fail, fatal = gateway.fleet.fail, gateway.fleet.fatal
         serving = tasks.start(server.serve(sockets=[listener]), "http", fail)
         gateway.start()
@@ -109,6 +110,15 @@ async def _serve(
     if error is not None:
         write_stderr(f"phalanx: {error}\n")  # last: the sentence that the operator needs
     return code
+
+
+async def _open(gateway: Gateway) -> None:
+    """Clients already wait at the port. Raises CannotOpen, with nothing left that the gateway has made."""
+    try:
+        await gateway.open()
+    except BaseException:
+        await gateway.stop()
+        raise
 
 
 async def _until_end(fatal: "asyncio.Future[FatalError]", signals: "_Signals", serving: "asyncio.Task[None]") -> bool:

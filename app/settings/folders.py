@@ -87,6 +87,13 @@ def journal_place(data_dir: Path | None, journal_url: str | None, port: int, env
     return FolderPlace(_xdg(environ, "DATA") / "phalanx" / str(port), is_default=True)
 
 
+def service_journal(settings: Settings, environ: Mapping[str, str]) -> Place | None:
+    """Where a service's journal is. None: it is not kept, as a service on any free port would not find it again."""
+    if settings.port == 0 and settings.data_dir is None and settings.journal_url is None:
+        return None
+    return journal_place(settings.data_dir, settings.journal_url, settings.port, environ)
+
+
 def log_folder(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Where the ranks' logs go."""
     return settings.log_dir or _xdg(environ, "STATE") / "phalanx" / "logs" / str(settings.port)

@@ -1,7 +1,8 @@
-"""The folder of the ranks' sockets and private folders: one for each gateway, locked for as long as it lives.
+"""A private folder of a gateway, locked for as long as it lives: for the ranks' sockets and their private folders, and
+for a journal that is not to be kept.
 
-A gateway that was killed cannot remove its own; its guardians do (engines/host/guardian.py), and where none was left,
-the next gateway of the same user.
+A gateway that was killed cannot remove its own. Its guardians remove the one of the sockets (engines/host/guardian.py);
+where none was left, and all others, the next gateway of the same user does.
 """
 
 import fcntl
@@ -20,13 +21,13 @@ PREFIX = "phalanx-"
 class Runtime:
     """A private folder."""
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, prefix: str = PREFIX) -> None:
         """Below `parent`, whose path must be short. Raises OSError where none can be made."""
-        sweep(parent)
+        sweep(parent, prefix)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         except OSError as error:
-            raise OSError(f"no folder for the ranks' sockets can be made in {parent}: {error}") from error
+            raise OSError(f"no folder of its own can be made in {parent}: {error}") from error
         self._lock = _lock(self.path)
 
     def ensure(self) -> None:
@@ -46,9 +47,9 @@ class Runtime:
             self._lock = None
 
 
-def sweep(parent: Path) -> None:
+def sweep(parent: Path, prefix: str = PREFIX) -> None:
     """Removes what gateways of this user have left that are no more."""
-    for folder in parent.glob(f"{PREFIX}*"):
+    for folder in parent.glob(f"{prefix}*"):
         try:
             if folder.stat().st_uid != os.getuid() or not (folder / RUNTIME_LOCK).is_file():
                 continue

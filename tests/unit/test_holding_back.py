@@ -14,6 +14,8 @@ from app.batches.runs import Runs
 from app.batches.sink import Brake, Rest
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import Flow
+from app.journal.records import DayUsage
+from app.journal.usage_meter import UsageMeter
 from app.metrics import Metrics
 from app.settings.declaration import Settings
 
@@ -50,12 +52,17 @@ def fail(what: str, error: BaseException) -> None:
     raise AssertionError(what) from error
 
 
+async def unwritten(used: DayUsage) -> None:
+    raise AssertionError(used)
+
+
 def test_a_sink_hears_of_each_result_as_it_comes_and_holds_its_own_batch_back() -> None:
     async def play() -> None:
         bench = Bench(ranks=1)
         settings = Settings()
         rate = RateMeter()
-        runs = Runs(bench.dispatcher, AdmissionGate(settings, bench.dispatcher.backlog, rate), rate, Metrics("1"), fail)
+        admission = AdmissionGate(settings, bench.dispatcher.backlog, rate)
+        runs = Runs(bench.dispatcher, admission, rate, Metrics("1"), UsageMeter(unwritten), fail)
         slow, other = BatchRun(BatchRecord(40, "a-model", 0), Slow(room=6), runs.forget), make_run(4)
         make_items(slow)
         make_items(other)

@@ -1,10 +1,10 @@
 """What tenants store and use: counted with every change, and held against the quotas."""
 
-import datetime
 import time
 
 from sqlalchemy import Connection, func, select
 
+from app.journal.days import day_of
 from app.journal.errors import QuotaExceeded
 from app.journal.records import Allowance, DayUsage, Quotas, Sizes
 from app.journal.sql.dialect import add_to
@@ -55,4 +55,4 @@ def used(connection: Connection, tenant: str | None, since: str, until: str) -> 
 
 def today() -> str:
     """The day in UTC, such as 2026-11-27."""
-    return datetime.datetime.fromtimestamp(time.time(), datetime.UTC).date().isoformat()
+    return day_of(time.time())

@@ -1,0 +1,27 @@
+"""The journal's errors as answers to requests."""
+
+from app.errors import Conflict, NotFound, RequestError, TooLarge, TryLater
+from app.journal.errors import JournalError, JournalUnavailable, KeyInUse, NoSuchBatch, QuotaExceeded, WrongState
+from app.journal.keeper import unavailable
+
+QUOTA_RETRY_S = 60.0  # until batches are deleted, which nobody can foresee
+
+
+def refusal_of(error: JournalError) -> RequestError:
+    """What a client is told: 503 while the journal takes no writes, 429 for a quota that has no room left, 413 for what
+    would be more than a whole quota, 404 and 409."""
+    if isinstance(error, JournalUnavailable):
+        return unavailable(error.reason)
+    if isinstance(error, QuotaExceeded):
+        return _quota_exceeded(error)
+    if isinstance(error, NoSuchBatch):
+        return NotFound(str(error), code="batch_not_found")
+    if isinstance(error, WrongState | KeyInUse):
+        return Conflict(str(error), code="wrong_state" if isinstance(error, WrongState) else "idempotency_key_reused")
+    return unavailable("another gateway has taken the journal over")
+
+
+def _quota_exceeded(error: QuotaExceeded) -> RequestError:
+    if error.asked > error.allowed:
+        return TooLarge(str(error), code="quota_exceeded")
+    return TryLater(str(error), status=429, code="quota_exceeded", retry_after_s=QUOTA_RETRY_S)
