@@ -218,12 +218,13 @@ class Service:
         self.check_nothing_left()
 
     def check_nothing_left(self) -> None:
-        """No process, no open port, no runtime folder, and no fault in the log."""
+        """No process, no open port, no runtime folder, no temporary journal, and no fault in the log."""
         assert self.processes() == []
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", self.port))
         assert list(self.folder.glob("phalanx-*")) == []
+        assert list(self.folder.glob("phalanx.journal-*")) == []
         assert "Traceback" not in self.log
         errors = [event for event in self.events() if event.get("level") == "error"]
         assert self.errors_expected or not errors

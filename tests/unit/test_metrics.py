@@ -1,6 +1,6 @@
 """/metrics: our own families, and those of several engines under one head each."""
 
-from app.metrics import WATCHED_COUNTERS, WATCHED_GAUGES, Metrics, Reader, merge_expositions
+from app.metrics import MOST_TENANTS, WATCHED_COUNTERS, WATCHED_GAUGES, Metrics, Reader, merge_expositions
 from engines.contract.protocol import Outcome, Result
 
 NOTHING: dict[str, Reader] = dict.fromkeys([*WATCHED_GAUGES, *WATCHED_COUNTERS], lambda: 0.0)
@@ -90,3 +90,15 @@ def test_gauges_are_looked_up_at_every_scrape() -> None:
     assert samples(metrics)["phalanx_backlog_items"] == 3
     waiting.append(0)
     assert samples(metrics)["phalanx_backlog_items"] == 0
+
+
+def test_a_hundred_tenants_are_told_apart_and_all_others_are_one() -> None:
+    metrics = Metrics("1")
+    for number in range(MOST_TENANTS + 2):
+        metrics.tenant_used(f"t{number}", 1, 2, 3)
+    metrics.tenant_used("t0", 1, 2, 3)
+    found = samples(metrics)
+    assert found['phalanx_tenant_items_total{tenant="t0"}'] == 2
+    assert found['phalanx_tenant_items_total{tenant="other"}'] == 2
+    assert found['phalanx_tenant_tokens_total{kind="completion",tenant="other"}'] == 6
+    assert sum(name.startswith("phalanx_tenant_items_total") for name in found) == MOST_TENANTS + 1
