@@ -145,9 +145,7 @@ def test_whoever_listens_hears_when_writing_stops_and_goes_on(tmp_path: Path) ->
             place.file.rename(tmp_path / FILE_NAME)
             keeper.usage.add("a", items=1)
             await keeper.usage.flush()
-            with pytest.raises(
-                TryLater, match=r"stored now \(the database file was replaced"
-            ) as refused:
+            with pytest.raises(TryLater, match=r"stored now \(the database file was replaced") as refused:
                 keeper.check()
             assert (refused.value.status, refused.value.code) == (503, "journal_unavailable")
             (tmp_path / FILE_NAME).rename(place.file)
