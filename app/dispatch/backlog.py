@@ -3,6 +3,9 @@ and then between the batches of each.
 
 Both are deficit round robin (turns.py); what an item really used is settled when it is done, so that who asked for
 many tokens and used few is not held back for it. Somebody with a hundred batches gets no more than one with one.
+
+A flow whose items come in windows is opened, and keeps its account, and its owner's, while it has none: an account that
+began anew with each window would forget what was used beyond its charge. While it is empty its turns pass.
 """
 
 import bisect
@@ -21,7 +24,7 @@ class Waiting:
 
 
 class Level:
-    """One priority: its owners with something waiting, by their ids and in turn."""
+    """One priority: its owners, by their ids, and those of them with something waiting in turn."""
 
     def __init__(self, quantum_tokens: int) -> None:
         self.parties: dict[str, Party] = {}
@@ -34,7 +37,7 @@ class Backlog:
     def __init__(self, quantum_tokens: int) -> None:
         self._quantum = quantum_tokens
         self._levels: dict[int, Level] = {}  # by priority: those that are in use
-        self._order: list[int] = []  # these priorities, lowest first
+        self._order: list[int] = []  # those with something waiting, lowest first
         self._owners: dict[str, Waiting] = {}  # by id: those with something waiting
         self.items = 0
         self.tokens = 0
@@ -53,12 +56,11 @@ class Backlog:
         """Items that were popped and have to run again, to the head of their flows, in this order."""
         for item in reversed(items):
             flow = item.flow
-            if flow.is_held_back:
-                pass  # its turn comes when it is released
-            elif flow.waiting and flow.party is not None:
+            is_in_turn = bool(flow.waiting) and not flow.is_held_back
+            if flow.party is not None and (is_in_turn or flow.is_open_ended):
                 flow.party.deficit += item.cost
                 flow.deficit += item.cost
-            else:
+            if not is_in_turn and not flow.is_held_back:  # else its turn comes when it is released
                 self._enter(flow)
             flow.waiting.appendleft(item)
             self.count(item)
@@ -86,10 +88,10 @@ class Backlog:
     def settle(self, item: Item, used_tokens: int) -> None:
         """Corrects the accounts that the item was charged to by what it really used; those that are closed are not."""
         flow, given_back = item.flow, item.cost - used_tokens
-        if flow.party is None or not flow.party.flows:
+        if flow.party is None or flow.party.is_closed:
             return
         self._levels[flow.priority].turns.settle(flow.party, given_back)
-        if flow.waiting and not flow.is_held_back:
+        if flow.is_open_ended or (flow.waiting and not flow.is_held_back):
             flow.party.flows.settle(flow, given_back)
 
     def discard(self, flow: Flow) -> list[Item]:
@@ -118,6 +120,20 @@ class Backlog:
         if flow.waiting:
             self._enter(flow)
 
+    def open(self, flow: Flow) -> None:
+        """More of the flow will come: until `close` it keeps its account, also while it has nothing waiting."""
+        if not flow.is_open_ended:
+            flow.is_open_ended = True
+            flow.party = self._party_of(flow)
+            flow.party.open_ended += 1
+
+    def close(self, flow: Flow) -> None:
+        """No more of the flow will come; what waits has its turns. May be called twice."""
+        if flow.is_open_ended and flow.party is not None:
+            flow.is_open_ended = False
+            flow.party.open_ended -= 1
+            self._forget_if_closed(flow, flow.party)
+
     # -- for admission
 
     def waiting_of(self, owner: Owner) -> Waiting:
@@ -137,29 +153,50 @@ class Backlog:
 
     def _enter(self, flow: Flow) -> None:
         """The flow has something waiting from now on."""
-        if flow.priority not in self._levels:
-            self._levels[flow.priority] = Level(self._quantum)
-            bisect.insort(self._order, flow.priority)
+        party = flow.party = self._party_of(flow)
+        if not party.flows:
+            turns = self._levels[flow.priority].turns
+            if not turns:
+                bisect.insort(self._order, flow.priority)
+            turns.come_back(party)
+        if flow.is_open_ended:
+            party.flows.come_back(flow)
+        else:
+            party.flows.enter(flow)
+
+    def _leave(self, flow: Flow) -> None:
+        """The flow has nothing waiting any more, or for now."""
         level = self._levels[flow.priority]
+        party = level.parties[flow.owner.id]
+        if flow.is_open_ended:
+            party.flows.pause(flow)
+        else:
+            party.flows.leave(flow)
+        if party.flows:
+            return
+        level.turns.pause(party)
+        if not level.turns:
+            del self._order[bisect.bisect_left(self._order, flow.priority)]
+        self._forget_if_closed(flow, party)
+
+    def _party_of(self, flow: Flow) -> Party:
+        """Its owner's account for its priority: the one that is kept, or else a new one."""
+        level = self._levels.get(flow.priority)
+        if level is None:
+            level = self._levels[flow.priority] = Level(self._quantum)
         party = level.parties.get(flow.owner.id)
         if party is None:
             party = level.parties[flow.owner.id] = Party(flow.owner.weight, self._quantum)
-            level.turns.enter(party)
-        flow.party = party
-        party.flows.enter(flow)
+        return party
 
-    def _leave(self, flow: Flow) -> None:
-        """The flow has nothing waiting any more. An owner's account closes with its last flow."""
-        level = self._levels[flow.priority]
-        party = level.parties[flow.owner.id]
-        party.flows.leave(flow)
-        if party.flows:
+    def _forget_if_closed(self, flow: Flow, party: Party) -> None:
+        """An owner's account closes with its last flow."""
+        if not party.is_closed:
             return
+        level = self._levels[flow.priority]
         del level.parties[flow.owner.id]
-        level.turns.leave(party)
-        if not level.turns:
+        if not level.parties:
             del self._levels[flow.priority]
-            del self._order[bisect.bisect_left(self._order, flow.priority)]
 
     # -- counting
 

@@ -69,6 +69,7 @@ class Dispatcher:
         for item in (*suspects, *self.backlog.discard(flow)):
             item.state = ItemState.DONE
             item.release()
+        self.backlog.close(flow)
         unwanted: dict[int, list[int]] = defaultdict(list)
         for item in flow.running:
             if item.state is ItemState.RUNNING:

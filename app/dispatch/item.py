@@ -50,7 +50,17 @@ EVERYBODY = Owner("")
 class Flow:
     """What shares its owner's part fairly: the items of one batch. `deficit` is its account, in tokens."""
 
-    __slots__ = ("deficit", "is_held_back", "owner", "party", "priority", "running", "suspects", "waiting")
+    __slots__ = (
+        "deficit",
+        "is_held_back",
+        "is_open_ended",
+        "owner",
+        "party",
+        "priority",
+        "running",
+        "suspects",
+        "waiting",
+    )
     weight = 1
 
     def __init__(self, priority: int, owner: Owner = EVERYBODY) -> None:
@@ -61,6 +71,7 @@ class Flow:
         self.running: set[Item] = set()
         self.suspects: set[Item] = set()  # its items on trial
         self.is_held_back = False  # passed over, until whoever takes its results has room again
+        self.is_open_ended = False  # more comes: it keeps its account while it has nothing waiting
         self.deficit = 0
 
     @property
@@ -70,14 +81,21 @@ class Flow:
 
 
 class Party:
-    """An owner's flows of one priority, as long as any of them has something waiting. `deficit` is their account."""
+    """An owner's flows of one priority, as long as any has something waiting or is open-ended. `deficit` is their
+    account; `flows` are those with something waiting."""
 
-    __slots__ = ("deficit", "flows", "weight")
+    __slots__ = ("deficit", "flows", "open_ended", "weight")
 
     def __init__(self, weight: int, quantum_tokens: int) -> None:
         self.weight = weight
         self.deficit = 0
         self.flows: Turns[Flow] = Turns(quantum_tokens)
+        self.open_ended = 0  # flows of which more comes, whether they have something waiting or not
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing waits and nothing more comes: its account is over."""
+        return not (self.flows or self.open_ended)
 
     @property
     def first_cost(self) -> int:

@@ -36,8 +36,15 @@ class Turns(Generic[M]):
 
     def enter(self, member: M) -> None:
         """It has something waiting from now on, and its turn comes after all others'."""
-        member.deficit = 0 if self._members else self._quantum * member.weight
+        member.deficit = 0
+        self.come_back(member)
+
+    def come_back(self, member: M) -> None:
+        """The same for one whose account `pause` has kept."""
+        is_first = not self._members
         self._members[member] = None
+        if is_first:
+            self._begin_turn()
 
     def leave(self, member: M) -> None:
         """It has nothing waiting any more."""
@@ -45,6 +52,11 @@ class Turns(Generic[M]):
         del self._members[member]
         if had_turn and self._members:
             self._begin_turn()
+
+    def pause(self, member: M) -> None:
+        """It has nothing waiting for now. It keeps what it owes, and no more than a turn's worth of what it has."""
+        self.leave(member)
+        member.deficit = min(member.deficit, self._quantum * member.weight)
 
     def current(self) -> M:
         """Whose turn it is, with enough on its account for what it has first. There must be a member."""
@@ -59,7 +71,8 @@ class Turns(Generic[M]):
 
     def settle(self, member: M, given_back: int) -> None:
         """Corrects a member's account by what was charged and not used; negative for what was used beyond."""
-        most = max(member.deficit, MOST_SAVED_QUANTA * self._quantum * member.weight)
+        quanta = MOST_SAVED_QUANTA if member in self._members else 1  # as `pause` has it
+        most = max(member.deficit, quanta * self._quantum * member.weight)
         member.deficit = min(member.deficit + given_back, most)  # turns without a large item count no less
 
     def _first(self) -> M:

@@ -49,6 +49,36 @@ class Life(RuleBasedStateMachine):
         self.items[flow] = make_items(count, flow, owner=self.bench.owner, n=n, max_tokens=max_tokens)
         self.bench.dispatcher.submit(flow, self.items[flow])
 
+    @rule(priority=st.integers(-1, 1), owner=OWNERS)
+    def open(self, priority: int, owner: Owner) -> None:
+        """A batch that comes in windows."""
+        flow = Flow(priority, owner)
+        self.items[flow] = []
+        self.bench.dispatcher.backlog.open(flow)
+
+    @precondition(lambda self: self.open_ended)
+    @rule(data=st.data(), count=st.integers(0, 6), max_tokens=st.integers(1, 90))
+    def submit_window(self, data: st.DataObject, count: int, max_tokens: int) -> None:
+        flow = data.draw(st.sampled_from(self.open_ended))
+        window = make_items(count, flow, owner=self.bench.owner, max_tokens=max_tokens)
+        self.items[flow] += window
+        self.bench.dispatcher.submit(flow, window)
+
+    @precondition(lambda self: self.open_ended)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        self.bench.dispatcher.backlog.close(data.draw(st.sampled_from(self.open_ended)))
+
+    @property
+    def open_ended(self) -> list[Flow]:
+        return [flow for flow in self.items if flow.is_open_ended]
+
+    @precondition(lambda self: self.items)
+    @rule(data=st.data(), is_held=st.booleans())
+    def hold_and_release(self, data: st.DataObject, is_held: bool) -> None:
+        flow = data.draw(st.sampled_from(list(self.items)))
+        (self.bench.dispatcher.hold_back if is_held else self.bench.dispatcher.let_go)(flow)
+
     @precondition(lambda self: self.items)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -144,12 +174,14 @@ class Life(RuleBasedStateMachine):
     def a_free_group_with_nothing_to_do_means_that_nothing_waits(self) -> None:
         for group in self.ready - self.on_hold if not self.due else ():
             idle = not any(self.bench.held[rank] for rank in MEMBERS[group])
-            waiting = sum(len(flow.waiting) for flow in self.items)
+            waiting = sum(len(flow.waiting) for flow in self.items if not flow.is_held_back)
             assert not (idle and waiting)
             assert not (idle and self.bench.dispatcher.suspects(group)), "a trial is stranded"
 
     def teardown(self) -> None:
         """The groups that are there in the end answer, and then all is done."""
+        for flow in self.items:
+            self.bench.dispatcher.let_go(flow)
         for group in (0, 1):
             if group in self.on_hold:  # a restart, as an operator would
                 self.group_lost_by_hand(group)
@@ -163,6 +195,9 @@ class Life(RuleBasedStateMachine):
         for items in self.items.values():
             assert all(item in self.bench.owner.results for item in items)
         assert self.bench.dispatcher.outstanding_tokens == 0
+        for flow in self.open_ended:
+            self.bench.dispatcher.backlog.close(flow)
+        assert not self.bench.dispatcher.backlog._levels, "an account is left open"
         for rank in (0, 1, 2):
             assert self.bench.dispatcher.credit(rank) == MAX_NUM_SEQS + 1
 
