@@ -225,6 +225,9 @@ class _OtlpBatch(BatchTrace):
         span.end()
 
     def _is_traced(self, index: int) -> bool:
-        """So many of the batch's items, evenly spread over it, the first among them."""
+        """So many of the batch's items, evenly spread over it, the first among them. Of one whose size was not known
+        when it began, the first."""
         wanted = self._trace_items
+        if not self._size:
+            return index < wanted
         return index * wanted // self._size != (index - 1) * wanted // self._size

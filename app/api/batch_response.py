@@ -52,7 +52,7 @@ def body(run: MemoryRun) -> Iterator[bytes]:
     record = run.record
     head = BatchHead(id=record.id, model=record.model, created_at=record.created_at)
     yield _encode(head)[:-1] + b',"results":['
-    for index in range(record.size):
+    for index in range(run.total):
         yield b"," + run.sink.read(index) if index else run.sink.read(index)
     tail = BatchTail(request_counts=run.request_counts, usage=run.usage, stats=run.stats.summary())
     yield b"]," + _encode(tail)[1:]

@@ -60,7 +60,7 @@ class BatchStream(AttachedResponse[ResultStream]):
 
     def _progress(self) -> bytes:
         run = self._run
-        left = run.record.size - run.ended
+        left = run.total - run.ended
         running = min(left, len(run.flow.running))  # where there may be some that were given up
         counts = run.request_counts
         return _line(BatchProgress(id=run.record.id, request_counts=counts, running=running, waiting=left - running))

@@ -67,9 +67,12 @@ class Acceptance:
         prompts = await self._take_apart(request, owner_of(caller))
         size = len(memoryview(request.prompts))
         holding.take(size + len(prompts) * ITEM_BYTES)  # while items are made, their prompts are there twice
-        record = BatchRecord(len(prompts), self._settings.public_name, priority, owner_of(caller), caller.tenant)
-        run = BatchRun(record, open_sink(record.size), self._runs.forget, self._traces.batch(record.size))
-        await Intake(request, prompts, resolver, self._settings, run, self._fleet.max_model_len).build(self._turnstile)
+        record = BatchRecord(self._settings.public_name, priority, owner_of(caller), caller.tenant)
+        run = BatchRun(record, open_sink(len(prompts)), self._runs.forget, self._traces.batch(len(prompts)))
+        run.expect(len(prompts))
+        run.complete()
+        intake = Intake(request, resolver, self._settings, run, self._fleet.max_model_len)
+        await intake.take(enumerate(prompts), self._turnstile)
         holding.take(resolver.wire_bytes)
         holding.give_back(size)  # the body goes as soon as the batch has begun
         self._availability.check()

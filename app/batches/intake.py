@@ -6,7 +6,9 @@ that, strictly.
 
 import contextlib
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TypeAlias
 
 import msgspec
 
@@ -16,7 +18,6 @@ from app.batches.run import BatchRun
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.seeds import derive_seed
 from app.batches.sink import ResultSink
-from app.batches.splitting import Entries
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
 from app.settings.declaration import Settings
@@ -26,6 +27,7 @@ from engines.contract.sampling import SamplingFields
 
 NULL = b"null"  # as JSON
 BYTES_PER_TOKEN = 4  # the usual estimate for text: the gateway does not tokenise
+IsDuplicate: TypeAlias = Callable[[int, str], bool]  # whether an item's custom_id stands earlier in its batch
 _decode_prompt = msgspec.json.Decoder(PromptObject).decode
 _PROMPT_FIELDS = PromptObject.__struct_fields__
 
@@ -50,39 +52,57 @@ class _Refused(Exception):
 
 
 class Intake:
-    """Fills one batch."""
+    """Fills one batch, all at once or window by window.
+
+    It remembers the custom_ids that it has seen, unless `is_duplicate` knows them: there may be millions.
+    """
 
     def __init__(
         self,
         request: BatchRequest,
-        prompts: Entries,
         resolver: SamplingResolver,
         settings: Settings,
         run: BatchRun[ResultSink],
         max_model_len: int | None = None,
+        is_duplicate: IsDuplicate | None = None,
     ) -> None:
         self._returns_prompts = bool(request.return_prompt)
         self._returns_token_ids = bool(request.return_token_ids)
-        self._prompts = prompts
         self._resolver = resolver
         self._settings = settings
         self._context = max_model_len or sys.maxsize  # tokens, of prompt and output together
-        self._seen: set[str] = set()
+        self._is_duplicate = is_duplicate or _Seen().is_duplicate
         self._run = run
 
-    async def build(self, turnstile: Turnstile) -> None:
-        """Takes all prompts in."""
-        for index, prompt in enumerate(self._prompts):
-            self._take(index, prompt)
-            await turnstile.pause_when_over()
+    async def take(
+        self, prompts: Iterable[tuple[int, bytes]], turnstile: Turnstile, max_wire_bytes: int | None = None
+    ) -> list[Item]:
+        """The items of prompts, given as index and JSON in order; those that are refused have their results.
 
-    def _take(self, index: int, raw: bytes) -> None:
+        With `max_wire_bytes` it stops when these items' own sampling parameters have as many: the run says how far it
+        came. Without, too many raise TooLarge. What earlier prompts had of their own is forgotten.
+        """
+        self._resolver.forget_items()
+        most_bytes = self._resolver.wire_bytes + min(max_wire_bytes or sys.maxsize, self._settings.max_body_bytes // 2)
+        items = []
+        for index, prompt in prompts:
+            self._run.take(index)
+            item = self._item_or_refusal(index, prompt)
+            if item is not None:
+                items.append(item)
+            if max_wire_bytes is not None and self._resolver.wire_bytes >= most_bytes:
+                break
+            await turnstile.pause_when_over()
+        return items
+
+    def _item_or_refusal(self, index: int, raw: bytes) -> Item | None:
         try:
             item = self._item_of_object(index, raw) if raw[:1] == b"{" else self._bare_item(index, raw)
         except _Refused as refused:
             self._run.refuse(index, refused.error)
-        else:
-            self._run.items.append(item)
+            return None
+        self._run.add(item)
+        return item
 
     def _bare_item(self, index: int, raw: bytes) -> Item:
         place = f"prompts[{index}]"
@@ -143,7 +163,7 @@ class Intake:
         except ParamsRefused as refused:
             raise _Refused(ItemErrorCode.INVALID_SAMPLING_PARAMS, refused.complaint) from refused
         if entry.custom_id is not None:
-            self._check_unique(entry.custom_id, place)
+            self._check_unique(index, entry.custom_id, place)
         seed = params.seed
         batch_seed = self._resolver.batch_wide.seed
         if not params.seed_is_own and batch_seed is not None:
@@ -173,8 +193,8 @@ class Intake:
             tokens = min(tokens, truncate)
         return min(tokens, self._context - 1)
 
-    def _check_unique(self, custom_id: str, place: str) -> None:
-        if custom_id in self._seen:
+    def _check_unique(self, index: int, custom_id: str, place: str) -> None:
+        if self._is_duplicate(index, custom_id):
             raise _Refused(
                 ItemErrorCode.DUPLICATE_CUSTOM_ID,
                 Complaint(
@@ -183,7 +203,25 @@ class Intake:
                     "give each item an id of its own",
                 ),
             )
-        self._seen.add(custom_id)
+
+
+class _Seen:
+    """The custom_ids of the items so far that run."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+
+    def is_duplicate(self, index: int, custom_id: str) -> bool:
+        if custom_id in self._ids:
+            return True
+        self._ids.add(custom_id)
+        return False
+
+
+def label_of(raw: bytes, *, returns_prompts: bool) -> Label:
+    """What the result of a prompt, given as JSON, hands back of it, as far as that is right: for one never taken in."""
+    label, prompt = _label_of(raw) if raw[:1] == b"{" else (NO_LABEL, _if_encoded(msgspec.Raw(raw)))
+    return replace(label, prompt=prompt or NULL) if returns_prompts else label
 
 
 def _check_encoding(raw: bytes) -> None:

@@ -25,7 +25,6 @@ NO_LABEL = Label()
 class BatchRecord:
     """One accepted request. Items are its prompts, numbered from 0."""
 
-    size: int
     model: str
     priority: int
     owner: Owner = EVERYBODY

@@ -1,11 +1,15 @@
-"""A batch that runs: its items, what is counted while they do, and exactly one result for each to its sink."""
+"""A batch that runs: its items, what is counted while they do, and exactly one result for each to its sink.
+
+Items come into the run in the order of their indexes, all at once or window by window, and leave it with their
+results: what is kept of each is kept for those that are in it.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
-from app.batches.record import BatchRecord
+from app.batches.record import NO_LABEL, BatchRecord, Label
 from app.batches.results import RequestCounts, Status, Usage, encode_result
 from app.batches.sink import Rest, ResultSink
 from app.batches.stats import StatsKeeper
@@ -25,7 +29,11 @@ SinkT_co = TypeVar("SinkT_co", bound=ResultSink, covariant=True)
 
 
 class BatchRun(Generic[SinkT_co]):
-    """From the first item to the last result. An ItemSink of the dispatcher."""
+    """From the first item to the last result. An ItemSink of the dispatcher.
+
+    `expect` says how many items there are, as far as that is known, and `complete` that these are all. A run that goes
+    on with a batch after a restart is given the `counts` and the `usage` of the results that were had before.
+    """
 
     def __init__(
         self,
@@ -33,35 +41,80 @@ class BatchRun(Generic[SinkT_co]):
         sink: SinkT_co,
         on_done: Callable[["BatchRun[ResultSink]"], None],
         trace: BatchTrace | None = None,
+        *,
+        counts: Mapping[Status, int] | None = None,
+        usage: Usage | None = None,
+        label_untaken: Callable[[int], Label] = lambda _: NO_LABEL,
     ) -> None:
         self.record = record
         self.sink = sink
         self.flow = Flow(record.priority, record.owner)
-        self.items: list[Item] = []  # those that ranks are to run
-        self.counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "timeout": 0}
-        self.usage = Usage()
+        self.total = 0  # items, those counted in that have not come yet
+        self.is_complete = False  # whether no more will be expected
+        self.last_taken = -1  # the highest index that has come into the run
+        self.counts: dict[Status, int] = {"ok": 0, "error": 0, "cancelled": 0, "timeout": 0, **(counts or {})}
+        self.ended = sum(self.counts.values())  # items that have their result
+        self.usage = usage or Usage()
         self.stats = StatsKeeper()
         self.trace = trace or BatchTrace()
         self.done = asyncio.Event()
-        self._open = bytearray(b"\1" * record.size)  # 1 for each item that has no result
-        self._remaining = record.size
+        self._window: dict[int, Item | None] = {}  # in order; None for one that is no item yet, or is being refused
         self._on_done = on_done
+        self._on_change: Callable[[], None] = lambda: None
+        self._label_untaken = label_untaken  # of an item that no window had reached when the run ended
         self._tells_items = logger.is_enabled_for(logging.DEBUG)  # asked once: there may be 100,000 of them
 
-    @property
-    def tokens(self) -> int:
-        """What its items may cost."""
-        return sum(item.cost for item in self.items)
+    # -- items come
+
+    def expect(self, items: int) -> None:
+        """So many more items will come, behind the others. Not to be called once the run is complete, or done."""
+        if self.is_complete:
+            raise RuntimeError(f"{self.record.id} is complete: no more items can be expected")
+        self.total += items
+        self._on_change()
+
+    def complete(self) -> None:
+        """No more items will be expected: the run is done with its last result, and now if that is there.
+
+        May be called twice, and after the end.
+        """
+        if self.is_complete:
+            return
+        self.is_complete = True
+        self._on_change()
+        self._end_when_done()
+
+    def take(self, index: int) -> None:
+        """The prompt at this index has come: from now on it is owed a result. Its item follows, or a refusal."""
+        if not self.last_taken < index < self.total:
+            raise RuntimeError(f"item {index} of {self.record.id} comes after {self.last_taken}, of {self.total}")
+        self.last_taken = index
+        self._window[index] = None
+
+    def add(self, item: Item) -> None:
+        """What has become of a prompt that was taken."""
+        self._window[item.index] = item
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Calls it from now on when an item has left the backlog, and when more are expected or no more will be."""
+        self._on_change = on_change
 
     @property
-    def ended(self) -> int:
-        """Items that have their result."""
-        return self.record.size - self._remaining
+    def items(self) -> list[Item]:
+        """Those that have come and have no result."""
+        return [item for item in self._window.values() if item is not None]
+
+    @property
+    def missing(self) -> int:
+        """Items without a result that have not come yet."""
+        return self.total - self.ended - len(self._window)
 
     @property
     def request_counts(self) -> RequestCounts:
         """What the answer says of its items, so far."""
-        return RequestCounts(total=self.record.size, **self.counts)
+        return RequestCounts(total=self.total, **self.counts)
+
+    # -- results come
 
     def refuse(self, index: int, error: ItemError) -> None:
         """An item that no rank will see. `error.param` is the full place in the request."""
@@ -73,6 +126,7 @@ class BatchRun(Generic[SinkT_co]):
         item.trace = self.trace.started(item.index, item.attempts, rank, item.incarnation)
         if self._tells_items:
             logger.debug("item_dispatched", **self._ids_of(item))
+        self._on_change()
 
     def item_lost(self, item: Item, rank: int) -> None:
         """The rank was lost with the item, which will run again."""
@@ -91,23 +145,26 @@ class BatchRun(Generic[SinkT_co]):
 
     def end(self, status: Status, error: ItemError | None = None) -> None:
         """Every item that has no result gets this one. The dispatcher must have forgotten the items before."""
-        if self._remaining == 0:
+        if self.done.is_set():
             return
         result = None if error is None else Result(0, Outcome.ERROR, error=error)
         attempts = {item.index: item.attempts for item in self.items if item.attempts}
-        label = self.record.label
+        untaken = range(self.last_taken + 1, self.total)
 
         def read(index: int) -> bytes:
-            return encode_result(index, label(index), status, result, None, attempts.get(index, 0))
+            label = self._label_untaken(index) if index in untaken else self.record.label(index)
+            return encode_result(index, label, status, result, None, attempts.get(index, 0))
 
-        is_open, self._open = self._open, bytearray()
-        self.sink.close(Rest(is_open, read))
-        self._count(status, self._remaining)
+        rest = Rest(tuple(self._window), untaken, read)
+        self._window.clear()
+        self.is_complete = True
+        self._count(status, self.total - self.ended)
+        self._end_when_done(rest)
 
     def _record(self, index: int, status: Status, result: Result, rank: int | None, attempts: int, place: str) -> None:
-        if not self._open or not self._open[index]:
-            raise RuntimeError(f"item {index} of {self.record.id} has a result already")
-        self._open[index] = 0
+        if index not in self._window:
+            raise RuntimeError(f"item {index} of {self.record.id} has a result already, or never came")
+        del self._window[index]
         label = self.record.take_label(index)
         self.sink.put(index, encode_result(index, label, status, result, rank, attempts, place))
         code = None if result.error is None else str(result.error.code)
@@ -117,18 +174,21 @@ class BatchRun(Generic[SinkT_co]):
         if self._tells_items:
             ids = {"batch": self.record.id, "index": index, "rank": rank}
             logger.debug("item_ended", **ids, status=status, code=code, attempts=attempts)
-        if self._remaining == 1:
-            self.sink.close(None)
         self._count(status, 1)
+        self._end_when_done()
 
     def _count(self, status: Status, items: int) -> None:
         self.counts[status] += items
-        self._remaining -= items
-        if self._remaining == 0:
-            self.stats.end()
-            self.trace.ended(self.counts.items())
-            self.done.set()
-            self._on_done(self)
+        self.ended += items
+
+    def _end_when_done(self, rest: Rest | None = None) -> None:
+        if not self.is_complete or self.ended < self.total or self.done.is_set():
+            return
+        self.sink.close(rest)
+        self.stats.end()
+        self.trace.ended(self.counts.items())
+        self.done.set()
+        self._on_done(self)
 
     def _ids_of(self, item: Item) -> dict[str, object]:
         ids = {"rank": item.rank, "incarnation": item.incarnation, "attempt": item.attempts}

@@ -45,9 +45,11 @@ class Runs:
 
     def begin(self, run: AnyRun, timeout_s: float | None) -> None:
         """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room."""
-        self._admission.check_share(run.flow.owner, len(run.items))
-        self._admission.check_room(len(run.items), run.tokens)
-        figures = {"items": len(run.items), "tokens": run.tokens, "priority": run.flow.priority}
+        items = run.items
+        tokens = sum(item.cost for item in items)
+        self._admission.check_share(run.flow.owner, len(items))
+        self._admission.check_room(len(items), tokens)
+        figures = {"items": len(items), "tokens": tokens, "priority": run.flow.priority}
         run.trace.admitted(batch=run.record.id, **figures)
         logger.info("batch_admitted", batch=run.record.id, **figures, refused=run.ended, timeout_s=timeout_s)
         if run.done.is_set():  # every item was refused
@@ -59,14 +61,14 @@ class Runs:
         self._idle.clear()
         self._rate.busy()
         run.sink.open(_FlowBrake(self._dispatcher, run.flow))
-        self._dispatcher.submit(run.flow, run.items)
+        self._dispatcher.submit(run.flow, items)
 
     # -- ending
 
     def cancel(self, run: AnyRun) -> None:
         """The client is gone: what is left of the batch is given up, in the backlog and on the ranks."""
         if run in self._active:
-            logger.info("client_disconnected", batch=run.record.id, items=run.record.size, ended=run.ended)
+            logger.info("client_disconnected", batch=run.record.id, items=run.total, ended=run.ended)
             self._end(run, "cancelled")
 
     def end_all(self, error: ItemError) -> None:
@@ -100,7 +102,7 @@ class Runs:
 
     def _expire(self, run: AnyRun) -> None:
         if run in self._active:
-            logger.info("batch_timeout", batch=run.record.id, items=run.record.size, ended=run.ended)
+            logger.info("batch_timeout", batch=run.record.id, items=run.total, ended=run.ended)
             self._end(run, "timeout")
 
     def _end(self, run: AnyRun, status: Status, error: ItemError | None = None) -> None:
@@ -131,8 +133,8 @@ class Runs:
     def _count_usage(self, run: AnyRun) -> None:
         record, used = run.record, run.usage
         figures = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
-        self._metrics.tenant_used(record.tenant, record.size, **figures)
-        self._usage.add(record.tenant, requests=1, items=record.size, **figures)
+        self._metrics.tenant_used(record.tenant, run.total, **figures)
+        self._usage.add(record.tenant, requests=1, items=run.total, **figures)
 
     # -- from the dispatcher
 

@@ -52,6 +52,14 @@ class SamplingResolver:
         self.wire_bytes = 0  # of all parameters that are not equal
         self.batch_wide = self._params(self._base)
 
+    def forget_items(self) -> None:
+        """Forgets what items had of their own: others follow, and there may be millions."""
+        wire = self.batch_wide.wire
+        self._own.clear()
+        self._merged.clear()
+        self._wires = {wire: wire}
+        self.wire_bytes = len(wire)
+
     def of_item(self, own: bytes | None, place: str) -> Params:
         """An item's parameters. Raises ParamsRefused, naming `place`, or TooLarge."""
         if own is None:

@@ -1,22 +1,25 @@
 """Where the results of a batch go, one by one as they come: to memory, to a stream, and later to a journal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(frozen=True)
 class Rest:
-    """The results of the items that got none of their own. Each is made when it is read, as JSON."""
+    """The results of the items that got none of their own. Each is made when it is read, as JSON.
 
-    is_open: bytes | bytearray  # 1 for each of these items, by index
+    `untaken` are all items that no window had reached. In a batch that was begun again some of these may have a result
+    from before: whoever keeps those knows.
+    """
+
+    taken: Sequence[int]  # indexes of items, in order
+    untaken: range
     read: Callable[[int], bytes]
 
     def __iter__(self) -> Iterator[bytes]:
-        index = self.is_open.find(1)
-        while index >= 0:
-            yield self.read(index)
-            index = self.is_open.find(1, index + 1)
+        yield from map(self.read, self.taken)
+        yield from map(self.read, self.untaken)
 
 
 class Brake(Protocol):

@@ -35,7 +35,7 @@ def take_in(entry: str) -> BatchRun[ResultsInMemory]:
 
     async def build() -> None:
         entries = await split(memoryview(b'[%s,"plain"]' % entry.encode()), 2, settings.max_prompt_bytes, Turnstile())
-        await Intake(request, entries, resolver, settings, run, MAX_MODEL_LEN).build(Turnstile())
+        await Intake(request, resolver, settings, run, MAX_MODEL_LEN).take(enumerate(entries), Turnstile())
 
     asyncio.run(build())
     return run

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from batch_bench import make_items, make_run
+from batch_bench import expecting, make_items, make_run
 from dispatch_bench import Bench
 from dispatch_bench import make_items as items_of
 
@@ -63,7 +63,7 @@ def test_a_sink_hears_of_each_result_as_it_comes_and_holds_its_own_batch_back() 
         rate = RateMeter()
         admission = AdmissionGate(settings, bench.dispatcher.backlog, rate)
         runs = Runs(bench.dispatcher, admission, rate, Metrics("1"), UsageMeter(unwritten), fail)
-        slow, other = BatchRun(BatchRecord(40, "a-model", 0), Slow(room=6), runs.forget), make_run(4)
+        slow, other = expecting(BatchRun(BatchRecord("a-model", 0), Slow(room=6), runs.forget), 40), make_run(4)
         make_items(slow)
         make_items(other)
         runs.begin(slow, None)

@@ -39,7 +39,7 @@ def take_in(
     async def build() -> None:
         array = memoryview(b"[" + b",".join(raw) + b"]")
         entries = await split(array, len(raw), made.max_prompt_bytes, Turnstile())
-        await Intake(request, entries, resolver, made, run, max_model_len).build(Turnstile())
+        await Intake(request, resolver, made, run, max_model_len).take(enumerate(entries), Turnstile())
 
     asyncio.run(build())
     return run
@@ -120,7 +120,7 @@ def test_an_item_costs_no_more_than_the_context_holds(prompt: str, cost: int) ->
 def test_items_stand_in_the_order_of_their_prompts() -> None:
     batch = take_in(*(f'"{number}"' for number in range(1500)))
     assert [found.index for found in batch.items] == list(range(1500))
-    assert batch.record.size == 1500 and not batch.done.is_set()
+    assert batch.total == 1500 and not batch.done.is_set()
 
 
 # ---------------------------------------------------------------- seeds

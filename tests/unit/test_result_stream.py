@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from batch_bench import ROOMY, make_items
+from batch_bench import ROOMY, expecting, make_items
 
 from app.batches.memory import HeldBytes
 from app.batches.record import BatchRecord, Label
@@ -124,7 +124,7 @@ def test_results_of_what_is_left_are_made_one_by_one_as_they_are_taken(stream: R
         return b"%d" % index
 
     put(stream, b"own")
-    stream.close(Rest(bytearray(b"\0\1\0\1\1"), read))
+    stream.close(Rest((1,), range(3, 5), read))
     lines = stream.take()
     assert [next(lines), next(lines)] == [b"own\n", b"1\n"]
     assert (made, stream.is_read) == ([1], False)
@@ -157,7 +157,7 @@ def test_what_is_released_is_forgotten_and_counts_no_more(stream: ResultStream, 
 
 
 def test_every_item_of_a_run_that_ends_early_has_one_line(held: HeldBytes) -> None:
-    run = BatchRun(BatchRecord(5, "a-model", 0), ResultStream(held.open(), WINDOW), lambda _: None)
+    run = expecting(BatchRun(BatchRecord("a-model", 0), ResultStream(held.open(), WINDOW), lambda _: None), 5)
     items = make_items(run)
     run.record.labels[4] = Label("last", b"[1]")
     for item in items[1:4]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from batch_bench import make_items, make_run
+from batch_bench import expecting, make_items, make_run
 
 from app.api.attached_response import PIECE_BYTES, pieces
 from app.api.batch_response import body
@@ -76,7 +76,7 @@ def test_a_prompt_is_handed_back_byte_for_byte() -> None:
 
 def test_prompts_that_are_handed_back_count_as_held() -> None:
     held = HeldBytes(10**6, lambda: 0.0)
-    run = BatchRun(BatchRecord(1, "a-model", 0), ResultsInMemory(1, held.open()), lambda _: None)
+    run = expecting(BatchRun(BatchRecord("a-model", 0), ResultsInMemory(1, held.open()), lambda _: None), 1)
     (item,) = make_items(run)
     run.record.labels[0] = Label(prompt=b'"%s"' % (b"x" * 5000))
     run.item_started(item, 0)
@@ -140,9 +140,10 @@ def test_every_error_code_says_whether_to_try_again(code: ItemErrorCode) -> None
 
 def test_results_stand_in_the_order_of_the_prompts_however_they_came() -> None:
     batch, ended = make_batch(3)
+    items = batch.items
     for index in (2, 0, 1):
         assert not ended
-        batch.item_finished(batch.items[index], Result(1, Outcome.OK, OUTPUTS, 5, 2, stopped_by_length=1), 0)
+        batch.item_finished(items[index], Result(1, Outcome.OK, OUTPUTS, 5, 2, stopped_by_length=1), 0)
     assert ended == [batch] and batch.done.is_set()
     found = answer(batch)
     assert list(found) == ["id", "object", "model", "created_at", "results", "request_counts", "usage", "stats"]

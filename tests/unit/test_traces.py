@@ -83,6 +83,11 @@ def test_so_many_items_are_traced_spread_over_the_batch(size: int, trace_items: 
     assert [index for index in range(size) if batch.started(index, 1, 0, 1) is not None] == traced
 
 
+def test_the_first_items_are_traced_of_a_batch_whose_size_is_not_known_yet() -> None:
+    batch = Bench(trace_items=2).admitted(0)
+    assert [index for index in range(10) if batch.started(index, 1, 0, 1) is not None] == [0, 1]
+
+
 def test_whoever_does_not_want_to_be_traced_costs_no_spans() -> None:
     bench = Bench(headers={"traceparent": f"00-{5:032x}-{6:016x}-00"})
     batch = bench.admitted(1)
