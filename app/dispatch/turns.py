@@ -30,21 +30,29 @@ class Turns(Generic[M]):
     def __init__(self, quantum_tokens: int) -> None:
         self._quantum = quantum_tokens
         self._members: OrderedDict[M, None] = OrderedDict()  # any may leave at any time, and there may be thousands
+        self._has_had_turns_alone = False  # the only member: whoever comes now need not wait for the rest of another
 
     def __bool__(self) -> bool:
         return bool(self._members)
 
     def enter(self, member: M) -> None:
-        """It has something waiting from now on, and its turn comes after all others'."""
+        """It has something waiting from now on, and its turn comes after all others', but at once after one who has
+        had a turn with nobody else there."""
         member.deficit = 0
         self.come_back(member)
 
     def come_back(self, member: M) -> None:
         """The same for one whose account `pause` has kept."""
-        is_first = not self._members
+        others = len(self._members)
         self._members[member] = None
-        if is_first:
+        if others == 1 and self._has_had_turns_alone:
+            alone = self._first()
+            alone.deficit = min(alone.deficit, 0)  # nobody has waited for what it has saved
+            self._members.move_to_end(alone)
             self._begin_turn()
+        elif not others:
+            self._begin_turn()
+        self._has_had_turns_alone = False
 
     def leave(self, member: M) -> None:
         """It has nothing waiting any more."""
@@ -62,6 +70,7 @@ class Turns(Generic[M]):
         """Whose turn it is, with enough on its account for what it has first. There must be a member."""
         passed = 0
         while (first := self._first()).deficit < first.first_cost:
+            self._has_had_turns_alone = len(self._members) == 1
             self._members.move_to_end(first)
             self._begin_turn()
             passed += 1

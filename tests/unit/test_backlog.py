@@ -112,6 +112,30 @@ def test_a_new_batch_waits_for_no_more_than_a_turn_of_each_other() -> None:
     assert drain(backlog, names, 18) == ["a"] * 7 + ["b"] * 10 + ["new"]
 
 
+def test_a_new_batch_comes_first_beside_one_that_had_a_turn_alone() -> None:
+    backlog, names = filled(long=batch(1000, 10))
+    drain(backlog, names, 15)
+    new, items = batch(30, 10)
+    backlog.add(new, items)
+    names[id(new)] = "new"
+    assert drain(backlog, names, 30) == ["new"] * 10 + ["long"] * 10 + ["new"] * 10
+
+
+@pytest.mark.parametrize("count", [1, 5, 10, 11, 30])
+def test_who_comes_again_and_again_gets_no_more_than_who_is_always_there(count: int) -> None:
+    """Were each new batch the next one, small ones would have every turn."""
+    backlog, names = filled(long=batch(2000, 10))
+    drain(backlog, names, 15)
+    order: list[str] = []
+    while len(order) < 1000:
+        new, items = batch(count, 10)
+        backlog.add(new, items)
+        names[id(new)] = "new"
+        while new.waiting:
+            order += drain(backlog, names, 1)
+    assert order.count("new") <= order.count("long") + 2 * QUANTUM // 10
+
+
 def test_what_an_item_did_not_use_is_given_back() -> None:
     """Both ask for much; one uses next to nothing, and gets more turns for it."""
     backlog, names = filled(modest=batch(2000, 100), greedy=batch(2000, 100))
