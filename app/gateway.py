@@ -122,6 +122,7 @@ class Gateway:
         try:
             await self.fleet.stop()
         finally:
+            await self.runs.stop()
             if self.keys is not None:
                 await self.keys.stop()
             await self.keeper.close()

@@ -2,12 +2,13 @@
 
 from app.batches.rate import RateMeter
 from app.dispatch.backlog import Backlog
-from app.dispatch.item import EVERYBODY, Owner
+from app.dispatch.item import EVERYBODY, Flow, Owner
 from app.errors import TooLarge, TryLater
 from app.keys.ring import Caller
 from app.settings.declaration import Settings
 
 MIN_RETRY_S = 1.0
+SMALLEST_WINDOW = 64  # items: reading fewer is not worth its while
 
 
 class AdmissionGate:
@@ -82,6 +83,24 @@ class AdmissionGate:
             code="backlog_full",
             retry_after_s=retry_after_s,
         )
+
+    def window_room(self, flow: Flow) -> int:
+        """Items that a batch which comes in windows may add to the backlog now.
+
+        None while the backlog, or its owner's part of it, is half full, so that others find room; but one that has
+        nothing waiting may always have a small window, or it would not have its turn.
+        """
+        settings, backlog, allowed = self._settings, self._backlog, flow.owner.max_waiting_items
+        room = settings.max_waiting_items // 2 - backlog.items
+        least = min(SMALLEST_WINDOW, settings.max_waiting_items)
+        if 2 * backlog.tokens > settings.max_waiting_tokens:
+            room = 0
+        if allowed is not None:
+            room = min(room, allowed // 2 - backlog.waiting_of(flow.owner).items)
+            least = min(least, allowed)
+        if room >= least:
+            return room
+        return 0 if flow.waiting else least
 
 
 def owner_of(caller: Caller) -> Owner:

@@ -3,7 +3,10 @@
 import asyncio
 from typing import Any, TypeAlias
 
+import msgspec
+
 from app.batches.admission import AdmissionGate
+from app.batches.feeding import Feeder
 from app.batches.rate import RateMeter
 from app.batches.results import Status
 from app.batches.run import BatchRun
@@ -17,6 +20,20 @@ from engines.contract.protocol import ItemError, Result
 
 logger = get_logger("batches")
 AnyRun: TypeAlias = BatchRun[Any]  # Any: whatever sink its results go to
+
+
+class Life(msgspec.Struct):
+    """What goes on for a batch while it runs."""
+
+    timer: asyncio.TimerHandle | None
+    feeder: Feeder | None
+
+    def end(self) -> None:
+        """No more of it."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.feeder is not None:
+            self.feeder.end()
 
 
 class Runs:
@@ -37,31 +54,41 @@ class Runs:
         self._rate = rate
         self._metrics = metrics
         self._usage = usage
-        self._active: dict[AnyRun, asyncio.TimerHandle | None] = {}
+        self._active: dict[AnyRun, Life] = {}
+        self._ended_feeders: list[Feeder] = []  # which may be on their way out still
         self._idle = asyncio.Event()
         self._idle.set()
 
     # -- beginning
 
-    def begin(self, run: AnyRun, timeout_s: float | None) -> None:
-        """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room."""
+    def begin(self, run: AnyRun, timeout_s: float | None, feeder: Feeder | None = None) -> None:
+        """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room.
+
+        One with a feeder comes in windows, and is always admitted: the feeder finds room for each of them.
+        """
         items = run.items
         tokens = sum(item.cost for item in items)
-        self._admission.check_share(run.flow.owner, len(items))
-        self._admission.check_room(len(items), tokens)
-        figures = {"items": len(items), "tokens": tokens, "priority": run.flow.priority}
+        if feeder is None:
+            self._admission.check_share(run.flow.owner, len(items))
+            self._admission.check_room(len(items), tokens)
+        figures = {"items": len(items) + run.missing, "tokens": tokens, "priority": run.flow.priority}
         run.trace.admitted(batch=run.record.id, **figures)
-        logger.info("batch_admitted", batch=run.record.id, **figures, refused=run.ended, timeout_s=timeout_s)
-        if run.done.is_set():  # every item was refused
+        refused = 0 if feeder else run.ended
+        logger.info("batch_admitted", batch=run.record.id, **figures, refused=refused, timeout_s=timeout_s)
+        if run.done.is_set():  # every item was refused, or had its result before
+            if feeder is not None:
+                feeder.end()
             run.trace.ended(run.counts.items())
             self._conclude(run)
             return
         timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time, run) if timeout_s else None
-        self._active[run] = timer
+        self._active[run] = Life(timer, feeder)
         self._idle.clear()
         self._rate.busy()
         run.sink.open(_FlowBrake(self._dispatcher, run.flow))
         self._dispatcher.submit(run.flow, items)
+        if feeder is not None:
+            feeder.start()
 
     # -- ending
 
@@ -79,12 +106,21 @@ class Runs:
     def forget(self, run: AnyRun) -> None:
         """The batch has its last result."""
         if run in self._active:
-            timer = self._active.pop(run)
-            if not self._active:
-                self._idle.set()
-            if timer is not None:
-                timer.cancel()
+            self._take_out(run)
             self._conclude(run)
+
+    def drop(self, run: AnyRun) -> None:
+        """Runs nothing more of a batch that is kept elsewhere: what has no result gets none, and may run again later.
+        Nobody is told, its sink included."""
+        if run in self._active:
+            self._dispatcher.cancel(run.flow)
+            self._take_out(run)
+            self._rest()
+
+    async def stop(self) -> None:
+        """Returns when nothing is read any more for any batch. May be called twice."""
+        feeders = [life.feeder for life in self._active.values() if life.feeder is not None]
+        await asyncio.gather(*(feeder.stop() for feeder in (*feeders, *self._ended_feeders)))
 
     async def wait_idle(self) -> None:
         """Until no batch runs."""
@@ -109,6 +145,15 @@ class Runs:
         self._dispatcher.cancel(run.flow)
         run.end(status, error)
         self._rest()
+
+    def _take_out(self, run: AnyRun) -> None:
+        life = self._active.pop(run)
+        life.end()
+        self._ended_feeders = [feeder for feeder in self._ended_feeders if not feeder.is_stopped]
+        if life.feeder is not None:
+            self._ended_feeders.append(life.feeder)
+        if not self._active:
+            self._idle.set()
 
     def _rest(self) -> None:
         if not self._active:
