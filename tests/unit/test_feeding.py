@@ -45,7 +45,7 @@ def test_every_item_runs_once_and_in_order(count: int) -> None:
 def test_no_more_items_are_there_than_the_window_and_what_runs() -> None:
     def living_items() -> int:
         gc.collect()
-        return sum(isinstance(thing, Item) for thing in gc.get_objects())
+        return sum(type(thing) is Item for thing in gc.get_objects())
 
     async def scenario(made: House) -> None:
         run = made.begin(
