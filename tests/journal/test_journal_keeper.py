@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app import logs
 from app.errors import TryLater
 from app.journal.errors import JournalUnavailable, NoSuchBatch, QuotaExceeded, WrongState
 from app.journal.health import not_measured
@@ -93,6 +94,7 @@ def test_what_is_kept_of_usage_is_written_in_the_end_by_day_and_tenant(tmp_path:
 
 
 def test_usage_that_cannot_be_written_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", "info")
     written: list[DayUsage] = []
     is_full = True
 

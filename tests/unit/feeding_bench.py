@@ -21,10 +21,16 @@ from app.batches.sampling import SamplingResolver
 from app.batches.sink import Brake, Rest
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import EVERYBODY, Owner
+from app.journal.records import DayUsage
+from app.journal.usage_meter import UsageMeter
 from app.metrics import Metrics
 from app.settings.declaration import Settings
 
 MOST_PASSES = 2000  # of the event loop, in which something must come about
+
+
+async def _unwritten(used: DayUsage) -> None:
+    raise AssertionError(used)
 
 
 class Listed:
@@ -89,7 +95,7 @@ class House:
         self.dispatcher = self.bench.dispatcher
         rate = RateMeter()
         self.admission = AdmissionGate(self.settings, self.dispatcher.backlog, rate)
-        self.runs = Runs(self.dispatcher, self.admission, rate, Metrics("1"), self._fail)
+        self.runs = Runs(self.dispatcher, self.admission, rate, Metrics("1"), UsageMeter(_unwritten), self._fail)
         self.failures: list[tuple[BatchRun[Any], BaseException]] = []
         self.feeders: list[Feeder] = []
 
