@@ -27,6 +27,7 @@ from engines import tasks
 from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Checked,
+    Counted,
     Failed,
     FailureKind,
     FromRank,
@@ -222,7 +223,7 @@ class Fleet:
                 self._on_hello(rank, message)
             case Ready():
                 self._on_ready(rank, message.facts)
-            case Checked() | Scraped():
+            case Checked() | Counted() | Scraped():
                 self.questions.answer(message)
             case Failed():
                 self._on_failed(rank, message)

@@ -1,14 +1,29 @@
-"""Questions to a rank that have an answer: whether parameters are valid, and the engine's metrics."""
+"""Questions to a rank that have an answer: whether parameters are valid, how large items are, and its metrics."""
 
 import asyncio
 import itertools
 from collections.abc import Callable
+from typing import TypeAlias
 
 from engines import tasks
-from engines.contract.protocol import Check, Checked, ItemError, Message, Scrape, Scraped
+from engines.contract.protocol import (
+    Check,
+    Checked,
+    Count,
+    Counted,
+    ItemError,
+    ItemSize,
+    Message,
+    RunItem,
+    Scrape,
+    Scraped,
+)
 
 CHECK_TIMEOUT_S = 30.0  # a structure may have to be compiled, behind others
+COUNT_TIMEOUT_S = 120.0  # of some hundred items, each of which may have a structure of its own
 SCRAPE_TIMEOUT_S = 3.0  # Prometheus waits 10 s for the whole of it, a rank that stands still included
+Question: TypeAlias = Check | Count | Scrape
+Answer: TypeAlias = Checked | Counted | Scraped
 
 
 class NoAnswer(Exception):
@@ -18,7 +33,7 @@ class NoAnswer(Exception):
 class Questions:
     """Matches answers to questions."""
 
-    def __init__(self, send: Callable[[int, Check | Scrape], None]) -> None:
+    def __init__(self, send: Callable[[int, Question], None]) -> None:
         self._send = send
         self._numbers = itertools.count(1)
         self._open: dict[int, tuple[int, asyncio.Future[Message]]] = {}  # question -> rank, answer
@@ -32,6 +47,15 @@ class Questions:
         if not isinstance(answer, Checked):
             raise NoAnswer(f"rank {rank} answered something else")
         return answer.error
+
+    async def count(self, rank: int, incarnation: int, params: list[bytes], items: list[RunItem]) -> list[ItemSize]:
+        """How large the items are for the rank's engine, in their order. Raises NoAnswer."""
+        number = next(self._numbers)
+        question = Count(incarnation=incarnation, count=number, params=params, items=items)
+        answer = await self._ask(rank, number, question, COUNT_TIMEOUT_S)
+        if not isinstance(answer, Counted) or len(answer.sizes) != len(items):
+            raise NoAnswer(f"rank {rank} answered something else")
+        return answer.sizes
 
     async def scrape(self, rank: int, incarnation: int) -> bytes:
         """The engine's metrics in Prometheus' text format. Raises NoAnswer.
@@ -56,10 +80,9 @@ class Questions:
         if not task.cancelled():
             task.exception()  # those who asked may all have gone
 
-    def answer(self, message: Checked | Scraped) -> None:
+    def answer(self, message: Answer) -> None:
         """An answer has come; one that nobody waits for any more is dropped."""
-        number = message.check if isinstance(message, Checked) else message.scrape
-        _, waiting = self._open.get(number, (None, None))
+        _, waiting = self._open.get(_number(message), (None, None))
         if waiting is not None and not waiting.done():
             waiting.set_result(message)
 
@@ -69,7 +92,7 @@ class Questions:
             if asked == rank and not waiting.done():
                 waiting.set_exception(NoAnswer(f"rank {rank} was lost"))
 
-    async def _ask(self, rank: int, number: int, question: Check | Scrape, timeout_s: float) -> Message:
+    async def _ask(self, rank: int, number: int, question: Question, timeout_s: float) -> Message:
         waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._open[number] = (rank, waiting)
         try:
@@ -79,3 +102,10 @@ class Questions:
             raise NoAnswer(f"rank {rank} did not answer within {timeout_s:g} s") from None
         finally:
             del self._open[number]
+
+
+def _number(answer: Answer) -> int:
+    """Of the question that it belongs to."""
+    match answer:
+        case Checked(check=number) | Counted(count=number) | Scraped(scrape=number):
+            return number

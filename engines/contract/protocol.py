@@ -10,7 +10,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Stage(StrEnum):
@@ -130,6 +130,14 @@ class Check(Message):
     params: bytes
 
 
+class Count(Message):
+    """Asks how large these items are, or why they would be refused. They do not run: attempts mean nothing here."""
+
+    count: int
+    params: list[bytes]  # as in Run
+    items: list[RunItem]
+
+
 class Scrape(Message):
     """Asks for the engine's own metrics in Prometheus' text format."""
 
@@ -140,7 +148,7 @@ class Stop(Message):
     """Ends the rank: running attempts are given up, the engine is shut down, the process exits with 0."""
 
 
-ToRank = Run | Abort | Check | Scrape | Stop
+ToRank = Run | Abort | Check | Count | Scrape | Stop
 
 # ---------------------------------------------------------------- rank -> gateway
 
@@ -210,6 +218,21 @@ class Checked(Message):
     error: ItemError | None
 
 
+class ItemSize(msgspec.Struct, array_like=True, frozen=True):
+    """How large an item is in tokens. `max_tokens` is what each of its sequences may generate in the context left."""
+
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+    error: ItemError | None = None  # why it would not run
+
+
+class Counted(Message):
+    """The answer to Count: a size for each item, in their order."""
+
+    count: int
+    sizes: list[ItemSize]
+
+
 class Scraped(Message):
     """The answer to Scrape."""
 
@@ -245,7 +268,7 @@ class Stopped(Message):
     """The answer to Stop; nothing follows it."""
 
 
-FromRank = Hello | StageReached | Ready | Results | Checked | Scraped | Status | Failed | Stopped
+FromRank = Hello | StageReached | Ready | Results | Checked | Counted | Scraped | Status | Failed | Stopped
 
 _encoder = msgspec.msgpack.Encoder()
 _to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from engines.contract.protocol import ItemError, RankFacts, Result, Run, Stage
+from engines.contract.protocol import ItemError, ItemSize, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import RankSpec
 
 ReportStage = Callable[[Stage], None]
@@ -90,6 +90,13 @@ class Engine(ABC):
     @abstractmethod
     async def check(self, params: bytes) -> ItemError | None:
         """Whether this engine would accept these sampling parameters, for any prompt."""
+
+    @abstractmethod
+    async def count(self, params: list[bytes], items: list[RunItem]) -> list[ItemSize]:
+        """How large these items are, or why they would be refused; their `params` are places in the list.
+
+        Nothing runs, and the items that run do not wait for it.
+        """
 
     @abstractmethod
     def metrics(self) -> bytes:

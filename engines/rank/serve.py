@@ -18,6 +18,8 @@ from engines.contract.protocol import (
     Abort,
     Check,
     Checked,
+    Count,
+    Counted,
     Failed,
     FailureKind,
     Hello,
@@ -74,7 +76,7 @@ class RankService:
         self._engine: Engine | None = None
         self._pending: list[Result] = []
         self._flush_scheduled = False
-        self._checking: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
         self._stopping: asyncio.Task[None] | None = None
         self._traces = open_rank_traces(spec)
         self._control = ControlChannel(spec, self._on_message)
@@ -147,23 +149,30 @@ class RankService:
                 engine.submit(message)
             case Abort(attempts=attempts):
                 engine.abort(attempts)
-            case Check():
-                checking = tasks.start(self._check(engine, message), "check", self._on_failure)
-                self._checking.add(checking)
-                checking.add_done_callback(self._checking.discard)
+            case Check() | Count():
+                answering = tasks.start(self._answer(engine, message), "answer", self._on_failure)
+                self._answering.add(answering)
+                answering.add_done_callback(self._answering.discard)
             case Scrape(scrape=number):
                 self._control.send(Scraped(incarnation=self._spec.incarnation, scrape=number, text=engine.metrics()))
             case Stop():
                 self._stopping = tasks.start(self._stop(engine), "stop", self._on_failure)
 
-    async def _check(self, engine: Engine, question: Check) -> None:
+    async def _answer(self, engine: Engine, question: Check | Count) -> None:
         """An answer may take its time. Without one, the gateway does not wait for ever."""
+        incarnation = self._spec.incarnation
+        answer: Checked | Counted
         try:
-            error = await engine.check(question.params)
+            if isinstance(question, Check):
+                error = await engine.check(question.params)
+                answer = Checked(incarnation=incarnation, check=question.check, error=error)
+            else:
+                sizes = await engine.count(question.params, question.items)
+                answer = Counted(incarnation=incarnation, count=question.count, sizes=sizes)
         except Exception:  # the edge: whatever an engine raises
             logger.exception("message_failed", message=type(question).__name__)
             return
-        self._control.send(Checked(incarnation=self._spec.incarnation, check=question.check, error=error))
+        self._control.send(answer)
 
     def _emit(self, result: Result) -> None:
         """Coalesces: all results of one turn of the loop, which is an engine step, go in one message."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result, RunItem
+from engines.contract.protocol import ItemError, ItemErrorCode, ItemSize, Outcome, PromptKind, Result, RunItem
 from engines.contract.sampling import SamplingFields
 
 VOCAB_SIZE = 65_536  # what token ids in a prompt may be; answers use the first 256
@@ -111,6 +111,16 @@ def count_prompt(item: RunItem, max_model_len: int) -> int | ItemError:
             "answer: shorten the prompt, or set truncate_prompt_tokens",
         )
     return tokens
+
+
+def size_of(item: RunItem, plan: Plan | ItemError, max_model_len: int) -> ItemSize:
+    """The item's tokens, or why it would be refused."""
+    if isinstance(plan, ItemError):
+        return ItemSize(error=plan)
+    tokens = count_prompt(item, max_model_len)
+    if isinstance(tokens, ItemError):
+        return ItemSize(error=tokens)
+    return ItemSize(tokens, min(plan.max_tokens, max_model_len - tokens))
 
 
 def answer(item: RunItem, plan: Plan, prompt_tokens: int, max_model_len: int) -> tuple[Result, int]:

@@ -17,11 +17,11 @@ from multiprocessing.shared_memory import SharedMemory
 import msgspec
 
 from engines import tasks
-from engines.contract.protocol import ItemError, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
+from engines.contract.protocol import ItemError, ItemSize, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import GroupKind, RankSpec
 from engines.failures import summary
 from engines.rank.engine import EmitResult, Engine, EngineLoad, ReportStage
-from engines.simulated.answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt
+from engines.simulated.answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt, size_of
 from engines.simulated.arguments import Fault, SimulatedArgs, hold_shared_memory, read_args
 
 MAX_LAG_S = 0.25
@@ -98,6 +98,10 @@ class SimulatedEngine(Engine):
     async def check(self, params: bytes) -> ItemError | None:
         plan = self._planner.plan(params)
         return plan if isinstance(plan, ItemError) else None
+
+    async def count(self, params: list[bytes], items: list[RunItem]) -> list[ItemSize]:
+        plans = [self._planner.plan(encoded) for encoded in params]
+        return [size_of(item, plans[item.params], self._args.max_model_len) for item in items]
 
     def metrics(self) -> bytes:
         return _exposition(self.spec.rank, self.load)

@@ -10,13 +10,24 @@ from functools import partial
 from typing import Any
 
 from engines import logs, tasks
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, RankFacts, Result, Run, RunItem, Stage
+from engines.contract.protocol import (
+    ItemError,
+    ItemErrorCode,
+    ItemSize,
+    Outcome,
+    RankFacts,
+    Result,
+    Run,
+    RunItem,
+    Stage,
+)
 from engines.contract.spec import RankSpec
 from engines.failures import summary
 from engines.rank.engine import EmitResult, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat
 from engines.vllm_engine.configuring import configure
+from engines.vllm_engine.counting import ItemCounter
 from engines.vllm_engine.facts import rank_facts
 from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of
 from engines.vllm_engine.metrics import exposition
@@ -96,6 +107,10 @@ class VllmEngine(Engine):
         compiled = await self._sampling.checked(params)
         self.load.prepared += 1
         return compiled if isinstance(compiled, ItemError) else None
+
+    async def count(self, params: list[bytes], items: list[RunItem]) -> list[ItemSize]:
+        counter = ItemCounter(self._prepared, self._sampling, self._logprobs, self._aside, self.load)
+        return await counter.count(params, items, self._llm.model_config.get_vocab_size())
 
     def metrics(self) -> bytes:
         return exposition(self.spec.rank)

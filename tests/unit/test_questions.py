@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from app.ranks.questions import NoAnswer, Questions
-from engines.contract.protocol import Check, Scrape, Scraped
+from app.ranks.questions import NoAnswer, Question, Questions
+from engines.contract.protocol import Count, Counted, ItemSize, PromptKind, RunItem, Scrape, Scraped
 
 
 class Asked:
     """What was sent to ranks."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[int, Check | Scrape]] = []
+        self.sent: list[tuple[int, Question]] = []
         self.questions = Questions(lambda rank, message: self.sent.append((rank, message)))
 
     def answer(self, text: bytes) -> None:
@@ -64,3 +64,22 @@ def test_a_lost_rank_answers_nobody() -> None:
                 await task
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("sizes", [[ItemSize(3, 16)], []], ids=["whole", "short"])
+def test_a_size_for_each_item_is_an_answer_and_nothing_else_is(sizes: list[ItemSize]) -> None:
+    async def play() -> list[ItemSize]:
+        asked = Asked()
+        item = RunItem(0, PromptKind.TEXT, b'"Hello"', 0)
+        waiting = asyncio.create_task(asked.questions.count(0, 1, [b"\x80"], [item]))
+        await asyncio.sleep(0.01)
+        ((_, question),) = asked.sent
+        assert isinstance(question, Count)
+        asked.questions.answer(Counted(incarnation=1, count=question.count, sizes=sizes))
+        return await waiting
+
+    if sizes:
+        assert asyncio.run(play()) == sizes
+    else:
+        with pytest.raises(NoAnswer, match="answered something else"):
+            asyncio.run(play())
