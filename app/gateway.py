@@ -10,6 +10,7 @@ import msgspec
 from app.batches.acceptance import Acceptance
 from app.batches.admission import AdmissionGate
 from app.batches.availability import Availability
+from app.batches.dry_run import DryRuns
 from app.batches.engine_check import EngineCheck
 from app.batches.memory import HeldBytes
 from app.batches.rate import RateMeter
@@ -82,6 +83,7 @@ class Gateway:
         self.acceptance = Acceptance(
             settings, self.fleet, self.availability, engine_check, admission, self.runs, traces
         )
+        self.dry_runs = DryRuns(self.acceptance, self.fleet, self.availability)
         self._watch()
 
     # -- life

@@ -14,9 +14,11 @@ from app.api.batch_schemas import ANSWER, LINE, SCHEMAS
 from app.api.batch_stream import BatchStream
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers
+from app.api.dry_run_response import DryRunResponse
 from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
 from app.batches.acceptance import OpenSink
+from app.batches.dry_run import DryRun
 from app.batches.memory import Holding
 from app.batches.request import BatchRequest
 from app.batches.result_stream import ResultStream
@@ -33,6 +35,7 @@ ANSWERS = {
         ANSWER,
         (403, 404, 408, 413, 415, 503),
         example=examples.ANSWER,
+        others={DryRun.__name__: examples.DRY_RUN},
         line=LINE,
         lines=examples.LINES,
         takes=BatchRequest.__name__,
@@ -48,16 +51,20 @@ async def batch_generate(request: Request) -> Response:
     A stream (`"stream": true`, or `Accept: application/x-ndjson`) is one JSON object a line. `object` says what it is:
     `batch_generation.progress` first, and whenever there is nothing else for a while, `batch_generation.result` for
     each prompt, and `batch_generation.summary` last. Without that the answer is incomplete.
+
+    With `"dry_run": true` nothing runs: the answer gives the tokens of each prompt, by the model's own tokenizer, those
+    that would be refused and why, and how long the batch would take.
     """
     gateway = gateway_of(request)
     _refuse_headers(request)
     gateway.availability.check()
     holding = gateway.memory.open()
     try:
-        body = await _read(request, gateway, holding)
-        run = await gateway.acceptance.accept(
-            body, caller_of(request), holding, lambda asked: _sink(asked, request, gateway, holding)
-        )
+        asked = await gateway.acceptance.read(await _read(request, gateway, holding))
+        if asked.dry_run:
+            return DryRunResponse(gateway.dry_runs.run(asked, caller_of(request), holding), holding)
+        sink = _sink(asked, request, gateway, holding)
+        run = await gateway.acceptance.accept(asked, caller_of(request), holding, sink)
     except BaseException:
         holding.close()
         raise

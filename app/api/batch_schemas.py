@@ -3,6 +3,7 @@
 from app.api.batch_response import BatchHead, BatchTail
 from app.api.batch_stream import BatchProgress, BatchSummary
 from app.api.describing import Described, Schema, array_of, one_of, or_null, ref
+from app.batches.dry_run import DryRun, DryRunCounts, DryRunItem
 from app.batches.request import NOT_YET, BatchRequest, PromptObject
 from app.batches.results import ItemResult, PromptTokensDetails, RequestCounts, ResultError, Usage
 from app.batches.stats import RankShare, Stats
@@ -34,6 +35,7 @@ SCHEMAS = (
             "return_token_ids": "Whether outputs have token_ids.",
             "return_prompt": "Whether results have the prompt, as it was sent.",
             "stream": "Whether the answer is a stream of lines. Without it, Accept: application/x-ndjson asks for one.",
+            "dry_run": "Runs nothing: the answer is a DryRun, with each prompt's tokens or why it would be refused.",
         },
     ),
     Described(
@@ -89,6 +91,26 @@ SCHEMAS = (
     Described(ResultError, words={"code": one_of(ItemErrorCode)}),
     Described(Usage),
     Described(PromptTokensDetails),
+    Described(
+        DryRun,
+        words={"object": {"const": "batch_generation.dry_run"}},
+        notes={
+            "prompt_tokens": "Of all prompts that are accepted.",
+            "max_completion_tokens": "The most that may be generated: n x max_tokens of each, as the context allows.",
+            "predicted_completion_tokens": "From what items lately used of max_tokens; null before any has ended.",
+            "predicted_s": "Until all would be done, if it were sent now; null before anything was measured.",
+            "items": "One per prompt, in their order.",
+        },
+    ),
+    Described(DryRunCounts),
+    Described(
+        DryRunItem,
+        notes={
+            "prompt_tokens": "What usage.prompt_tokens would be; 0 for one that is refused.",
+            "max_completion_tokens": "For all n outputs together.",
+            "error": "Only where it would be refused: the error of its result.",
+        },
+    ),
     Described(Stats),
     Described(RankShare),
 )

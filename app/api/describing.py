@@ -20,7 +20,8 @@ class Answers:
     """What a route answers: a component on success (None: text), and these errors besides those of every route.
 
     A route that changes something, or that only admins may use, has 403 among them. `takes` is the component of its
-    body; `line` that of each line, where the answer may be a stream of them. Examples are for /docs.
+    body; `line` that of each line, where the answer may be a stream of them; `others` are components that a success may
+    be instead, each with an example. Examples are for /docs.
     """
 
     component: str | None
@@ -28,6 +29,7 @@ class Answers:
     unavailable: str = "ErrorAnswer"  # the component of a 503
     success: int = 200
     example: Schema | None = None
+    others: Mapping[str, Schema] = field(default_factory=dict)
     line: str | None = None
     lines: tuple[Schema, ...] = ()  # examples of them, in their order
     takes: str | None = None

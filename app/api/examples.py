@@ -54,6 +54,14 @@ REQUESTS: dict[str, Json] = {
             "sampling_params": {"max_tokens": 32},
         },
     },
+    "dry_run": {
+        "summary": "Nothing runs: tokens, what would be refused, and how long it would take",
+        "value": {
+            "prompts": ["Hello, my name is", {"custom_id": "fr-1", "prompt": "The capital of France is"}],
+            "sampling_params": {"n": 2, "max_tokens": 16},
+            "dry_run": True,
+        },
+    },
     "seeded": {
         "summary": "The same random numbers every time, whichever rank runs what",
         "value": {
@@ -120,6 +128,27 @@ ANSWER: Json = {
         "stopped_by_length": 0,
         "ranks": [{"rank": 0, "items": 1, "prompt_tokens": 6, "completion_tokens": 3, "busy_s": 0.2}],
     },
+}
+
+
+DRY_RUN: Json = {
+    "object": "batch_generation.dry_run",
+    "model": "phalanx-tiny",
+    "request_counts": {"total": 2, "accepted": 1, "refused": 1},
+    "prompt_tokens": 6,
+    "max_completion_tokens": 32,
+    "predicted_completion_tokens": 19,
+    "predicted_s": 0.4,
+    "items": [
+        {"index": 0, "custom_id": None, "prompt_tokens": 6, "max_completion_tokens": 32},
+        {
+            "index": 1,
+            "custom_id": "fr-1",
+            "prompt_tokens": 0,
+            "max_completion_tokens": 0,
+            "error": ANSWER["results"][1]["error"],
+        },
+    ],
 }
 
 

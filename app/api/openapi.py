@@ -95,12 +95,21 @@ def _ok(answers: Answers) -> Schema:
     answer: Schema = {"description": "Success"}
     if answers.component is None:
         return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    example = {"example": answers.example} if answers.example else {}
-    content: dict[str, Schema] = {JSON_TYPE: {"schema": ref(answers.component), **example}}
+    content: dict[str, Schema] = {JSON_TYPE: _json(answers.component, answers)}
     if answers.line is not None:
         lines = "".join(msgspec.json.encode(line).decode() + "\n" for line in answers.lines)
         content[NDJSON] = {"schema": ref(answers.line), "example": lines}
     return answer | {"content": content}
+
+
+def _json(component: str, answers: Answers) -> Schema:
+    if not answers.others:
+        return {"schema": ref(component), **({"example": answers.example} if answers.example else {})}
+    examples = {component: answers.example, **answers.others}
+    return {
+        "schema": {"oneOf": [ref(name) for name in examples]},
+        "examples": {name: {"value": value} for name, value in examples.items()},
+    }
 
 
 def _error(status: int, component: str) -> Schema:

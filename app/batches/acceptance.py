@@ -51,32 +51,49 @@ class Acceptance:
         self._traces = traces
         self._turnstile = Turnstile()
 
-    async def accept(
-        self, body: bytearray, caller: Caller, holding: Holding, choose_sink: Callable[[BatchRequest], OpenSink[SinkT]]
-    ) -> BatchRun[SinkT]:
-        """A batch that runs, with the kind of sink that `choose_sink` finds in its request.
-
-        What it takes in memory counts for `holding`. Raises RequestError, and what `choose_sink` raises.
-        """
+    async def read(self, body: bytearray) -> BatchRequest:
+        """What a body asks for, checked as far as the batch as a whole goes. Raises RequestError."""
         request = await parse_in_turn(body, self._turnstile)
         self._check(request)
-        open_sink = choose_sink(request)
+        return request
+
+    async def accept(
+        self, request: BatchRequest, caller: Caller, holding: Holding, open_sink: OpenSink[SinkT]
+    ) -> BatchRun[SinkT]:
+        """A batch that runs. What it takes in memory counts for `holding`. Raises RequestError."""
+        run = await self.take_in(request, caller, holding, open_sink)
+        holding.give_back(len(memoryview(request.prompts)))  # the body goes as soon as the batch has begun
+        self._availability.check()
+        self._runs.begin(run, request.timeout_s or self._settings.default_timeout_s)
+        return run
+
+    async def take_in(
+        self,
+        request: BatchRequest,
+        caller: Caller,
+        holding: Holding,
+        open_sink: OpenSink[SinkT],
+        *,
+        will_run: bool = True,
+    ) -> BatchRun[SinkT]:
+        """A batch with its items, which does not run yet. One that never will needs no room in the backlog."""
         priority = _priority(request, caller)
         resolver = self._resolve(request)
         await self._engine_check.ask(resolver.batch_wide.wire)
         prompts = await self._take_apart(request, owner_of(caller))
-        size = len(memoryview(request.prompts))
-        holding.take(size + len(prompts) * ITEM_BYTES)  # while items are made, their prompts are there twice
+        if will_run:
+            self._admission.check_share(owner_of(caller), len(prompts))
+            self._admission.check_room(len(prompts), 0)
+        # While items are made, and until the body goes, their prompts are there twice.
+        holding.take(len(memoryview(request.prompts)) + len(prompts) * ITEM_BYTES)
         record = BatchRecord(self._settings.public_name, priority, owner_of(caller), caller.tenant)
-        run = BatchRun(record, open_sink(len(prompts)), self._runs.forget, self._traces.batch(len(prompts)))
+        trace = self._traces.batch(len(prompts)) if will_run else None
+        run = BatchRun(record, open_sink(len(prompts)), self._runs.forget, trace)
         run.expect(len(prompts))
         run.complete()
         intake = Intake(request, resolver, self._settings, run, self._fleet.max_model_len)
         await intake.take(enumerate(prompts), self._turnstile)
         holding.take(resolver.wire_bytes)
-        holding.give_back(size)  # the body goes as soon as the batch has begun
-        self._availability.check()
-        self._runs.begin(run, request.timeout_s or self._settings.default_timeout_s)
         return run
 
     def _check(self, request: BatchRequest) -> None:
@@ -106,14 +123,11 @@ class Acceptance:
             raise InvalidRequest(found.message, param=found.param, code="invalid_sampling_params") from refused
 
     async def _take_apart(self, request: BatchRequest, owner: Owner) -> Entries:
-        """The prompts, each as the JSON that it came in. What has no room is refused before memory is spent on it."""
-        admission = self._admission
+        """The prompts, each as the JSON that it came in. Too many are refused before memory is spent on them."""
         await self._turnstile.enter()
-        most, longest = admission.most_items + 1, self._settings.max_prompt_bytes
+        most, longest = self._admission.most_items + 1, self._settings.max_prompt_bytes
         prompts = await split(memoryview(request.prompts), most, longest, self._turnstile)
-        admission.check_size(len(prompts), owner)
-        admission.check_share(owner, len(prompts))
-        admission.check_room(len(prompts), 0)
+        self._admission.check_size(len(prompts), owner)
         return prompts
 
 

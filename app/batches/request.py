@@ -52,7 +52,7 @@ MISPLACED = {
     "custom_ids": "custom_id belongs in an entry of prompts",
 }
 DEFAULT_PRIORITY = 0
-NOT_YET = ("background", "dry_run")
+NOT_YET = ("background",)
 
 
 def bytes_of(raw: Raw | UnsetType) -> bytes | None:

@@ -255,7 +255,8 @@ def test_a_rank_of_another_version_ends_the_service() -> None:
         assert (bench.fatal, bench.rank(0).pid) == (None, 4711)
         bench.say(1, Hello(incarnation=1, protocol=99, rank=1, pid=4712))
         assert bench.fatal == (
-            "rank 1 speaks protocol 99 as rank 1, the gateway 2: two versions of Phalanx are installed, install one",
+            f"rank 1 speaks protocol 99 as rank 1, the gateway {PROTOCOL_VERSION}: "
+            "two versions of Phalanx are installed, install one",
             1,
         )
 

@@ -15,7 +15,7 @@ from app.api.batch_schemas import ANSWER as ANSWER_SCHEMA
 from app.api.batch_schemas import LINE as LINE_SCHEMA
 from app.api.batch_schemas import MADE_BY_RANKS
 from app.api.describing import Described
-from app.api.examples import ANSWER, ERRORS, LINES, REQUESTS
+from app.api.examples import ANSWER, DRY_RUN, ERRORS, LINES, REQUESTS
 from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
 from app.api.schemas import OF_EVERY_ROUTE
@@ -121,6 +121,7 @@ def test_examples_of_requests_are_valid_and_accepted(document: Schema, name: str
 
 def test_examples_of_answers_are_valid(document: Schema) -> None:
     assert complaints(document, ANSWER_SCHEMA, ANSWER) == []
+    assert complaints(document, "DryRun", DRY_RUN) == []
     for line in LINES:
         assert complaints(document, LINE_SCHEMA, line) == []
     for example in ERRORS.values():
