@@ -83,7 +83,7 @@ class Gateway:
         self.acceptance = Acceptance(
             settings, self.fleet, self.availability, engine_check, admission, self.runs, traces
         )
-        self.dry_runs = DryRuns(self.acceptance, self.fleet, self.availability)
+        self.dry_runs = DryRuns(self.acceptance, self.fleet, self.availability, self.runs.forecasts)
         self._watch()
 
     # -- life

@@ -17,6 +17,7 @@ LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 MOST_TENANTS = 100  # that have a label of their own
 OTHER_TENANTS = "other"
+PREDICTION_ERRORS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 STATUSES = ("ok", "error", "cancelled", "timeout")
 
 
@@ -113,6 +114,12 @@ class Metrics:
         self._tenant_tokens = Counter(
             "phalanx_tenant_tokens_total", "Tokens of answered items.", ["tenant", "kind"], registry=self.registry
         )
+        self._prediction = Histogram(
+            "phalanx_prediction_error_ratio",
+            "How far the time left, predicted when half of a batch was done, was from the true time, as a share of it.",
+            buckets=PREDICTION_ERRORS,
+            registry=self.registry,
+        )
         self._lag = Histogram(
             "phalanx_event_loop_lag_seconds",
             "How late the gateway's event loop was, looked at twenty times a second.",
@@ -154,6 +161,9 @@ class Metrics:
     def journal_commit(self, seconds: float) -> None:
         """The journal has committed. Called in its own thread."""
         self._commit_seconds.observe(seconds)
+    def predicted(self, error_ratio: float) -> None:
+        """A batch has ended. The time left, predicted when half of it was done, was so far from the true time."""
+        self._prediction.observe(error_ratio)
 
     def lag(self, seconds: float) -> None:
         """The event loop was so late."""

@@ -4,6 +4,7 @@ from app.api.batch_response import BatchHead, BatchTail
 from app.api.batch_stream import BatchProgress, BatchSummary
 from app.api.describing import Described, Schema, array_of, one_of, or_null, ref
 from app.batches.dry_run import DryRun, DryRunCounts, DryRunItem
+from app.batches.hindsight import MARKS, PredictionQuality
 from app.batches.request import NOT_YET, BatchRequest, PromptObject
 from app.batches.results import ItemResult, PromptTokensDetails, RequestCounts, ResultError, Usage
 from app.batches.stats import RankShare, Stats
@@ -111,8 +112,12 @@ SCHEMAS = (
             "error": "Only where it would be refused: the error of its result.",
         },
     ),
-    Described(Stats),
+    Described(Stats, notes={"prediction": "Only of a batch that was large and long enough to tell."}),
     Described(RankShare),
+    Described(
+        PredictionQuality,
+        notes=dict.fromkeys(MARKS, "Predicted / true time left, when so much of the batch was done; 1 is exact."),
+    ),
 )
 
 # What the ranks encode, or only they read.

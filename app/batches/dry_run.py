@@ -14,7 +14,9 @@ from msgspec import UNSET, UnsetType
 from app.batches.acceptance import Acceptance
 from app.batches.asking import first_answer
 from app.batches.availability import Availability
+from app.batches.forecasts import Forecasts
 from app.batches.memory import Holding
+from app.batches.prediction import BatchSize
 from app.batches.request import BatchRequest
 from app.batches.results import ResultError, result_error
 from app.batches.sink import Brake, Rest
@@ -59,8 +61,8 @@ class DryRun(msgspec.Struct, kw_only=True):
     request_counts: DryRunCounts
     prompt_tokens: int
     max_completion_tokens: int
-    predicted_completion_tokens: int | None
-    predicted_s: float | None
+    predicted_completion_tokens: int | None = None  # None: nothing was measured yet
+    predicted_s: float | None = None
     items: list[DryRunItem]
 
 
@@ -128,7 +130,8 @@ def chunks(items: list[Item]) -> Iterator[Chunk]:
 class DryRuns:
     """Makes them, a few at a time and in the order in which they came."""
 
-    def __init__(self, acceptance: Acceptance, fleet: Fleet, availability: Availability) -> None:
+    def __init__(self, acceptance: Acceptance, fleet: Fleet, availability: Availability, forecasts: Forecasts) -> None:
+        self._forecasts = forecasts
         self._acceptance = acceptance
         self._fleet = fleet
         self._availability = availability
@@ -141,10 +144,16 @@ class DryRuns:
         async with self._turn():
             run = await self._acceptance.take_in(request, caller, holding, Refusals, will_run=False)
             found = run.sink.items
+            sequences = 0
             for chunk in chunks(run.items):
                 for item, size in zip(chunk.items, await self._count(chunk), strict=True):
                     found[item.index] = _described(item, size, run.record.label(item.index).custom_id)
-        return _summed(run.record.model, [item for item in found if item is not None])
+                    sequences += item.sequences if size.error is None else 0
+        planned = _summed(run.record.model, [item for item in found if item is not None])
+        predicted_s = self._forecasts.seconds_for(run.flow, BatchSize(sequences, planned.max_completion_tokens))
+        planned.predicted_s = None if predicted_s is None else round(predicted_s, 3)
+        planned.predicted_completion_tokens = self._forecasts.used_tokens(planned.max_completion_tokens)
+        return planned
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -203,7 +212,5 @@ def _summed(model: str, items: list[DryRunItem]) -> DryRun:
         request_counts=DryRunCounts(total=len(items), accepted=len(items) - refused, refused=refused),
         prompt_tokens=sum(item.prompt_tokens for item in items),
         max_completion_tokens=sum(item.max_completion_tokens for item in items),
-        predicted_completion_tokens=None,
-        predicted_s=None,
         items=items,
     )

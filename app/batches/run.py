@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
+from app.batches.forecasts import RunForecast
 from app.batches.record import NO_LABEL, BatchRecord, Label
 from app.batches.results import RequestCounts, Status, Usage, encode_result
 from app.batches.sink import Rest, ResultSink
@@ -56,6 +57,7 @@ class BatchRun(Generic[SinkT_co]):
         self.ended = sum(self.counts.values())  # items that have their result
         self.usage = usage or Usage()
         self.stats = StatsKeeper()
+        self.forecast: RunForecast | None = None  # once it has begun
         self.trace = trace or BatchTrace()
         self.done = asyncio.Event()
         self._window: dict[int, Item | None] = {}  # in order; None for one that is no item yet, or is being refused
@@ -123,6 +125,8 @@ class BatchRun(Generic[SinkT_co]):
     def item_started(self, item: Item, rank: int) -> None:
         """The dispatcher is about to send the item to a rank."""
         self.stats.started(rank)
+        if self.forecast is not None:
+            self.forecast.item_started(item)
         item.trace = self.trace.started(item.index, item.attempts, rank, item.incarnation)
         if self._tells_items:
             logger.debug("item_dispatched", **self._ids_of(item))
@@ -131,6 +135,8 @@ class BatchRun(Generic[SinkT_co]):
     def item_lost(self, item: Item, rank: int) -> None:
         """The rank was lost with the item, which will run again."""
         self.stats.released(rank)
+        if self.forecast is not None:
+            self.forecast.item_lost(item)
         self.trace.finished(item.index, "lost", None)
         if self._tells_items:
             logger.debug("item_lost", **self._ids_of(item))
@@ -139,6 +145,8 @@ class BatchRun(Generic[SinkT_co]):
         """The dispatcher has the item's result."""
         if rank is not None:
             self.stats.finished(rank, result)
+        if self.forecast is not None:
+            self.forecast.item_finished(item, result)
         self.usage.add(result)
         place = f"prompts[{item.index}]"
         self._record(item.index, _STATUS[result.outcome], result, rank, item.attempts, place)

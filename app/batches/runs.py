@@ -4,9 +4,12 @@ import asyncio
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import UNSET
 
 from app.batches.admission import AdmissionGate
 from app.batches.feeding import Feeder
+from app.batches.forecasts import Forecasts, size_of
+from app.batches.prediction import BatchSize
 from app.batches.rate import RateMeter
 from app.batches.results import Status
 from app.batches.run import BatchRun
@@ -48,6 +51,7 @@ class Runs:
         usage: UsageMeter,
         on_failure: tasks.OnFailure,
     ) -> None:
+        self.forecasts = Forecasts(lambda: dispatcher.slots)
         self._dispatcher = dispatcher
         self._on_time = tasks.guarded(self._expire, "batch timeout", on_failure)
         self._admission = admission
@@ -61,10 +65,13 @@ class Runs:
 
     # -- beginning
 
-    def begin(self, run: AnyRun, timeout_s: float | None, feeder: Feeder | None = None) -> None:
+    def begin(
+        self, run: AnyRun, timeout_s: float | None, feeder: Feeder | None = None, size: BatchSize | None = None
+    ) -> None:
         """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room.
 
-        One with a feeder comes in windows, and is always admitted: the feeder finds room for each of them.
+        One with a feeder comes in windows, and is always admitted: the feeder finds room for each of them. `size` is
+        what its items may generate, as far as that is known.
         """
         items = run.items
         tokens = sum(item.cost for item in items)
@@ -85,6 +92,8 @@ class Runs:
         self._active[run] = Life(timer, feeder)
         self._idle.clear()
         self._rate.busy()
+        run.forecast = self.forecasts.begin(run.flow, size or size_of(items))
+        run.forecast.look_back(len(items) + run.missing)
         run.sink.open(_FlowBrake(self._dispatcher, run.flow))
         self._dispatcher.submit(run.flow, items)
         if feeder is not None:
@@ -107,6 +116,7 @@ class Runs:
         """The batch has its last result."""
         if run in self._active:
             self._take_out(run)
+            self._look_back(run)
             self._conclude(run)
 
     def drop(self, run: AnyRun) -> None:
@@ -115,6 +125,8 @@ class Runs:
         if run in self._active:
             self._dispatcher.cancel(run.flow)
             self._take_out(run)
+            if run.forecast is not None:
+                self.forecasts.end(run.forecast)
             self._rest()
 
     async def stop(self) -> None:
@@ -158,6 +170,17 @@ class Runs:
     def _rest(self) -> None:
         if not self._active:
             self._rate.idle()
+
+    def _look_back(self, run: AnyRun) -> None:
+        """How well its time was predicted, unless it was cut short."""
+        if run.forecast is None:
+            return
+        quality = run.forecast.quality() if run.counts["cancelled"] == run.counts["timeout"] == 0 else None
+        if quality is not None:
+            run.stats.prediction = quality
+            if quality.half is not UNSET:
+                self._metrics.predicted(abs(quality.half - 1))
+        self.forecasts.end(run.forecast)
 
     def _conclude(self, run: AnyRun) -> None:
         self._metrics.batch_ended(run.counts.items())

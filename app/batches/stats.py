@@ -3,7 +3,9 @@
 import time
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from app.batches.hindsight import PredictionQuality
 from engines.contract.protocol import Result
 
 
@@ -26,12 +28,14 @@ class Stats(msgspec.Struct, kw_only=True):
     balance_ratio: float | None  # mean / max of the ranks' tokens; 1 is even
     stopped_by_length: int  # outputs that ended because max_tokens was reached
     ranks: list[RankShare]
+    prediction: PredictionQuality | UnsetType = UNSET  # of a batch that was large and long enough to tell
 
 
 class StatsKeeper:
     """Collects a batch's figures while it runs."""
 
     def __init__(self) -> None:
+        self.prediction: PredictionQuality | UnsetType = UNSET
         self._admitted_at = time.monotonic()
         self._first_start: float | None = None
         self._ended_at: float | None = None
@@ -91,4 +95,5 @@ class StatsKeeper:
             balance_ratio=round(sum(tokens) / len(tokens) / most, 4) if most else None,
             stopped_by_length=self._stopped_by_length,
             ranks=shares,
+            prediction=self.prediction,
         )

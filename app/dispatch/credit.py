@@ -38,7 +38,7 @@ class RankCredit:
     def __init__(self, rank: int, incarnation: int, facts: RankFacts, prefetch: int | None, fill: Fill) -> None:
         self.rank = rank
         self.incarnation = incarnation
-        self._max_num_seqs = facts.max_num_seqs
+        self.max_num_seqs = facts.max_num_seqs
         self._prefetch = prefetch
         self._burst = float(facts.max_num_seqs)  # until something has ended: the most that can
         self.running: dict[int, Item] = {}  # by attempt
@@ -54,8 +54,8 @@ class RankCredit:
     def capacity(self) -> int:
         """Sequences that the rank may hold altogether."""
         if self._prefetch is not None:
-            return self._max_num_seqs + self._prefetch
-        return self._max_num_seqs + max(MIN_PREFETCH, min(self._max_num_seqs, math.ceil(self._burst)))
+            return self.max_num_seqs + self._prefetch
+        return self.max_num_seqs + max(MIN_PREFETCH, min(self.max_num_seqs, math.ceil(self._burst)))
 
     def observe_burst(self, sequences: int) -> None:
         """So many sequences have ended at once."""

@@ -173,6 +173,11 @@ class Dispatcher:
         return any(group.takes_items for group in self._groups.values())
 
     @property
+    def slots(self) -> int:
+        """Sequences that all ranks together run at once."""
+        return sum(rank.max_num_seqs for rank in self._ranks.values())
+
+    @property
     def running_items(self) -> int:
         """Items on all ranks together."""
         return sum(len(rank.running) for rank in self._ranks.values())

@@ -58,6 +58,9 @@ def test_it_says_of_each_item_what_a_run_would(service: Service) -> None:
     assert planned["request_counts"] == {"total": 11, "accepted": 6, "refused": 5}
     for name in ("prompt_tokens", "max_completion_tokens"):
         assert planned[name] == sum(item[name] for item in planned["items"]) > 0
+    again = dry_run(service, PROMPTS, sampling_params=params)
+    assert again["predicted_s"] > 0
+    assert again["predicted_completion_tokens"] == again["max_completion_tokens"], "as what has run used it all"
 
 
 def test_nothing_runs_and_nothing_waits(service: Service) -> None:
@@ -82,7 +85,8 @@ def test_it_has_the_bounds_of_a_batch_and_needs_no_room(service: Service) -> Non
 def test_a_lost_ranks_count_is_anothers_and_with_none_left_it_is_503() -> None:
     with serving(*STAYS_DOWN) as service:
         service.errors_expected = True
-        dry_run(service, ["a"])  # from here on the parameters are known
+        planned = dry_run(service, ["a"])  # from here on the parameters are known
+        assert (planned["predicted_s"], planned["predicted_completion_tokens"]) == (None, None), "nothing has run yet"
         first, second = (rank["pid"] for rank in service.ranks())
         os.kill(first, signal.SIGSTOP)
         os.kill(second, signal.SIGSTOP)
