@@ -1,5 +1,7 @@
 """From a body to a request, its prompts still the JSON that they came in."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from app.batches import surrogates
@@ -10,7 +12,10 @@ from app.errors import InvalidRequest
 from app.validation import DECODE_ERRORS, Complaint, complaint
 from engines.contract.sampling import SamplingFields
 
+OPTIONS = "batch_generation.options"  # the `object` of an NDJSON body's first line, if that is no prompt
 _decode = msgspec.json.Decoder(BatchRequest).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_ON_LINES = "each prompt is a line of its own, below the options"
 
 
 async def parse_in_turn(body: bytearray, turnstile: Turnstile) -> BatchRequest:
@@ -29,19 +34,39 @@ def parse(body: bytes | bytearray) -> BatchRequest:
     try:
         request = _decode(body)
     except DECODE_ERRORS as error:
-        found = _with_hint(complaint(error, "", BatchRequest.__struct_fields__))
-        raise InvalidRequest(found.message, param=found.param) from error
+        raise _refusal(error, MISPLACED) from error
     check_list(memoryview(request.prompts))
     return request
 
 
-def _with_hint(found: Complaint) -> Complaint:
+def parse_options(line: bytes) -> BatchRequest:
+    """The batch-wide fields, from a line of JSON whose `object` is OPTIONS. Its prompts are an empty list.
+
+    Raises InvalidRequest.
+    """
+    hints = MISPLACED | dict.fromkeys(("prompt", "messages", "requests"), _ON_LINES)
+    try:
+        fields = _decode_fields(line)
+        if "prompts" in fields:
+            raise InvalidRequest(f"unknown field 'prompts': {_ON_LINES}", param="prompts")
+        del fields["object"]
+        return _decode(msgspec.json.encode(fields | {"prompts": msgspec.Raw(b"[]")}))
+    except DECODE_ERRORS as error:
+        raise _refusal(error, hints) from error
+
+
+def _refusal(error: Exception, hints: Mapping[str, str]) -> InvalidRequest:
+    found = _with_hint(complaint(error, "", BatchRequest.__struct_fields__), hints)
+    return InvalidRequest(found.message, param=found.param)
+
+
+def _with_hint(found: Complaint, hints: Mapping[str, str]) -> Complaint:
     """Says where a field belongs that was put beside the prompts."""
     name = found.param or ""
     if "unknown field" not in found.message:
         return found
-    if name in MISPLACED:
-        return Complaint(found.param, f"unknown field {name!r}: {MISPLACED[name]}")
+    if name in hints:
+        return Complaint(found.param, f"unknown field {name!r}: {hints[name]}")
     if name in SamplingFields.__struct_fields__:
         return Complaint(found.param, f"unknown field {name!r}: it belongs in sampling_params")
     return found
