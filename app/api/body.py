@@ -27,18 +27,59 @@ class BodyLimits:
         return cls(settings.max_body_bytes, settings.body_timeout_s, settings.min_body_rate)
 
 
+class Pace:
+    """How fast one body comes. Only the time counts in which its next part is waited for."""
+
+    def __init__(self, limits: BodyLimits) -> None:
+        self._limits = limits
+        self._received = 0
+        self._waited_s = 0.0
+        self.spare_s = limits.timeout_s  # that the next part may take
+
+    def count(self, size: int, waited_s: float) -> None:
+        """A part has come. Fast bytes buy no long pause."""
+        self._received += size
+        self._waited_s += waited_s
+        earned_s = size / self._limits.min_rate
+        self.spare_s = min(self._limits.timeout_s, self.spare_s - waited_s + earned_s)
+
+    def too_slow(self, waited_s: float) -> TooSlow:
+        """The error of a body whose next part has not come in so many seconds."""
+        limits = self._limits
+        return TooSlow(
+            f"{self._received} bytes of the body came in {self._waited_s + waited_s:.0f} s: its next part must come "
+            f"within {limits.timeout_s:g} s (--body-timeout-s), and all of it with {limits.min_rate} bytes a second "
+            "(--min-body-rate)",
+            code="slow_body",
+        )
+
+
 async def read_json(request: Request, limits: BodyLimits, holding: Holding, reads: BodyReads) -> bytearray:
     """The whole body, which must be declared as JSON. It counts for `holding` as it comes.
 
     Raises WrongMediaType, TooLarge, TooSlow, TryLater or InvalidRequest.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     if media_type != JSON_TYPE:
         raise WrongMediaType(
             f"Content-Type is {media_type[:100]!r}: it must be {JSON_TYPE}",
             param="Content-Type",
             code="unsupported_media_type",
         )
+    check_encoding(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limits.size:
+        raise _too_large(limits.size)
+    return await _read(request, limits, holding, reads)
+
+
+def media_type_of(request: Request) -> str:
+    """The body's type as the request declares it, in small letters and without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_encoding(request: Request) -> None:
+    """Raises WrongMediaType for a body that is compressed."""
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise WrongMediaType(
             "Content-Encoding is set: send the body uncompressed", param="Content-Encoding", code="unsupported_encoding"
@@ -49,41 +90,33 @@ async def read_json(request: Request, limits: BodyLimits, holding: Holding, read
             param="Transfer-Encoding",
             code="unsupported_encoding",
         )
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.size:
-        raise _too_large(limits.size)
-    return await _read(request, limits, holding, reads)
+
+
+def cut_short() -> InvalidRequest:
+    """The error of a body whose client has gone before its end."""
+    return InvalidRequest("the connection ended within the body", code="incomplete_body")
 
 
 async def _read(request: Request, limits: BodyLimits, holding: Holding, reads: BodyReads) -> bytearray:
     body = bytearray()  # grows in place: parts that are joined in the end would be there twice
     now = asyncio.get_running_loop().time
-    began = latest = now()
-    spare_s = limits.timeout_s
+    latest = now()
+    pace = Pace(limits)
     try:
-        async with reads.until(began + limits.timeout_s) as deadline:
+        async with reads.until(latest + pace.spare_s) as deadline:
             async for part in request.stream():
                 if len(body) + len(part) > limits.size:
                     raise _too_large(limits.size)
                 holding.take(len(part))
                 body += part
                 latest, before = now(), latest
-                earned_s = len(part) / limits.min_rate
-                spare_s = min(limits.timeout_s, spare_s - (latest - before) + earned_s)  # fast bytes buy no long pause
-                reads.move(deadline, latest + spare_s)
+                pace.count(len(part), latest - before)
+                reads.move(deadline, latest + pace.spare_s)
     except TimeoutError:
-        raise _too_slow(limits, len(body), now() - began) from None
+        raise pace.too_slow(now() - latest) from None
     except ClientDisconnect:
-        raise InvalidRequest("the connection ended within the body", code="incomplete_body") from None
+        raise cut_short() from None
     return body
-
-
-def _too_slow(limits: BodyLimits, received: int, seconds: float) -> TooSlow:
-    return TooSlow(
-        f"{received} bytes of the body came in {seconds:.0f} s: its next part must come within {limits.timeout_s:g} s "
-        f"(--body-timeout-s), and all of it with {limits.min_rate} bytes a second (--min-body-rate)",
-        code="slow_body",
-    )
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

@@ -18,7 +18,6 @@ from engines.contract.protocol import ItemError, ItemErrorCode
 MAX_ITEMS = 20_000_000  # of one body: some bytes of memory are needed for each until its batch has ended
 SPACE = b" \t\r"  # a line may hold nothing else, and end with \r\n
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-NO_OPTIONS = BatchRequest(prompts=msgspec.Raw(b"[]"))
 _OPTIONS_BYTES = OPTIONS.encode()
 _REFUSED = b"\0"  # no JSON begins with it
 
@@ -80,7 +79,8 @@ class LineReader:
         self._longest = longest
         self._turnstile = turnstile
         self._number = 0  # of the line that is looked at
-        self.options: BatchRequest | None = None  # the batch-wide fields, once a line with something in it has come
+        self._has_begun = False  # a line with something in it has come
+        self.options = BatchRequest(prompts=msgspec.Raw(b"[]"))  # the batch-wide fields
         self.items = 0
 
     async def read(self, lines: list[bytes | None]) -> list[bytes]:
@@ -93,11 +93,12 @@ class LineReader:
             self._number += 1
             if line == b"":
                 continue
-            if self.options is None:
+            if not self._has_begun:
                 line = line and line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901  only a body's first bytes are one
             if line is not None and not line.strip(SPACE):
                 continue
-            if self.options is None and self._take_options(line):
+            is_first, self._has_begun = not self._has_begun, True
+            if is_first and self._take_options(line):
                 continue
             bodies.append(await self._body(line))
         self.items += len(bodies)
@@ -116,7 +117,6 @@ class LineReader:
 
     def _take_options(self, line: bytes | None) -> bool:
         """Whether the first line holds the batch's options, and no prompt. Raises InvalidRequest."""
-        self.options = NO_OPTIONS
         if line is None or not line.lstrip(SPACE).startswith(b"{"):
             return False
         try:

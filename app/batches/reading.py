@@ -16,6 +16,8 @@ class BodyReads:
     @asynccontextmanager
     async def until(self, when: float) -> AsyncIterator[asyncio.Timeout]:
         """Inside, a body is being read under a deadline, which `end` brings forward. Raises TimeoutError."""
+        if self._is_over:
+            when = asyncio.get_running_loop().time()
         async with asyncio.timeout_at(when) as deadline:
             self._deadlines.add(deadline)
             try:

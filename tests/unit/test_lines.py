@@ -129,7 +129,6 @@ def test_the_first_line_may_hold_the_batchs_options() -> None:
     body = b'\n{"object": "batch_generation.options", "priority": 3, "sampling_params": {"n": 2}, "stream": true}\n"a"'
     reader, items = read_all(body)
     assert items == [b'"a"']
-    assert reader.options is not None
     assert (reader.options.priority, reader.options.stream) == (3, True)
     assert bytes(reader.options.sampling_params or b"") == b'{"n": 2}'
     assert bytes(reader.options.prompts) == b"[]"
@@ -139,7 +138,6 @@ def test_the_first_line_may_hold_the_batchs_options() -> None:
 def test_without_them_all_defaults_apply(body: bytes) -> None:
     reader, items = read_all(body)
     assert len(items) == 1
-    assert reader.options is not None
     fields: dict[str, Any] = msgspec.structs.asdict(reader.options)
     assert [name for name, value in fields.items() if value is not None and value is not msgspec.UNSET] == ["prompts"]
 

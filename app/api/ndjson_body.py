@@ -1,0 +1,91 @@
+"""An NDJSON body, read as its items are wanted: whoever asks for no more of it holds its client back.
+
+It may be larger than memory, and has no bound in bytes: what is kept of it is somebody else's to bound. Its pace has
+the limits of any body's, but no time counts in which nobody asks for more.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+
+from app.api.answer_form import NDJSON
+from app.api.body import BodyLimits, Pace, check_encoding, cut_short, media_type_of
+from app.batches.lines import LineCutter, LineReader
+from app.batches.reading import BodyReads
+from app.batches.request import BatchRequest
+from app.batches.splitting import MAX_BESIDE_BYTES
+from app.batches.turnstile import Turnstile
+from app.settings.declaration import Settings
+
+LINES_AT_ONCE = 256  # between two turns of the event loop
+
+
+def is_ndjson(request: Request) -> bool:
+    """Whether the request declares its body as NDJSON."""
+    return media_type_of(request) == NDJSON
+
+
+class NdjsonBody:
+    """One body, which is read once. First `options`, then `bodies`."""
+
+    def __init__(self, request: Request, settings: Settings, reads: BodyReads, turnstile: Turnstile) -> None:
+        """Raises WrongMediaType when it is compressed."""
+        check_encoding(request)
+        longest = settings.max_prompt_bytes + MAX_BESIDE_BYTES
+        self._parts = request.stream()
+        self._pace = Pace(BodyLimits.of(settings))
+        self._reads = reads
+        self._turnstile = turnstile
+        self._cutter = LineCutter(longest)
+        self._reader = LineReader(longest, turnstile)
+        self._lines = self._read_lines()
+        self._first: list[bytes] = []  # what was read with the options
+
+    async def options(self) -> BatchRequest:
+        """The batch-wide fields, once the first item has come, too.
+
+        Raises InvalidRequest, TooSlow and TooLarge.
+        """
+        async for bodies in self._lines:
+            if bodies:
+                self._first = bodies
+                return self._reader.options
+        self._reader.end()
+        return self._reader.options
+
+    async def bodies(self) -> AsyncIterator[list[bytes]]:
+        """The bodies of its items in order, some hundreds at a time: see `LineReader.read`.
+
+        Raises TooSlow, TooLarge, and InvalidRequest for a body that ends with its connection.
+        """
+        yield self._first
+        async for bodies in self._lines:
+            if bodies:
+                yield bodies
+
+    async def _read_lines(self) -> AsyncIterator[list[bytes]]:
+        async for lines in self._cut():
+            for start in range(0, len(lines), LINES_AT_ONCE):
+                await self._turnstile.enter()
+                yield await self._reader.read(lines[start : start + LINES_AT_ONCE])
+
+    async def _cut(self) -> AsyncIterator[list[bytes | None]]:
+        while (part := await self._next_part()) is not None:
+            yield self._cutter.take(part)
+        yield self._cutter.end()
+
+    async def _next_part(self) -> bytes | None:
+        """None when the body has come to its end."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        try:
+            async with self._reads.until(began + self._pace.spare_s):
+                part = await anext(self._parts, None)
+        except TimeoutError:
+            raise self._pace.too_slow(now() - began) from None
+        except ClientDisconnect:
+            raise cut_short() from None
+        if part is not None:
+            self._pace.count(len(part), now() - began)
+        return part
