@@ -40,11 +40,9 @@ class ResultStream:
     def put(self, index: int, result: bytes) -> None:
         """Keeps it until it is taken. What runs already is taken in beyond the window, too."""
         line = as_line(result)
-        self._unread.append(line)
         self._unread_bytes += len(line)
-        self._holding.add(len(line))
+        self._keep(line)
         self._hold_when_full()
-        self.news.set()
 
     def close(self, rest: Rest | None) -> None:
         """Results of what is left are made when they are taken: there may be many, and a reader that is slow."""
@@ -58,6 +56,9 @@ class ResultStream:
             line = self._unread.popleft()
             yield line
             self._forget(len(line))
+        if self._has_more_elsewhere():
+            self.news.clear()
+            return
         yield from map(as_line, self._rest)
         self.is_read = self._is_closed
         self.news.clear()
@@ -67,6 +68,15 @@ class ResultStream:
         self._unread.clear()
         self._rest = iter(())
         self._holding.close()
+
+    def _keep(self, line: bytes) -> None:
+        self._unread.append(line)
+        self._holding.add(len(line))
+        self.news.set()
+
+    def _has_more_elsewhere(self) -> bool:
+        """Whether lines wait that cannot be taken at once. `news` says when they can."""
+        return False
 
     def _hold_when_full(self) -> None:
         if self._brake is not None and not self._holds_back and self._unread_bytes >= self._window_bytes:
