@@ -29,6 +29,7 @@ from app.settings.field_types import (
 )
 from app.settings.journal import JournalSettings
 from app.settings.section import PREFIX, Section, setting
+from app.settings.spooling import SpoolSettings
 from engines.contract.spec import EngineKind, ExecutorKind
 
 BUILT_IN_MODEL = "phalanx-tiny"
@@ -152,7 +153,7 @@ class WorkSettings(Section):
     )
     fairness_quantum_tokens: Count = setting(4096, "Tokens of one API key, and of one batch, before the next's turn.")
     default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")
-    max_batch_items: Count = setting(100_000, "Items in one request.")
+    max_batch_items: Count = setting(100_000, "Items in one request, unless its body is NDJSON.")
     max_body_bytes: Size = setting("128MiB", "Bytes of one request.")
     max_held_bytes: Size = setting(
         "4GiB", "Bytes of bodies and results held at once; beyond it requests get 503. A body needs twice its size."
@@ -222,6 +223,7 @@ class Settings(
     RecoverySettings,
     TimeSettings,
     WorkSettings,
+    SpoolSettings,
     JournalSettings,
     ServerSettings,
     EngineSettings,
@@ -272,6 +274,7 @@ SECTIONS: tuple[type[Section], ...] = (
     EngineSettings,
     ServerSettings,
     JournalSettings,
+    SpoolSettings,
     WorkSettings,
     TimeSettings,
     RecoverySettings,

@@ -17,6 +17,7 @@ from app.settings.declaration import Settings, SettingsError, label
 from engines.contract.spec import EngineKind
 
 LONGEST_SOCKET_FOLDER = 40  # bytes: vLLM's sockets lie far below it, and a socket's path has at most 108
+LARGE_FOLDER = "/var/tmp"  # noqa: S108  for nameless files; /tmp is often in memory
 SHORT_FOLDER = "/tmp"  # noqa: S108  a private folder is made in it
 HUB_CACHE = Path(".cache", "huggingface")
 
@@ -78,6 +79,11 @@ def obstacle(folder: Path) -> str | None:
         return f"{error.strerror or error}"
 
 
+def spool_obstacle(folder: Path) -> str | None:
+    """Why no file can be made in a folder that must be there; None if one can."""
+    return obstacle(folder) if folder.is_dir() else "there is no such folder"
+
+
 def journal_place(data_dir: Path | None, journal_url: str | None, port: int, environ: Mapping[str, str]) -> Place:
     """Where the journal is. `environ` has a HOME."""
     if journal_url is not None:
@@ -99,6 +105,13 @@ def log_folder(settings: Settings, environ: Mapping[str, str]) -> Path:
     return settings.log_dir or _xdg(environ, "STATE") / "phalanx" / "logs" / str(settings.port)
 
 
+def spool_folder(spool_dir: Path | None) -> Path:
+    """Where what waits to be read is kept. Raises SettingsError."""
+    if spool_dir is not None:
+        return spool_dir
+    return Path(temporary_folder() if obstacle(Path(LARGE_FOLDER)) else LARGE_FOLDER)
+
+
 def check_folders(settings: Settings, environ: Mapping[str, str]) -> None:
     """Whether logs and caches can be written; `environ` is the children's. Raises SettingsError."""
     problems = list(_problems(settings, environ))
@@ -110,6 +123,9 @@ def _problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     logs = log_folder(settings, environ)
     if why := obstacle(logs):
         yield f"no logs can be written in {logs} ({why}): name another folder with {label('log_dir')}"
+    spool_dir = settings.spool_dir if settings.node_rank == 0 else None  # where the gateway is
+    if spool_dir is not None and (why := spool_obstacle(spool_dir)):
+        yield f"nothing can be kept in {spool_dir} ({why}): name another folder with {label('spool_dir')}"
     cache = _xdg(environ, "CACHE")
     if settings.engine is EngineKind.VLLM and (why := obstacle(cache)):
         yield f"no cache can be written in {cache} ({why}): set XDG_CACHE_HOME to a folder that this user may write"

@@ -17,6 +17,7 @@ from app.settings.folders import (
     journal_place,
     log_folder,
     socket_folder,
+    spool_folder,
     temporary_folder,
 )
 from app.settings.loading import load_settings
@@ -133,3 +134,19 @@ def test_a_tilde_of_nobody_is_refused() -> None:
     with pytest.raises(SettingsError) as raised:
         load_settings({"log_dir": "~nobody-here/logs"}, {})
     assert str(raised.value).endswith("~nobody-here is no home that the system knows; write the whole path")
+
+
+def test_what_waits_to_be_read_is_kept_where_much_fits(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spool_folder(None) == Path("/var/tmp")
+    assert spool_folder(Path("/mnt/fast")) == Path("/mnt/fast")
+    monkeypatch.setattr(folders, "LARGE_FOLDER", "/proc")
+    assert spool_folder(None) == temporary
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/none"])
+def test_a_spool_folder_that_takes_no_files_ends_the_start(tmp_path: Path, folder: str) -> None:
+    home = {"HOME": str(tmp_path)}
+    with pytest.raises(SettingsError, match=rf"nothing can be kept in {folder} \(.+\): .* --spool-dir"):
+        check_folders(Settings(spool_dir=folder), home)
+    check_folders(Settings(spool_dir=str(tmp_path)), home)
+    check_folders(Settings(spool_dir=folder, node_size=2, node_rank=1), home)  # nothing is kept there
