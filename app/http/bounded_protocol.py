@@ -3,8 +3,8 @@
 A head has to come within a deadline and a size; what comes between the data of a body (framing of chunks, trailers),
 and in how many parts, is bounded by the data; requests that are sent ahead of their turn are not looked at until few
 are before them; a body that nobody reads any more, since its request has been answered, has to end; an answer has to
-be taken. Otherwise the connection is cut, and what it held is free. How fast a body comes that is being read is
-app/api/body.py's business. Connections beyond the bound are answered 503 before they have asked anything.
+be taken once its request has come whole. Otherwise the connection is cut, and what it held is free. How fast a body
+comes is the business of app/api. Connections beyond the bound are answered 503 before they have asked anything.
 
 A connection is closed in two steps while a request still comes: the kernel would answer what nobody reads with a
 reset, and a client that is still sending would lose the answer that it was refused with.
@@ -140,8 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._disarm_send()
-        self._send_deadline = self.loop.call_later(self._limits.send_timeout_s, self._cut, Cut.SLOW_READER)
+        self._await_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -183,6 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
+        if self.flow.write_paused:
+            self._await_reader()
         if self.cycle.response_complete:
             self._disarm()
             self._stay_open()
@@ -205,6 +206,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all.begin_soon(lambda: begin(cycle, framed(app, cycle)))
 
     # -- deadlines
+
+    def _await_reader(self) -> None:
+        """Many clients read nothing of an answer before they have sent all of its request."""
+        if self._send_deadline is None and not (self._in_body and self._running is self.cycle):
+            self._send_deadline = self.loop.call_later(self._limits.send_timeout_s, self._cut, Cut.SLOW_READER)
 
     def _await_head(self) -> None:
         self._arm(self._limits.head_timeout_s, self._head_is_late)

@@ -187,3 +187,29 @@ def test_an_answer_that_is_not_taken_ends_its_connection() -> None:
         protocol.connection_lost(None)
 
     on_a_loop(stall)
+
+
+def test_an_answer_need_not_be_taken_before_its_request_has_come_whole() -> None:
+    async def stall() -> None:
+        protocol, wire = Server(never, send_timeout_s=0).connect()
+        protocol.data_received(REFUSED + b"x")
+        protocol.pause_writing()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert "abort" not in wire.did
+        protocol.data_received(b"x" * 99)
+        await until(lambda: "abort" in wire.did)
+        protocol.connection_lost(None)
+
+    on_a_loop(stall)
+
+
+def test_a_body_that_comes_behind_an_answer_that_is_not_taken_saves_it_no_time() -> None:
+    async def stall() -> None:
+        protocol, wire = Server(never, send_timeout_s=0).connect()
+        protocol.data_received(REQUEST + REFUSED)
+        protocol.pause_writing()
+        await until(lambda: "abort" in wire.did)
+        protocol.connection_lost(None)
+
+    on_a_loop(stall)
