@@ -1,11 +1,17 @@
 """A client of Phalanx for Python programs: `phalanx.Client` and `phalanx.AsyncClient`."""
 
-from phalanx.client.async_client import AsyncClient, AsyncResultStream
+from phalanx.batch_status import BatchStatus
+from phalanx.client.async_batch import AsyncBatch
+from phalanx.client.async_client import AsyncClient
+from phalanx.client.async_io import AsyncResultStream
+from phalanx.client.batch_info import BatchInfo
 from phalanx.client.errors import (
+    Conflict,
     ConnectionFailed,
     IncompleteAnswer,
     InvalidRequest,
     ItemFailed,
+    MaybeAccepted,
     NotAuthorized,
     NotFound,
     PhalanxError,
@@ -15,17 +21,25 @@ from phalanx.client.errors import (
     TryLater,
 )
 from phalanx.client.results import Counts, Output, Progress, Result, ResultError, Summary, Usage
-from phalanx.client.sync_client import Client, ResultStream
+from phalanx.client.sync_batch import Batch
+from phalanx.client.sync_client import Client
+from phalanx.client.sync_io import ResultStream
 
 __all__ = [
+    "AsyncBatch",
     "AsyncClient",
     "AsyncResultStream",
+    "Batch",
+    "BatchInfo",
+    "BatchStatus",
     "Client",
+    "Conflict",
     "ConnectionFailed",
     "Counts",
     "IncompleteAnswer",
     "InvalidRequest",
     "ItemFailed",
+    "MaybeAccepted",
     "NotAuthorized",
     "NotFound",
     "Output",

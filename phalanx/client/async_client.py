@@ -1,92 +1,60 @@
 """`phalanx.AsyncClient`: batches for programs with an event loop."""
 
-import asyncio
-import contextlib
-from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from types import TracebackType
-from typing import Self, Unpack
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from typing import Any, Unpack
 
 import httpx
 
-from phalanx.client import exchange
-from phalanx.client.errors import PhalanxError
-from phalanx.client.exchange import BatchOptions, BatchStream, Patience, Prompt, ServiceClient
-from phalanx.client.results import Result
+from phalanx.batch_status import BatchStatus
+from phalanx.client import async_io, calls
+from phalanx.client.async_batch import AsyncBatch
+from phalanx.client.async_io import AsyncResultStream, Closed
+from phalanx.client.batch_info import BatchInfo, Page, decoded
+from phalanx.client.exchange import BatchOptions, Patience, Prompt, ServiceClient
 
 
-class _Closed:
-    """What is closed at the end of its `async with` block."""
-
-    @abstractmethod
-    async def close(self) -> None: ...
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-class AsyncClient(_Closed, ServiceClient[httpx.AsyncClient]):
+class AsyncClient(Closed, ServiceClient[httpx.AsyncClient]):
     """A service's address. Use it in a `async with` block, or `close` it. Its arguments are those of ServiceClient."""
 
-    def generate(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptions]) -> "AsyncResultStream":
+    def generate(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptions]) -> AsyncResultStream:
         """Results as they come, each with the index of its prompt. Nothing is sent before the first is asked for.
 
         Leaving the stream cancels what has no result yet. The stream raises PhalanxError.
         """
-        return AsyncResultStream(self._http, self.url, exchange.body(prompts, options), self._patience_s)
+        return async_io.generate(self._connection, calls.generation(prompts, options))
+
+    async def submit(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        idempotency_key: str | None = None,
+        expires_after_s: float | None = None,
+        metadata: Mapping[str, Any] | None = None,  # Any: JSON
+        **options: Unpack[BatchOptions],
+    ) -> AsyncBatch:
+        """A detached batch, durable when this returns; see Client.submit.
+
+        `prompts` is read on the event loop, some 64 KiB at a time.
+        """
+        call = calls.submission(prompts, options, idempotency_key, expires_after_s, metadata)
+        patience = Patience(self._connection.patience_s, survives_outages=idempotency_key is not None)
+        info = decoded(BatchInfo, await async_io.ask(self._connection, call, patience))
+        return AsyncBatch(self._connection, info.id, info)
+
+    def batch(self, id_: str) -> AsyncBatch:
+        """The handle of a batch that was submitted before. Asks nothing."""
+        return AsyncBatch(self._connection, id_)
+
+    async def batches(self, status: Collection[BatchStatus] = (), limit: int | None = None) -> AsyncIterator[BatchInfo]:
+        """Detached batches, newest first, with one of these statuses if any are given; no more than `limit`."""
+        paging = calls.Paging(status, limit)
+        while (call := paging.next()) is not None:
+            for info in paging.take(decoded(Page, await async_io.ask(self._connection, call))):
+                yield info
 
     async def close(self) -> None:
         """Closes its connections."""
-        await self._http.aclose()
+        await self._connection.http.aclose()
 
     def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
-
-
-class AsyncResultStream(_Closed, BatchStream, AsyncIterator[Result]):
-    """The results of one batch; see BatchStream."""
-
-    def __init__(self, http: httpx.AsyncClient, url: str, body: bytes, patience_s: float) -> None:
-        super().__init__()
-        self._results = self._run(http, url, body, patience_s)
-
-    async def close(self) -> None:
-        """Hangs up: what has no result yet is cancelled. May be called twice."""
-        await self._results.aclose()
-
-    async def __anext__(self) -> Result:
-        return await anext(self._results)
-
-    async def _run(
-        self, http: httpx.AsyncClient, url: str, body: bytes, patience_s: float
-    ) -> AsyncGenerator[Result, None]:
-        response = await _post(http, url, body, Patience(patience_s))
-        try:
-            async for part in response.aiter_bytes():
-                for result in self._answer.take(part):
-                    yield result
-        except httpx.HTTPError as error:
-            raise self._answer.broken(str(error) or type(error).__name__) from error
-        finally:
-            await response.aclose()
-        self._answer.end()
-
-
-async def _post(http: httpx.AsyncClient, url: str, body: bytes, patience: Patience) -> httpx.Response:
-    """The answer whose body is still to come."""
-    while True:
-        request = http.build_request("POST", exchange.PATH, content=body, headers=exchange.POSTED)
-        try:
-            response = await http.send(request, stream=True)
-            if response.status_code == httpx.codes.OK:
-                return response
-            async with contextlib.aclosing(response):
-                failed: PhalanxError = exchange.refused(response, await response.aread())
-        except httpx.HTTPError as error:
-            failed = exchange.unreachable(url, error)
-        await asyncio.sleep(patience.pause_s(failed))

@@ -14,7 +14,15 @@ class PhalanxError(Exception):
 
 
 class ConnectionFailed(PhalanxError):
-    """Nobody answers there, or not in time."""
+    """Nobody answers there, or not in time. `is_temporary`: a service that comes back would answer."""
+
+    def __init__(self, message: str, *, is_temporary: bool = True) -> None:
+        super().__init__(message)
+        self.is_temporary = is_temporary
+
+
+class MaybeAccepted(ConnectionFailed):
+    """The connection broke after a whole batch was sent: it may run. The message says how to find out."""
 
 
 class IncompleteAnswer(PhalanxError):
@@ -53,7 +61,7 @@ class Refused(PhalanxError):
 
 
 class InvalidRequest(Refused):
-    """The request is wrong (400, 415, 422)."""
+    """The request is wrong (400, 415), or its idempotency key belongs to another one (422)."""
 
 
 class NotAuthorized(Refused):
@@ -62,6 +70,10 @@ class NotAuthorized(Refused):
 
 class NotFound(Refused):
     """No such path, model or batch (404)."""
+
+
+class Conflict(Refused):
+    """The batch is not in a state for this (409): one that runs is neither resumed nor deleted."""
 
 
 class TooLarge(Refused):
@@ -83,6 +95,7 @@ _KINDS: dict[int, type[Refused]] = {
     HTTPStatus.UNAUTHORIZED: NotAuthorized,
     HTTPStatus.FORBIDDEN: NotAuthorized,
     HTTPStatus.NOT_FOUND: NotFound,
+    HTTPStatus.CONFLICT: Conflict,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TooLarge,
     HTTPStatus.REQUEST_TIMEOUT: TryLater,
     HTTPStatus.TOO_MANY_REQUESTS: TryLater,

@@ -1,9 +1,10 @@
-"""What both clients have in common: how a request is made, and what the lines of its answer are. No input or output."""
+"""What both clients have in common: an address, patience, and what the lines of an answer are. No input or output."""
 
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
 
 import httpx
@@ -13,11 +14,12 @@ from phalanx.address import authorization, base_url
 from phalanx.client.errors import ConnectionFailed, IncompleteAnswer, PhalanxError, Refused, TryLater, refusal
 from phalanx.client.results import Line, Progress, Result, Summary
 
-NDJSON = "application/x-ndjson"
-PATH = "/v1/batch_generate"
-POSTED = {"Content-Type": "application/json", "Accept": NDJSON}
 CONNECT_TIMEOUT_S = 10.0
+LONGEST_WRITE_S = 86_400.0  # patience may be infinite, and a socket's timeout may not
 DEFAULT_PAUSE_S = 1.0  # where the service does not say how long
+# What a service that is restarting, or a network that fails for a while, does to a request.
+TEMPORARY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
+PROXYS_OUTAGES = (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT)  # a proxy's word for a service that is away
 SPREAD = 0.1  # of a pause, at random: clients that were refused together do not come back together
 
 HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
@@ -35,42 +37,54 @@ class BatchOptions(TypedDict, total=False):
     return_prompt: bool
 
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Line).decode
 
 
-def timeout(silence_s: float) -> httpx.Timeout:
-    """A service that works says something every few seconds."""
-    return httpx.Timeout(silence_s, connect=min(CONNECT_TIMEOUT_S, silence_s))
-
-
-def body(prompts: Iterable[Prompt], options: BatchOptions) -> bytes:
-    """What is posted."""
-    return _encode({"prompts": list(prompts), "stream": True, **options})
+def timeout(silence_s: float, patience_s: float) -> httpx.Timeout:
+    """A service that works says something every few seconds. One that has no room may leave a body unread for long."""
+    write_s = min(max(silence_s, patience_s), LONGEST_WRITE_S)
+    return httpx.Timeout(silence_s, connect=min(CONNECT_TIMEOUT_S, silence_s), write=write_s)
 
 
 class Patience:
-    """How long a client goes on asking a service that has no room."""
+    """How long a client goes on asking a service that has no room, or, if it survives outages, one that is away."""
 
-    def __init__(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
+    def __init__(self, seconds: float, *, survives_outages: bool = False) -> None:
+        self._seconds = seconds
+        self._survives_outages = survives_outages
+        self.renew()
+
+    def renew(self) -> None:
+        """Something came: what goes wrong now is a new trouble."""
+        self._until = time.monotonic() + self._seconds
 
     def pause_s(self, error: PhalanxError) -> float:
         """How long to wait before the next attempt. Raises the error when it is none that time mends, or too long."""
-        if not isinstance(error, TryLater):
+        if not (isinstance(error, TryLater) or (self._survives_outages and _is_outage(error))):
             raise error
-        pause_s = error.retry_after_s or DEFAULT_PAUSE_S
+        pause_s = (isinstance(error, TryLater) and error.retry_after_s) or DEFAULT_PAUSE_S
         pause_s *= 1 + random.random() * SPREAD  # noqa: S311  no secret
         if time.monotonic() + pause_s > self._until:
             raise error
         return pause_s
 
 
+def _is_outage(error: PhalanxError) -> bool:
+    match error:
+        case ConnectionFailed():
+            return error.is_temporary
+        case Refused():
+            return error.status in PROXYS_OUTAGES
+    return isinstance(error, IncompleteAnswer)
+
+
 class ServiceClient(ABC, Generic[HttpT]):
     """A service's address, and a pool of connections to it.
 
     `silence_s`: a service that says nothing for so long is given up. `patience_s`: for how long a request is sent again
-    while there is no room, at the service's own pace (Retry-After). Raises ImpossibleKey.
+    while there is no room, at the service's own pace (Retry-After); waiting for a detached batch, reading it and
+    submitting it with a key outlast an outage of the service for as long. Raises ImpossibleKey, and ConnectionFailed
+    for what is no URL.
     """
 
     def __init__(
@@ -82,18 +96,30 @@ class ServiceClient(ABC, Generic[HttpT]):
         patience_s: float = 600.0,
     ) -> None:
         self.url = base_url(url)
-        self._patience_s = patience_s
-        self._http: HttpT = self._open(authorization(api_key or None), timeout(silence_s))
+        try:
+            http = self._open(authorization(api_key or None), timeout(silence_s, patience_s))
+        except httpx.InvalidURL as error:
+            raise unreachable(self.url, error) from None
+        self._connection: Connection[HttpT] = Connection(http, self.url, patience_s)
 
     @abstractmethod
     def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> HttpT: ...
 
 
+@dataclass(frozen=True)
+class Connection(Generic[HttpT]):
+    """What a client's batches and streams ask the service through."""
+
+    http: HttpT
+    url: str
+    patience_s: float
+
+
 class BatchStream:
     """The results of one batch. `summary` is there when all have come; `progress` says how far it is."""
 
-    def __init__(self) -> None:
-        self._answer = Answer()
+    def __init__(self, answer: "Answer") -> None:
+        self._answer = answer
 
     @property
     def summary(self) -> Summary | None:
@@ -105,13 +131,19 @@ class BatchStream:
         """What the service said last."""
         return self._answer.progress
 
+    @property
+    def line(self) -> bytes:
+        """The JSON of the last result, as it came, without a newline."""
+        return self._answer.line
+
 
 class Answer:
-    """The lines of a streamed answer, from bytes as they come."""
+    """The lines of a streamed answer, from bytes as they come. `line` is that of the result handed out last."""
 
     def __init__(self) -> None:
         self.summary: Summary | None = None
         self.progress: Progress | None = None
+        self.line = b""
         self._unfinished: list[bytes] = []  # parts of the last line: it may be large, and come in many
 
     def take(self, part: bytes) -> Iterator[Result]:
@@ -143,6 +175,7 @@ class Answer:
             raise self.broken(f"a line is none of Phalanx's ({error})") from None
         match found:
             case Result():
+                self.line = line
                 yield found
             case Summary():
                 self.summary = found
@@ -151,11 +184,12 @@ class Answer:
 
 
 def refused(response: httpx.Response, body: bytes) -> Refused:
-    """The error for an answer that is none of a batch."""
+    """The error for an answer of another status than was asked for."""
     given = response.headers
     return refusal(response.status_code, body, given.get("retry-after"), given.get("x-request-id"))
 
 
-def unreachable(url: str, error: httpx.HTTPError) -> ConnectionFailed:
+def unreachable(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> ConnectionFailed:
     """The error for a service that did not answer."""
-    return ConnectionFailed(f"nobody answers at {url} ({error or type(error).__name__})")
+    reason = f"nobody answers at {url} ({str(error) or type(error).__name__})"
+    return ConnectionFailed(reason, is_temporary=isinstance(error, TEMPORARY))

@@ -27,16 +27,26 @@ class ResultError(msgspec.Struct, frozen=True):
     retryable: bool = False
 
 
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """How many of the prompt's tokens came from the prefix cache."""
+
+    cached_tokens: int = 0
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of an item, or of a batch."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
 class Result(msgspec.Struct, frozen=True, tag_field="object", tag="batch_generation.result"):
-    """What became of one prompt. `index` is its place among the prompts, from 0."""
+    """What became of one prompt. `index` is its place among the prompts, from 0.
+
+    `seq` is its place among the results of a detached batch: reading goes on after it.
+    """
 
     index: int
     status: Literal["ok", "error", "cancelled", "timeout"]
@@ -49,6 +59,7 @@ class Result(msgspec.Struct, frozen=True, tag_field="object", tag="batch_generat
     prompt: Any = None  # Any: text, token ids or messages, with return_prompt
     prompt_logprobs: Any = None  # Any: as vLLM has them
     metadata: Any = None  # Any: JSON, as it was given
+    seq: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -75,21 +86,32 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag_field="object", tag="batch_generation.progress"):
-    """How far a batch is."""
+    """How far a batch is. The last four are there for a detached one."""
 
     id: str
     request_counts: Counts
+    running: int = 0
+    waiting: int = 0
+    status: str | None = None
+    last_seq: int = 0
+    tokens_per_s: float | None = None
+    predicted_s_left: float | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, tag_field="object", tag="batch_generation.summary"):
-    """The end of a batch. `stats` has wall and queue time in seconds, and the items, tokens and busy time of ranks."""
+    """The end of a batch. `stats` has wall and queue time in seconds, and the items, tokens and busy time of ranks.
+
+    `status` and `reason` are there for a detached one; it may have ended before it began, and then has no stats.
+    """
 
     id: str
     model: str
     created_at: int
     request_counts: Counts
     usage: Usage
-    stats: dict[str, Any]  # Any: JSON
+    stats: dict[str, Any] | None  # Any: JSON
+    status: str | None = None
+    reason: str | None = None
 
 
 Line = Result | Progress | Summary

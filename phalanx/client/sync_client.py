@@ -1,89 +1,65 @@
 """`phalanx.Client`: batches for programs that wait for them."""
 
-import contextlib
-import time
-from abc import abstractmethod
-from collections.abc import Generator, Iterable, Iterator
-from types import TracebackType
-from typing import Self, Unpack
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Unpack
 
 import httpx
 
-from phalanx.client import exchange
-from phalanx.client.errors import PhalanxError
-from phalanx.client.exchange import BatchOptions, BatchStream, Patience, Prompt, ServiceClient
-from phalanx.client.results import Result
+from phalanx.batch_status import BatchStatus
+from phalanx.client import calls, sync_io
+from phalanx.client.batch_info import BatchInfo, Page, decoded
+from phalanx.client.exchange import BatchOptions, Patience, Prompt, ServiceClient
+from phalanx.client.sync_batch import Batch
+from phalanx.client.sync_io import Closed, ResultStream
 
 
-class _Closed:
-    """What is closed at the end of its `with` block."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Client(_Closed, ServiceClient[httpx.Client]):
+class Client(Closed, ServiceClient[httpx.Client]):
     """A service's address. Use it in a `with` block, or `close` it. Its arguments are those of ServiceClient."""
 
-    def generate(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptions]) -> "ResultStream":
+    def generate(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptions]) -> ResultStream:
         """Results as they come, each with the index of its prompt. Nothing is sent before the first is asked for.
 
         Leaving the stream cancels what has no result yet. The stream raises PhalanxError.
         """
-        return ResultStream(self._http, self.url, exchange.body(prompts, options), self._patience_s)
+        return sync_io.generate(self._connection, calls.generation(prompts, options))
+
+    def submit(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        idempotency_key: str | None = None,
+        expires_after_s: float | None = None,
+        metadata: Mapping[str, Any] | None = None,  # Any: JSON
+        **options: Unpack[BatchOptions],
+    ) -> Batch:
+        """A detached batch, which is durable when this returns, and outlives this program and the service's restarts.
+
+        Prompts are encoded as they are sent, so they may be more than fit into memory. An iterator, such as a
+        generator, can be read once only: a batch of one that was begun is not sent again, even when there was no room.
+        Give a list, or an object whose `__iter__` begins anew.
+
+        With an `idempotency_key` the same batch is accepted once however often it is sent, so a lost connection is
+        tried again for up to `patience_s`. Without one MaybeAccepted is raised when the answer is lost. `metadata` is
+        handed back in BatchInfo; a batch that has not begun after `expires_after_s` expires. Raises PhalanxError.
+        """
+        call = calls.submission(prompts, options, idempotency_key, expires_after_s, metadata)
+        patience = Patience(self._connection.patience_s, survives_outages=idempotency_key is not None)
+        info = decoded(BatchInfo, sync_io.ask(self._connection, call, patience))
+        return Batch(self._connection, info.id, info)
+
+    def batch(self, id_: str) -> Batch:
+        """The handle of a batch that was submitted before. Asks nothing."""
+        return Batch(self._connection, id_)
+
+    def batches(self, status: Collection[BatchStatus] = (), limit: int | None = None) -> Iterator[BatchInfo]:
+        """Detached batches, newest first, with one of these statuses if any are given; no more than `limit`."""
+        paging = calls.Paging(status, limit)
+        while (call := paging.next()) is not None:
+            yield from paging.take(decoded(Page, sync_io.ask(self._connection, call)))
 
     def close(self) -> None:
         """Closes its connections."""
-        self._http.close()
+        self._connection.http.close()
 
     def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
-
-
-class ResultStream(_Closed, BatchStream, Iterator[Result]):
-    """The results of one batch; see BatchStream."""
-
-    def __init__(self, http: httpx.Client, url: str, body: bytes, patience_s: float) -> None:
-        super().__init__()
-        self._results = self._run(http, url, body, patience_s)
-
-    def close(self) -> None:
-        """Hangs up: what has no result yet is cancelled. May be called twice."""
-        self._results.close()
-
-    def __next__(self) -> Result:
-        return next(self._results)
-
-    def _run(self, http: httpx.Client, url: str, body: bytes, patience_s: float) -> Generator[Result, None, None]:
-        response = _post(http, url, body, Patience(patience_s))
-        try:
-            for part in response.iter_bytes():
-                yield from self._answer.take(part)
-        except httpx.HTTPError as error:
-            raise self._answer.broken(str(error) or type(error).__name__) from error
-        finally:
-            response.close()
-        self._answer.end()
-
-
-def _post(http: httpx.Client, url: str, body: bytes, patience: Patience) -> httpx.Response:
-    """The answer whose body is still to come."""
-    while True:
-        request = http.build_request("POST", exchange.PATH, content=body, headers=exchange.POSTED)
-        try:
-            response = http.send(request, stream=True)
-            if response.status_code == httpx.codes.OK:
-                return response
-            with contextlib.closing(response):
-                failed: PhalanxError = exchange.refused(response, response.read())
-        except httpx.HTTPError as error:
-            failed = exchange.unreachable(url, error)
-        time.sleep(patience.pause_s(failed))
