@@ -1,4 +1,5 @@
-"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx api-keys`, `phalanx node-keys`, `phalanx db`.
+"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx batches`, `phalanx api-keys`, `phalanx node-keys`,
+`phalanx db`.
 
 What is wrong is said in one sentence on stderr, with exit code 2 where the command must be changed and 1 where the
 world must. Heavy imports wait until a command needs them: `phalanx --help` answers at once.
@@ -12,6 +13,7 @@ import click
 
 from phalanx import __version__
 from phalanx.api_keys import api_keys
+from phalanx.batches import batches
 from phalanx.db import db
 from phalanx.inherited_descriptors import put_in_order
 from phalanx.node_keys import node_keys
@@ -132,6 +134,7 @@ def ranks(url: str, api_key: str | None, as_json: bool) -> int:
     return 0
 
 
+cli.add_command(batches)
 cli.add_command(api_keys)
 cli.add_command(node_keys)
 cli.add_command(db)

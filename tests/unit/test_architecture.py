@@ -75,7 +75,7 @@ DOORS = {
     "pydantic_core": ("app.settings.loading",),
     "pydantic_settings": ("app.settings",),
     "pynvml": ("app.ranks.devices", "engines.host.gpu_memory"),
-    "rich": ("phalanx.api_keys_table", "phalanx.console", "phalanx.ranks_table"),
+    "rich": ("phalanx.api_keys_table", "phalanx.batches_table", "phalanx.console", "phalanx.ranks_table"),
     "safetensors": ("engines.tiny_model",),
     "setproctitle": (
         "app.http.server",
