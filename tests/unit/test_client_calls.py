@@ -9,6 +9,7 @@ import pytest
 from phalanx.client.batch_info import BatchInfo, Page, decoded
 from phalanx.client.calls import PIECE_BYTES, Paging, Submission, delete, results, resume, show, submission
 from phalanx.client.errors import IncompleteAnswer, MaybeAccepted
+from phalanx.client.exchange import Prompt
 
 URL = "http://gateway"
 BROKEN = httpx.ReadError("reset")
@@ -21,7 +22,7 @@ def sent(call: Submission) -> Submission:
 
 
 def test_a_batch_is_a_line_of_options_and_one_for_each_prompt() -> None:
-    prompts = ["a\nb", [1, 2], {"custom_id": "c", "prompt": "é"}]
+    prompts: list[Prompt] = ["a\nb", [1, 2], {"custom_id": "c", "prompt": "é"}]
     call = submission(prompts, {"timeout_s": 5}, "key-1", expires_after_s=60, metadata={"row": 1})
     first, *lines = b"".join(call.content()).decode().splitlines()
     assert json.loads(first) == {
