@@ -10,7 +10,7 @@ from phalanx.client import async_io, calls
 from phalanx.client.async_batch import AsyncBatch
 from phalanx.client.async_io import AsyncResultStream, Closed
 from phalanx.client.batch_info import BatchInfo, Page, decoded
-from phalanx.client.exchange import BatchOptions, Patience, Prompt, ServiceClient
+from phalanx.client.exchange import BatchOptions, Patience, Prompt, ServiceClient, tls
 
 
 class AsyncClient(Closed, ServiceClient[httpx.AsyncClient]):
@@ -57,4 +57,4 @@ class AsyncClient(Closed, ServiceClient[httpx.AsyncClient]):
         await self._connection.http.aclose()
 
     def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout, trust_env=False, verify=tls())

@@ -73,8 +73,11 @@ class Submission(Call):
 
     def lost(self, url: str, error: httpx.HTTPError) -> ConnectionFailed:
         """A batch that was not sent whole is not accepted. One that was may be."""
-        if not self._is_begun:
-            return unreachable(url, error)
+        failed = self._lost(url, error) if self._is_begun else unreachable(url, error)
+        failed.__cause__ = error
+        return failed
+
+    def _lost(self, url: str, error: httpx.HTTPError) -> ConnectionFailed:
         broke = f"the connection to {url} broke ({error or type(error).__name__})"
         if not self._is_sent:
             return ConnectionFailed(f"{broke} before all prompts were sent: nothing was accepted")

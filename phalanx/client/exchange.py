@@ -1,6 +1,8 @@
 """What both clients have in common: an address, patience, and what the lines of an answer are. No input or output."""
 
+import functools
 import random
+import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -44,6 +46,12 @@ def timeout(silence_s: float, patience_s: float) -> httpx.Timeout:
     """A service that works says something every few seconds. One that has no room may leave a body unread for long."""
     write_s = min(max(silence_s, patience_s), LONGEST_WRITE_S)
     return httpx.Timeout(silence_s, connect=min(CONNECT_TIMEOUT_S, silence_s), write=write_s)
+
+
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """Made once: each client would read all certificates for its own."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class Patience:
@@ -99,7 +107,7 @@ class ServiceClient(ABC, Generic[HttpT]):
         try:
             http = self._open(authorization(api_key or None), timeout(silence_s, patience_s))
         except httpx.InvalidURL as error:
-            raise unreachable(self.url, error) from None
+            raise unreachable(self.url, error) from error
         self._connection: Connection[HttpT] = Connection(http, self.url, patience_s)
 
     @abstractmethod
@@ -192,4 +200,6 @@ def refused(response: httpx.Response, body: bytes) -> Refused:
 def unreachable(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> ConnectionFailed:
     """The error for a service that did not answer."""
     reason = f"nobody answers at {url} ({str(error) or type(error).__name__})"
-    return ConnectionFailed(reason, is_temporary=isinstance(error, TEMPORARY))
+    failed = ConnectionFailed(reason, is_temporary=isinstance(error, TEMPORARY))
+    failed.__cause__ = error
+    return failed

@@ -8,7 +8,7 @@ import httpx
 from phalanx.batch_status import BatchStatus
 from phalanx.client import calls, sync_io
 from phalanx.client.batch_info import BatchInfo, Page, decoded
-from phalanx.client.exchange import BatchOptions, Patience, Prompt, ServiceClient
+from phalanx.client.exchange import BatchOptions, Patience, Prompt, ServiceClient, tls
 from phalanx.client.sync_batch import Batch
 from phalanx.client.sync_io import Closed, ResultStream
 
@@ -62,4 +62,4 @@ class Client(Closed, ServiceClient[httpx.Client]):
         self._connection.http.close()
 
     def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False, verify=tls())
