@@ -41,10 +41,10 @@ def service(keys: KeysFile, api_key: str, slow_key: str) -> Iterator[Service]:
         yield service
 
 
-def load(url: str, api_key: str = "") -> tuple[int, dict[str, list[str]]]:
+def load(url: str, api_key: str = "", *flags: str) -> tuple[int, dict[str, list[str]]]:
     """The exit code, and the lines of the tables by their first column."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.load", "--url", url, *BRIEFLY],
+        [sys.executable, "-m", "tests.load", "--url", url, *BRIEFLY, *flags],
         cwd=ROOT,
         env=os.environ | {"PHALANX_API_KEY": api_key},
         capture_output=True,
@@ -61,9 +61,10 @@ def number(cell: str) -> float:
     return float(cell.replace(",", ""))
 
 
-def test_it_measures_throughput_and_latencies(service: Service, api_key: str) -> None:
+@pytest.mark.parametrize("flags", [(), ("--stream",)], ids=["whole", "streamed"])
+def test_it_measures_throughput_and_latencies(service: Service, api_key: str, flags: tuple[str, ...]) -> None:
     before = service.metric("phalanx_items_total", status="ok")
-    exit_code, rows = load(service.url, api_key)
+    exit_code, rows = load(service.url, api_key, *flags)
     assert exit_code == 0 and "ERROR" not in rows
     requests, items, tokens = (number(rows[name][0]) for name in ("requests", "items", "tokens"))
     assert requests > 4
@@ -86,6 +87,6 @@ def test_clients_that_are_told_to_come_back_later_do_so_and_it_is_counted(servic
 def test_refusals_and_lost_connections_are_told_apart(service: Service) -> None:
     exit_code, rows = load(service.url, "phx-unknown")
     assert exit_code == 1 and number(rows["401 invalid_api_key"][0]) >= 4
-    exit_code, rows = load("http://127.0.0.1:1")
+    exit_code, rows = load("http://127.0.0.1:1", "", "--stream")
     assert exit_code == 1 and number(rows["ConnectError"][0]) >= 4
     assert rows["latency, s"] == ["-"] * 4

@@ -28,7 +28,7 @@ def main() -> int:
     tally = asyncio.run(put_under_load(plan))
     console.print(
         f"{plan.url}: {plan.clients} clients, {plan.prompts_per_request} prompts a request, at most {plan.max_tokens} "
-        f"tokens each, {tally.seconds:.1f} s",
+        f"tokens each{', streamed' if plan.is_streamed else ''}, {tally.seconds:.1f} s",
         highlight=False,
         markup=False,
     )
@@ -48,6 +48,7 @@ def _plan() -> LoadPlan:
     parser.add_argument(
         "--timeout", type=_seconds, default=300.0, metavar="TIME", help="for the answer to one request (%(default)s)"
     )
+    parser.add_argument("--stream", action="store_true", help="results as they come, instead of whole answers")
     given = parser.parse_args()
     return LoadPlan(
         given.url,
@@ -57,6 +58,7 @@ def _plan() -> LoadPlan:
         given.prompts_per_request,
         given.max_tokens,
         given.timeout,
+        given.stream,
     )
 
 

@@ -1,9 +1,12 @@
 """What the clients of a load saw: answers, their latencies, and errors by kind."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
+
+from phalanx.client import Result
 
 
 class _Error(msgspec.Struct):
@@ -60,23 +63,37 @@ class Tally:
         self.latencies_s.append(latency_s)
         self.tokens += answer.usage.completion_tokens
         for result in answer.results:
-            if result.status == "ok":
-                self.items += 1
-            else:
-                self.errors[f"item {(result.error and result.error.code) or result.status}"] += 1
+            self._count(result.status, result.error.code if result.error else None)
+
+    def streamed(self, latency_s: float, results: Iterable[Result]) -> None:
+        """A request's stream has come whole."""
+        self.latencies_s.append(latency_s)
+        for result in results:
+            self.tokens += result.usage.completion_tokens
+            self._count(result.status, result.error.code if result.error else None)
 
     def refused(self, status: int, body: bytes) -> None:
-        """A request has another status. Its kind is the status, with the code if the body is an error of Phalanx's."""
+        """A request has another status, and this body, an error of Phalanx's or not."""
         try:
-            code = _decode_refusal(body).error.code or ""
+            code = _decode_refusal(body).error.code
         except msgspec.DecodeError:
-            code = ""
+            code = None
+        self.turned_away(status, code)
+
+    def turned_away(self, status: int, code: str | None) -> None:
+        """A request has another status. Its kind is the status, with the code if there is one."""
         counter = self.postponed if status in (429, 503) else self.errors
-        counter[f"{status} {code}".strip()] += 1
+        counter[f"{status} {code or ''}".strip()] += 1
 
     def broke(self, error: Exception) -> None:
-        """A request has no answer: its kind is the exception's class."""
-        self.errors[type(error).__name__] += 1
+        """A request has no whole answer: its kind is the class of what broke it, such as a ConnectError."""
+        self.errors[type(error.__cause__ or error).__name__] += 1
+
+    def _count(self, status: str, code: str | None) -> None:
+        if status == "ok":
+            self.items += 1
+        else:
+            self.errors[f"item {code or status}"] += 1
 
     def percentile(self, percent: int) -> float | None:
         """The latency that so many percent of the requests do not exceed, in seconds. None without answers."""

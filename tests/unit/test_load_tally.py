@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
+from phalanx.client import IncompleteAnswer, Result, ResultError, Usage
+from phalanx.client.exchange import unreachable
 from tests.load.tally import Tally
 
 
@@ -34,6 +37,23 @@ def test_refusals_are_told_apart_by_status_and_code() -> None:
     tally.refused(400, b'{"error":{"code":null}}')
     assert tally.postponed == {"429 backlog_full": 1, "503": 1}
     assert tally.errors == {"400": 1}
+
+
+def test_a_stream_counts_as_a_whole_answer_does() -> None:
+    tally = Tally()
+    ok = Result(0, "ok", [], Usage(completion_tokens=8))
+    poisoned = Result(1, "error", [], Usage(), error=ResultError("poisoned", "m"))
+    tally.streamed(0.5, [ok, poisoned, Result(2, "timeout", [], Usage(completion_tokens=3)), ok])
+    assert (tally.requests, tally.items, tally.tokens) == (1, 2, 19)
+    assert tally.errors == {"item poisoned": 1, "item timeout": 1}
+
+
+def test_answers_that_break_are_told_apart_by_what_broke_them() -> None:
+    tally = Tally()
+    tally.broke(httpx.ConnectError("refused"))
+    tally.broke(unreachable("http://gateway", httpx.ConnectError("refused")))
+    tally.broke(IncompleteAnswer("a line is none of Phalanx's"))
+    assert tally.errors == {"ConnectError": 2, "IncompleteAnswer": 1}
 
 
 def test_a_percentile_is_the_latency_that_so_many_requests_do_not_exceed() -> None:
