@@ -86,13 +86,14 @@ def results(url: str, api_key: str | None, batch_id: str, after: int, follow: bo
         batch = client.batch(batch_id)
         batch.refresh()  # a gateway or a batch that is not there is said at once
         with batch.results(after, follow=follow) as stream:
-            for _ in stream:
+            for result in stream:
                 output.write(stream.line + b"\n")
+                after = result.seq or after
                 if follow:
                     output.flush()
     output.write(b"")  # so that there is a file if there were none
     if stream.summary is None and stream.progress is not None:
-        _say_more_will_come(stream.progress)
+        _say_more_will_come(stream.progress, after)
 
 
 @batches.command()
@@ -191,12 +192,12 @@ def _for_each(url: str, api_key: str | None, batch_ids: tuple[str, ...], act: "C
         raise CommandError("\n".join(refusals), 1)
 
 
-def _say_more_will_come(progress: "Progress") -> None:
+def _say_more_will_come(progress: "Progress", last_seq: int) -> None:
     counts = progress.request_counts
     left = counts.total - counts.ok - counts.error - counts.cancelled - counts.timeout
     click.echo(
         f"phalanx: {progress.id} is {progress.status}, and {left:,} of {counts.total:,} results are still to come: "
-        f"read on with --after {progress.last_seq}, or with --follow",
+        f"read on with --after {last_seq}, or with --follow",
         err=True,
     )
 

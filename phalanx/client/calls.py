@@ -22,9 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Call:
-    """A request that may be sent again at any time."""
-
-    can_be_sent_again = True
+    """A request, which may be sent again unless it says otherwise."""
 
     def __init__(
         self, method: str, path: str, *, params: Params | None = None, body: bytes | None = None, accepts: str = JSON
@@ -34,6 +32,11 @@ class Call:
         self.params = params
         self.headers = {"Accept": accepts} if body is None else {"Accept": accepts, "Content-Type": JSON}
         self._body = body
+
+    @property
+    def can_be_sent_again(self) -> bool:
+        """Whether all of it is still there."""
+        return True
 
     def content(self) -> bytes | Iterator[bytes] | None:
         """The body, for one attempt."""
@@ -62,7 +65,7 @@ class Submission(Call):
         self._is_sent = False
 
     @property
-    def can_be_sent_again(self) -> bool:  # type: ignore[override]  # it changes here
+    def can_be_sent_again(self) -> bool:
         """Whether all prompts are still there."""
         return not (self._is_begun and isinstance(self._prompts, Iterator))
 
@@ -78,7 +81,7 @@ class Submission(Call):
         return failed
 
     def _lost(self, url: str, error: httpx.HTTPError) -> ConnectionFailed:
-        broke = f"the connection to {url} broke ({error or type(error).__name__})"
+        broke = f"the connection to {url} broke ({str(error) or type(error).__name__})"
         if not self._is_sent:
             return ConnectionFailed(f"{broke} before all prompts were sent: nothing was accepted")
         if not self._has_key:
