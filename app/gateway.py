@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -27,7 +28,7 @@ from app.ranks.devices import Allotment
 from app.ranks.events import Loss
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
-from app.settings.folders import service_journal, socket_folder
+from app.settings.folders import service_journal, temporary_folder
 from app.traces import OFF, Traces
 from engines import tasks
 from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Result, Run
@@ -56,7 +57,7 @@ class Gateway:
         self.metrics = Metrics(__version__)
         self.keeper = JournalKeeper(
             service_journal(settings, environ),
-            socket_folder(),
+            Path(temporary_folder()),
             settings.quotas,
             settings.retention,
             self.metrics.journal_commit,
