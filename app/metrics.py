@@ -86,6 +86,25 @@ class Metrics:
             buckets=REQUEST_SECONDS,
             registry=self.registry,
         )
+        self._cut = Counter(
+            "phalanx_connections_cut_total", "Connections that the gateway ended.", ["reason"], registry=self.registry
+        )
+        self._commit_seconds = Histogram(
+            "phalanx_journal_commit_seconds",
+            "Until the journal has stored what came together.",
+            buckets=COMMIT_SECONDS,
+            registry=self.registry,
+        )
+        self._lag = Histogram(
+            "phalanx_event_loop_lag_seconds",
+            "How late the gateway's event loop was, looked at twenty times a second.",
+            buckets=LAG_SECONDS,
+            registry=self.registry,
+        )
+        self._declare_work()
+
+    def _declare_work(self) -> None:
+        """What counts batches, their items and tokens."""
         items = Counter("phalanx_items_total", "Items that have their result.", ["status"], registry=self.registry)
         self._items = {status: items.labels(status) for status in STATUSES}
         self._batches = Counter("phalanx_batches_total", "Batches that have ended.", registry=self.registry)
@@ -98,15 +117,6 @@ class Metrics:
         self._completion_tokens = Counter(
             "phalanx_completion_tokens_total", "Generated tokens of answered items.", ["rank"], registry=self.registry
         )
-        self._cut = Counter(
-            "phalanx_connections_cut_total", "Connections that the gateway ended.", ["reason"], registry=self.registry
-        )
-        self._commit_seconds = Histogram(
-            "phalanx_journal_commit_seconds",
-            "Until the journal has stored what came together.",
-            buckets=COMMIT_SECONDS,
-            registry=self.registry,
-        )
         self._tenants: set[str] = set()
         self._tenant_items = Counter(
             "phalanx_tenant_items_total", "Items that have their result.", ["tenant"], registry=self.registry
@@ -118,12 +128,6 @@ class Metrics:
             "phalanx_prediction_error_ratio",
             "How far the time left, predicted when half of a batch was done, was from the true time, as a share of it.",
             buckets=PREDICTION_ERRORS,
-            registry=self.registry,
-        )
-        self._lag = Histogram(
-            "phalanx_event_loop_lag_seconds",
-            "How late the gateway's event loop was, looked at twenty times a second.",
-            buckets=LAG_SECONDS,
             registry=self.registry,
         )
 
@@ -161,6 +165,7 @@ class Metrics:
     def journal_commit(self, seconds: float) -> None:
         """The journal has committed. Called in its own thread."""
         self._commit_seconds.observe(seconds)
+
     def predicted(self, error_ratio: float) -> None:
         """A batch has ended. The time left, predicted when half of it was done, was so far from the true time."""
         self._prediction.observe(error_ratio)
