@@ -18,14 +18,14 @@ from app.batches.forecasts import Forecasts
 from app.batches.memory import Holding
 from app.batches.prediction import BatchSize
 from app.batches.request import BatchRequest
-from app.batches.results import ResultError, result_error
+from app.batches.results import ResultError, Status, result_error
 from app.batches.sink import Brake, Rest
 from app.dispatch.item import Item
 from app.errors import InvalidRequest, TryLater
 from app.keys.ring import Caller
 from app.ranks.fleet import Fleet
 from app.ranks.rank import Rank
-from engines.contract.protocol import ItemSize
+from engines.contract.protocol import ItemSize, Result
 
 MAX_CONCURRENT = 2  # dry runs: more would only get in each other's way, on ranks that have other work
 MAX_WAITING = 64  # dry runs whose turn has not come
@@ -85,9 +85,9 @@ class Refusals:
     def open(self, brake: Brake) -> None:
         """It never is."""
 
-    def put(self, index: int, result: bytes) -> None:
+    def put(self, index: int, encoded: bytes, status: Status, result: Result) -> None:
         """An item that was refused."""
-        found = _decode_refused(result)
+        found = _decode_refused(encoded)
         self.items[index] = DryRunItem(index=index, custom_id=found.custom_id, error=found.error)
 
     def close(self, rest: Rest | None) -> None:

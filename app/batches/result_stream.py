@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.batches.memory import Holding
+from app.batches.results import Status
 from app.batches.sink import Brake, Rest
+from engines.contract.protocol import Result
 
 # What a client may take for the end of a line: Python's str.splitlines does, and httpx with it. In JSON the first two
 # are space between values, for a prompt is handed back as it was laid out; the others can only stand within a string.
@@ -37,9 +39,9 @@ class ResultStream:
         self._brake = brake
         self._hold_when_full()
 
-    def put(self, index: int, result: bytes) -> None:
+    def put(self, index: int, encoded: bytes, status: Status, result: Result) -> None:
         """Keeps it until it is taken. What runs already is taken in beyond the window, too."""
-        line = as_line(result)
+        line = as_line(encoded)
         self._unread_bytes += len(line)
         self._keep(line)
         self._hold_when_full()

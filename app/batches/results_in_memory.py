@@ -1,7 +1,9 @@
 """The results of a batch that is answered at once: kept until the answer is sent."""
 
 from app.batches.memory import Holding
+from app.batches.results import Status
 from app.batches.sink import Brake, Rest
+from engines.contract.protocol import Result
 
 
 class ResultsInMemory:
@@ -18,10 +20,10 @@ class ResultsInMemory:
     def open(self, brake: Brake) -> None:
         """Nothing holds it back: a result is never refused."""
 
-    def put(self, index: int, result: bytes) -> None:
+    def put(self, index: int, encoded: bytes, status: Status, result: Result) -> None:
         """Keeps it."""
-        self._results[index] = result
-        self._holding.add(len(result))
+        self._results[index] = encoded
+        self._holding.add(len(encoded))
 
     def close(self, rest: Rest | None) -> None:
         """What has no result yet has what `rest` says: made when it is read, for a client that has gone reads none."""

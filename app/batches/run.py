@@ -174,7 +174,8 @@ class BatchRun(Generic[SinkT_co]):
             raise RuntimeError(f"item {index} of {self.record.id} has a result already, or never came")
         del self._window[index]
         label = self.record.take_label(index)
-        self.sink.put(index, encode_result(index, label, status, result, rank, attempts, place))
+        encoded = encode_result(index, label, status, result, rank, attempts, place)
+        self.sink.put(index, encoded, status, result)
         code = None if result.error is None else str(result.error.code)
         self.trace.finished(index, status, code)
         if code == ItemErrorCode.POISONED:

@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.batches.results import Status
+from engines.contract.protocol import Result
+
 
 @dataclass(frozen=True)
 class Rest:
@@ -38,8 +41,8 @@ class ResultSink(Protocol):
     def open(self, brake: Brake) -> None:
         """The batch begins to run; a sink that is full holds it back."""
 
-    def put(self, index: int, result: bytes) -> None:
-        """The JSON of an item's result. It may come before `open`: an item that was refused never runs."""
+    def put(self, index: int, encoded: bytes, status: Status, result: Result) -> None:
+        """An item's result as JSON, and what that was made of. It may come before `open`: a refused item never runs."""
 
     def close(self, rest: Rest | None) -> None:
         """No more comes. `rest` gives the results of the items that have none."""

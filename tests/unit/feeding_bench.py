@@ -25,6 +25,7 @@ from app.journal.records import DayUsage
 from app.journal.usage_meter import UsageMeter
 from app.metrics import Metrics
 from app.settings.declaration import Settings
+from engines.contract.protocol import Result
 
 MOST_PASSES = 2000  # of the event loop, in which something must come about
 
@@ -69,9 +70,9 @@ class Collected:
     def open(self, brake: Brake) -> None:
         self.brake = brake
 
-    def put(self, index: int, result: bytes) -> None:
+    def put(self, index: int, encoded: bytes, status: Status, result: Result) -> None:
         assert index not in self.results, f"item {index} got two results"
-        self.results[index] = msgspec.json.decode(result)
+        self.results[index] = msgspec.json.decode(encoded)
 
     def close(self, rest: Rest | None) -> None:
         self.rests.append(rest)

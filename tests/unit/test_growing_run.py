@@ -7,7 +7,7 @@ import pytest
 from batch_bench import make_run
 
 from app.batches.record import BatchRecord, Label
-from app.batches.results import RequestCounts, Usage
+from app.batches.results import RequestCounts, Status, Usage
 from app.batches.run import BatchRun
 from app.batches.sink import Brake, Rest
 from app.dispatch.item import Item
@@ -24,8 +24,8 @@ class Sink:
     def open(self, brake: Brake) -> None:
         pass
 
-    def put(self, index: int, result: bytes) -> None:
-        self.results.append(msgspec.json.decode(result))
+    def put(self, index: int, encoded: bytes, status: Status, result: Result) -> None:
+        self.results.append(msgspec.json.decode(encoded))
 
     def close(self, rest: Rest | None) -> None:
         self.rests.append(rest)

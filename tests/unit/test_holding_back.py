@@ -9,6 +9,7 @@ from dispatch_bench import make_items as items_of
 from app.batches.admission import AdmissionGate
 from app.batches.rate import RateMeter
 from app.batches.record import BatchRecord
+from app.batches.results import Status
 from app.batches.run import BatchRun
 from app.batches.runs import Runs
 from app.batches.sink import Brake, Rest
@@ -18,6 +19,7 @@ from app.journal.records import DayUsage
 from app.journal.usage_meter import UsageMeter
 from app.metrics import Metrics
 from app.settings.declaration import Settings
+from engines.contract.protocol import Result
 
 
 class Slow:
@@ -33,7 +35,7 @@ class Slow:
     def open(self, brake: Brake) -> None:
         self._brake = brake
 
-    def put(self, index: int, result: bytes) -> None:
+    def put(self, index: int, encoded: bytes, status: Status, result: Result) -> None:
         self.unread.append(index)
         if len(self.unread) >= self.room:
             self._brake.hold()

@@ -44,18 +44,18 @@ def stream(held: HeldBytes) -> ResultStream:
     return ResultStream(held.open(), WINDOW)
 
 
-def put(stream: ResultStream, *results: bytes) -> None:
-    for index, result in enumerate(results):
-        stream.put(index, result)
+def put(stream: ResultStream, *results: bytes, first: int = 0) -> None:
+    for index, encoded in enumerate(results, first):
+        stream.put(index, encoded, "ok", Result(0, Outcome.OK))
 
 
 def test_results_are_taken_in_the_order_they_came_and_are_forgotten_then(stream: ResultStream, held: HeldBytes) -> None:
-    stream.put(2, b"two")
-    stream.put(0, b"zero")
+    put(stream, b"two", first=2)
+    put(stream, b"zero")
     assert held.total == 9
     assert list(stream.take()) == [b"two\n", b"zero\n"]
     assert (held.total, list(stream.take()), stream.is_read) == (0, [], False)
-    stream.put(1, b"one")
+    put(stream, b"one", first=1)
     stream.close(None)
     assert not stream.is_read
     assert (list(stream.take()), stream.is_read) == ([b"one\n"], True)
@@ -152,7 +152,7 @@ def test_what_is_released_is_forgotten_and_counts_no_more(stream: ResultStream, 
     next(lines)
     stream.release()
     stream.release()
-    stream.put(2, b"a result that comes after the client has gone")
+    put(stream, b"a result that comes after the client has gone")
     assert held.total == 0
 
 

@@ -17,6 +17,7 @@ from app.batches.sink import Rest
 from app.batches.spool_space import SpoolAccount, SpoolSpace
 from app.batches.spooled_stream import SpooledStream
 from engines import tasks
+from engines.contract.protocol import Outcome, Result
 
 WINDOW = 100
 LINES = [b"%09d" % number for number in range(200)]
@@ -55,7 +56,7 @@ class Bench:
 
     def put(self, lines: list[bytes]) -> None:
         for index, line in enumerate(lines):
-            self.stream.put(index, line)
+            self.stream.put(index, line, "ok", Result(0, Outcome.OK))
 
 
 async def until(is_so: Callable[[], bool]) -> None:
