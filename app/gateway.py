@@ -10,6 +10,7 @@ import msgspec
 
 from app.batches.acceptance import Acceptance
 from app.batches.admission import AdmissionGate
+from app.batches.arrival import Arrivals
 from app.batches.availability import Availability
 from app.batches.dry_run import DryRuns
 from app.batches.engine_check import EngineCheck
@@ -17,6 +18,7 @@ from app.batches.memory import HeldBytes
 from app.batches.rate import RateMeter
 from app.batches.reading import BodyReads
 from app.batches.runs import Runs
+from app.batches.spool_space import SpoolSpace
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.placement import Dispatch, placement
 from app.journal.keeper import JournalKeeper
@@ -28,7 +30,7 @@ from app.ranks.devices import Allotment
 from app.ranks.events import Loss
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
-from app.settings.folders import service_journal, temporary_folder
+from app.settings.folders import service_journal, spool_folder, temporary_folder
 from app.traces import OFF, Traces
 from engines import tasks
 from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Result, Run
@@ -82,7 +84,11 @@ class Gateway:
         self.runs = Runs(self.dispatcher, admission, rate, self.metrics, self.keeper.usage, self._fail)
         engine_check = EngineCheck(self.fleet, self.availability)
         self.acceptance = Acceptance(
-            settings, self.fleet, self.availability, engine_check, admission, self.runs, traces
+            settings, self.fleet, self.availability, engine_check, admission, self.runs, traces, self.dispatcher
+        )
+        self.spools = SpoolSpace(settings.max_spool_bytes, spool_folder(settings.spool_dir))
+        self.arrivals = Arrivals(
+            self.acceptance, self.runs, self.availability, self.spools, settings.stream_window_bytes
         )
         self.dry_runs = DryRuns(self.acceptance, self.fleet, self.availability, self.runs.forecasts)
         self._watch()
@@ -172,6 +178,7 @@ class Gateway:
                 "phalanx_active_batches": lambda: self.runs.active,
                 "phalanx_batches_held_back": lambda: self.runs.held_back,
                 "phalanx_held_bytes": lambda: self.memory.total,
+                "phalanx_spool_bytes": lambda: self.spools.total,
                 "phalanx_items_requeued_total": lambda: dispatcher.requeued_items,
                 "phalanx_items_poisoned_total": lambda: dispatcher.convicted,
                 "phalanx_journal_available": lambda: keeper.health.reason is None,

@@ -48,6 +48,7 @@ WATCHED_GAUGES = {
     "phalanx_stored_batches": "Batches in the journal.",
     "phalanx_stored_items": "Items in the journal.",
     "phalanx_stored_bytes": "Items and results in the journal, in bytes.",
+    "phalanx_spool_bytes": "Items of NDJSON bodies and unread results of theirs on disk, in bytes.",
 }
 WATCHED_COUNTERS = {
     "phalanx_items_requeued_total": "Attempts that were lost and made again.",

@@ -41,6 +41,7 @@ class AttachedResponse(Response, ABC, Generic[SinkT]):
         """Sends the answer. Never leaves the batch running behind a client that is gone."""
         watcher = tasks.start(self._watch_client(receive), f"client of {self._run.record.id}", self._lose_client)
         try:
+            await self._wait_to_begin()
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if await self._send_answer(send):
                 self._run.trace.answered()
@@ -48,6 +49,9 @@ class AttachedResponse(Response, ABC, Generic[SinkT]):
             self._cancel(self._run)
             self._run.sink.release()
             await tasks.end(watcher)
+
+    async def _wait_to_begin(self) -> None:
+        """Until the headers may be sent. Raises RequestError, which is answered instead."""
 
     async def _send_parts(self, send: Send, parts: Iterable[bytes], is_end: Callable[[], bool]) -> bool:
         """Whether all of them were sent. If they are the end, that goes with the last piece: small answers are many."""

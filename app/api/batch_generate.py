@@ -8,6 +8,7 @@ from fastapi.responses import Response
 
 from app.api import examples
 from app.api.answer_form import is_streamed
+from app.api.arriving_stream import HELD_BYTES, ArrivingStream
 from app.api.auth import caller_of
 from app.api.batch_response import BatchResponse
 from app.api.batch_schemas import ANSWER, LINE, SCHEMAS
@@ -15,6 +16,7 @@ from app.api.batch_stream import BatchStream
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers
 from app.api.dry_run_response import DryRunResponse
+from app.api.ndjson_body import NdjsonBody, is_ndjson
 from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
 from app.batches.acceptance import OpenSink
@@ -60,6 +62,8 @@ async def batch_generate(request: Request) -> Response:
     gateway.availability.check()
     holding = gateway.memory.open()
     try:
+        if is_ndjson(request):
+            return await _answer_lines(request, gateway, holding)
         asked = await gateway.acceptance.read(await _read(request, gateway, holding))
         if asked.dry_run:
             return DryRunResponse(gateway.dry_runs.run(asked, caller_of(request), holding), holding)
@@ -69,6 +73,26 @@ async def batch_generate(request: Request) -> Response:
         holding.close()
         raise
     return _answer(run, gateway)
+
+
+async def _answer_lines(request: Request, gateway: Gateway, holding: Holding) -> Response:
+    """Begins the batch of an NDJSON body, whose items come while it runs."""
+    holding.take(HELD_BYTES)
+    body = NdjsonBody(request, gateway.settings, gateway.bodies, gateway.acceptance.turnstile)
+    options = await body.options()
+    _check_attached(options, request)
+    arrival = await gateway.arrivals.begin(options, caller_of(request), holding)
+    return ArrivingStream(arrival, body.bodies(), gateway)
+
+
+def _check_attached(options: BatchRequest, request: Request) -> None:
+    """The answer to lines is a stream. Raises InvalidRequest when something else is asked for."""
+    if options.dry_run:
+        raise InvalidRequest("dry_run needs a JSON body: send the prompts as one, or leave it out", param="dry_run")
+    if not is_streamed(options.stream is not False, ", ".join(request.headers.getlist("accept"))):
+        raise InvalidRequest(
+            "stream is false: the answer to an NDJSON body is a stream, so leave it out", param="stream"
+        )
 
 
 def _sink(asked: BatchRequest, request: Request, gateway: Gateway, holding: Holding) -> OpenSink[Sink]:

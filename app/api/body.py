@@ -62,7 +62,7 @@ async def read_json(request: Request, limits: BodyLimits, holding: Holding, read
     media_type = media_type_of(request)
     if media_type != JSON_TYPE:
         raise WrongMediaType(
-            f"Content-Type is {media_type[:100]!r}: it must be {JSON_TYPE}",
+            f"Content-Type is {media_type[:100]!r}: it must be {JSON_TYPE}, or application/x-ndjson for lines",
             param="Content-Type",
             code="unsupported_media_type",
         )

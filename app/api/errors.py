@@ -42,12 +42,17 @@ class ErrorAnswer(msgspec.Struct):
 _encode = msgspec.json.Encoder().encode
 
 
-def answer(error: RequestError) -> Response:
-    """The HTTP answer of an error."""
+def body_of(error: RequestError) -> ErrorBody:
+    """An error as clients are told of it."""
     body = ErrorBody(message=error.message, type=error.kind, param=error.param, code=error.code)  # type: ignore[arg-type]  # the tree's classes carry these words
     if error.retry_after_s is not None:
         body.retry_after_s = error.retry_after_s
-    return Response(_encode(ErrorAnswer(body)), error.status, error.headers, "application/json")
+    return body
+
+
+def answer(error: RequestError) -> Response:
+    """The HTTP answer of an error."""
+    return Response(_encode(ErrorAnswer(body_of(error))), error.status, error.headers, "application/json")
 
 
 def refusal(scope: Scope, error: RequestError) -> Response:

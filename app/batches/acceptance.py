@@ -6,10 +6,11 @@ from typing import TypeVar
 from app.batches.admission import AdmissionGate, owner_of
 from app.batches.availability import Availability
 from app.batches.engine_check import EngineCheck
+from app.batches.feeding import Feeder, ItemSource
 from app.batches.intake import Intake
 from app.batches.memory import Holding
 from app.batches.parsing import parse_in_turn
-from app.batches.record import BatchRecord
+from app.batches.record import BatchRecord, Label
 from app.batches.request import DEFAULT_PRIORITY, NOT_YET, BatchRequest, bytes_of
 from app.batches.run import BatchRun
 from app.batches.runs import Runs
@@ -17,12 +18,14 @@ from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.sink import ResultSink
 from app.batches.splitting import Entries, split
 from app.batches.turnstile import Turnstile
+from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Owner
 from app.errors import InvalidRequest, NotFound
 from app.keys.ring import Caller
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from app.traces import Traces
+from engines.contract.protocol import ItemError, ItemErrorCode
 
 ITEM_BYTES = 512  # that an item takes up besides its prompt and its result, and what is kept of it in the end
 SinkT = TypeVar("SinkT", bound=ResultSink)
@@ -41,6 +44,7 @@ class Acceptance:
         admission: AdmissionGate,
         runs: Runs,
         traces: Traces,
+        dispatcher: Dispatcher,
     ) -> None:
         self._settings = settings
         self._fleet = fleet
@@ -49,11 +53,12 @@ class Acceptance:
         self._admission = admission
         self._runs = runs
         self._traces = traces
-        self._turnstile = Turnstile()
+        self._dispatcher = dispatcher
+        self.turnstile = Turnstile()
 
     async def read(self, body: bytearray) -> BatchRequest:
         """What a body asks for, checked as far as the batch as a whole goes. Raises RequestError."""
-        request = await parse_in_turn(body, self._turnstile)
+        request = await parse_in_turn(body, self.turnstile)
         self._check(request)
         return request
 
@@ -78,8 +83,7 @@ class Acceptance:
     ) -> BatchRun[SinkT]:
         """A batch with its items, which does not run yet. One that never will needs no room in the backlog."""
         priority = _priority(request, caller)
-        resolver = self._resolve(request)
-        await self._engine_check.ask(resolver.batch_wide.wire)
+        resolver = await self._agree(request)
         prompts = await self._take_apart(request, owner_of(caller))
         if will_run:
             self._admission.check_share(owner_of(caller), len(prompts))
@@ -92,9 +96,50 @@ class Acceptance:
         run.expect(len(prompts))
         run.complete()
         intake = Intake(request, resolver, self._settings, run, self._fleet.max_model_len)
-        await intake.take(enumerate(prompts), self._turnstile)
+        await intake.take(enumerate(prompts), self.turnstile)
         holding.take(resolver.wire_bytes)
         return run
+
+    async def begin(
+        self, options: BatchRequest, caller: Caller, sink: SinkT, source: ItemSource, label: Callable[[int], Label]
+    ) -> BatchRun[SinkT]:
+        """A batch that runs, with no items yet: the run is told of those in `source` as they come, and when they end.
+
+        `label` is asked for items that never ran. The batch has no time limit. Raises RequestError.
+        """
+        self._check(options)
+        priority = _priority(options, caller)
+        resolver = await self._agree(options)
+        record = BatchRecord(self._settings.public_name, priority, owner_of(caller), caller.tenant)
+        run = BatchRun(record, sink, self._runs.forget, self._traces.batch(0), label_untaken=label)
+        intake = Intake(options, resolver, self._settings, run, self._fleet.max_model_len)
+        self._availability.check()
+        feeder = Feeder(
+            run,
+            intake,
+            source,
+            self._dispatcher,
+            self.turnstile,
+            room=self._admission.window_room,
+            on_error=self._lose_items,
+        )
+        self._runs.begin(run, None, feeder)
+        return run
+
+    def _lose_items(self, run: BatchRun[ResultSink], error: BaseException) -> None:
+        reason = f"the gateway could not read the item back from its disk: {error}"
+        self._runs.fail(run, ItemError(ItemErrorCode.ENGINE_ERROR, reason))
+
+    @property
+    def default_timeout_s(self) -> float | None:
+        """Of a batch that names no timeout."""
+        return self._settings.default_timeout_s
+
+    async def _agree(self, request: BatchRequest) -> SamplingResolver:
+        """The batch-wide sampling parameters, which a rank accepts."""
+        resolver = self._resolve(request)
+        await self._engine_check.ask(resolver.batch_wide.wire)
+        return resolver
 
     def _check(self, request: BatchRequest) -> None:
         """What concerns the batch as a whole."""
@@ -124,9 +169,9 @@ class Acceptance:
 
     async def _take_apart(self, request: BatchRequest, owner: Owner) -> Entries:
         """The prompts, each as the JSON that it came in. Too many are refused before memory is spent on them."""
-        await self._turnstile.enter()
+        await self.turnstile.enter()
         most, longest = self._admission.most_items + 1, self._settings.max_prompt_bytes
-        prompts = await split(memoryview(request.prompts), most, longest, self._turnstile)
+        prompts = await split(memoryview(request.prompts), most, longest, self.turnstile)
         self._admission.check_size(len(prompts), owner)
         return prompts
 

@@ -48,7 +48,7 @@ class LengthMemory:
 
 
 class RunForecast:
-    """One batch's, told by its run what becomes of its items."""
+    """One batch's, told by its run what becomes of its items. One that `grows` knows of those alone that have come."""
 
     def __init__(
         self,
@@ -57,8 +57,11 @@ class RunForecast:
         memory: LengthMemory,
         ahead: Callable[[Flow], WorkAhead],
         clock: Clock,
+        *,
+        grows: bool,
     ) -> None:
         self.flow = flow
+        self._grows = grows
         self._forecast = forecast
         self._memory = memory
         self._ahead = ahead
@@ -69,6 +72,11 @@ class RunForecast:
     def look_back(self, items: int) -> None:
         """From now on predictions are kept, to be judged when so many items are done."""
         self._hindsight = Hindsight(items, self._clock)
+
+    def item_came(self, item: Item) -> None:
+        """It waits from now on."""
+        if self._grows:
+            self._forecast.grow(size_of([item]))
 
     def item_started(self, item: Item) -> None:
         """It was sent to a rank."""
@@ -125,11 +133,12 @@ class Forecasts:
         self._clock = clock
         self._open: set[RunForecast] = set()
 
-    def begin(self, flow: Flow, size: BatchSize) -> RunForecast:
-        """For a batch that begins; `size` is what its items may generate. End it with `end`."""
+    def begin(self, flow: Flow, size: BatchSize, *, grows: bool = False) -> RunForecast:
+        """For a batch that begins; `size` is what its items may generate, or the first of one that `grows`. End it
+        with `end`."""
         self._pace.slots = max(1, self._slots())
         forecast = BatchForecast(size, self._pace, self._memory.prior)
-        run = RunForecast(flow, forecast, self._memory, self._ahead, self._clock)
+        run = RunForecast(flow, forecast, self._memory, self._ahead, self._clock, grows=grows)
         self._open.add(run)
         return run
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from app.batches.lines import refusal_of
 from app.batches.record import NO_LABEL, Label
 from app.batches.request import BatchRequest, CustomId, PromptObject, bytes_of
 from app.batches.run import BatchRun
@@ -96,6 +97,11 @@ class Intake:
         return items
 
     def _item_or_refusal(self, index: int, raw: bytes) -> Item | None:
+        refusal = refusal_of(raw)
+        if refusal is not None:
+            self._describe(index, NO_LABEL, None)
+            self._run.refuse(index, refusal)
+            return None
         try:
             item = self._item_of_object(index, raw) if raw[:1] == b"{" else self._bare_item(index, raw)
         except _Refused as refused:
@@ -220,7 +226,10 @@ class _Seen:
 
 def label_of(raw: bytes, *, returns_prompts: bool) -> Label:
     """What the result of a prompt, given as JSON, hands back of it, as far as that is right: for one never taken in."""
-    label, prompt = _label_of(raw) if raw[:1] == b"{" else (NO_LABEL, _if_encoded(msgspec.Raw(raw)))
+    if refusal_of(raw) is not None:
+        label, prompt = NO_LABEL, None
+    else:
+        label, prompt = _label_of(raw) if raw[:1] == b"{" else (NO_LABEL, _if_encoded(msgspec.Raw(raw)))
     return replace(label, prompt=prompt or NULL) if returns_prompts else label
 
 

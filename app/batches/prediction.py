@@ -56,6 +56,13 @@ class BatchForecast:
         self._stays: dict[int, Stay] = {}
         self._waiting = size.sequences
 
+    def grow(self, more: BatchSize) -> None:
+        """More items have come than it was begun with."""
+        self._size = BatchSize(
+            self._size.sequences + more.sequences, self._size.max_completion_tokens + more.max_completion_tokens
+        )
+        self._waiting += more.sequences
+
     def started(self, index: int, sequences: int = 1) -> None:
         """The item was sent to a rank."""
         self._stays[index] = self._pace.began(sequences)

@@ -96,6 +96,8 @@ class BatchRun(Generic[SinkT_co]):
     def add(self, item: Item) -> None:
         """What has become of a prompt that was taken."""
         self._window[item.index] = item
+        if self.forecast is not None:
+            self.forecast.item_came(item)
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Calls it from now on when an item has left the backlog, and when more are expected or no more will be."""

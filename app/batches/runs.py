@@ -71,7 +71,7 @@ class Runs:
         """Admits the batch and starts it. Raises TryLater or TooLarge when there is no room.
 
         One with a feeder comes in windows, and is always admitted: the feeder finds room for each of them. `size` is
-        what its items may generate, as far as that is known.
+        what its items may generate; where nobody knows, its forecast is of those that have come.
         """
         items = run.items
         tokens = sum(item.cost for item in items)
@@ -88,18 +88,30 @@ class Runs:
             run.trace.ended(run.counts.items())
             self._conclude(run)
             return
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time, run) if timeout_s else None
-        self._active[run] = Life(timer, feeder)
+        self._active[run] = Life(None, feeder)
+        self.expire_after(run, timeout_s)
         self._idle.clear()
         self._rate.busy()
-        run.forecast = self.forecasts.begin(run.flow, size or size_of(items))
-        run.forecast.look_back(len(items) + run.missing)
+        grows = feeder is not None and size is None
+        run.forecast = self.forecasts.begin(run.flow, size or size_of(items), grows=grows)
+        if not grows:
+            run.forecast.look_back(len(items) + run.missing)
         run.sink.open(_FlowBrake(self._dispatcher, run.flow))
         self._dispatcher.submit(run.flow, items)
         if feeder is not None:
             feeder.start()
 
+    def expire_after(self, run: AnyRun, timeout_s: float | None) -> None:
+        """What has no result by then ends with a timeout. Without a time nothing changes."""
+        if timeout_s and run in self._active:
+            self._active[run].timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time, run)
+
     # -- ending
+
+    def fail(self, run: AnyRun, error: ItemError) -> None:
+        """What is left of the batch gets this error."""
+        if run in self._active:
+            self._end(run, "error", error)
 
     def cancel(self, run: AnyRun) -> None:
         """The client is gone: what is left of the batch is given up, in the backlog and on the ranks."""

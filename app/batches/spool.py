@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.batches.item_source import SourceItem
+from app.batches.feeding import SourceItem
 from app.batches.spool_space import SpoolAccount, disk_full
 from app.batches.spool_store import SpoolStore
 
@@ -14,7 +14,7 @@ class Spool:
     """An ItemSource. One adds while another reads. What it takes counts for `account`; close both in the end."""
 
     def __init__(self, account: SpoolAccount) -> None:
-        self._account = account
+        self.account = account
         space = account.space
         self._store = SpoolStore(space.folder, space.segment_bytes, account.give_back_items)
         self._ahead: tuple[int, list[bytes]] = 0, []  # what `body` has read: the first index, and bodies
@@ -29,7 +29,7 @@ class Spool:
 
         Raises TryLater for a full disk or no room, and TooLarge for what never fits.
         """
-        await self._account.take(sum(map(len, bodies)))
+        await self.account.take(sum(map(len, bodies)))
         first = self._store.add(bodies)
         try:
             await self._store.write_out()

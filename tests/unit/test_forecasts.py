@@ -68,6 +68,22 @@ def test_who_comes_first_is_waited_for_and_who_comes_beside_is_shared_with() -> 
     assert bench.seconds_for_hundred(Flow(0)) == pytest.approx(alone)
 
 
+def test_a_batch_whose_size_nobody_knows_is_as_large_as_what_has_come() -> None:
+    bench = Bench()
+    run = make_run(40)
+    grown = bench.forecasts.begin(run.flow, size_of([]), grows=True)
+    items = make_items(run, max_tokens=ASKED)
+    known, _ = bench.begin(40)
+    assert grown.expected_tokens == 0
+    for item in items:
+        grown.item_came(item)
+        known.item_came(item)
+    assert grown.expected_tokens == known.expected_tokens > 0, "the other knew of them before"
+    bench.run(grown, items)
+    assert grown.expected_tokens == 0
+    assert grown.quality() is None
+
+
 def test_items_that_never_ran_or_came_back_are_not_waited_for_in_the_end() -> None:
     bench = Bench()
     forecast, items = bench.begin(3)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.batches import spool_file, spool_store
-from app.batches.item_source import SourceItem
+from app.batches.feeding import SourceItem
 from app.batches.result_spool import ResultSpool
 from app.batches.spool import Spool
 from app.batches.spool_file import SpoolClosed, SpoolFile
