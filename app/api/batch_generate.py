@@ -11,7 +11,7 @@ from app.api.answer_form import is_streamed
 from app.api.arriving_stream import HELD_BYTES, ArrivingStream
 from app.api.auth import caller_of
 from app.api.batch_response import BatchResponse
-from app.api.batch_schemas import ANSWER, LINE, SCHEMAS
+from app.api.batch_schemas import ANSWER, LINE, REQUEST_LINE, SCHEMAS
 from app.api.batch_stream import BatchStream
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers
@@ -42,6 +42,8 @@ ANSWERS = {
         lines=examples.LINES,
         takes=BatchRequest.__name__,
         requests=examples.REQUESTS,
+        takes_line=REQUEST_LINE,
+        request_lines=examples.REQUEST_LINES,
     )
 }
 
@@ -53,6 +55,10 @@ async def batch_generate(request: Request) -> Response:
     A stream (`"stream": true`, or `Accept: application/x-ndjson`) is one JSON object a line. `object` says what it is:
     `batch_generation.progress` first, and whenever there is nothing else for a while, `batch_generation.result` for
     each prompt, and `batch_generation.summary` last. Without that the answer is incomplete.
+
+    A body of `application/x-ndjson` has a prompt a line, with an optional first line for the batch-wide fields. It may
+    be larger than memory, and its items run while it still comes. The answer is a stream. If something is wrong with
+    the body later, the last line is a `batch_generation.error`, and nothing more runs.
 
     With `"dry_run": true` nothing runs: the answer gives the tokens of each prompt, by the model's own tokenizer, those
     that would be refused and why, and how long the batch would take.

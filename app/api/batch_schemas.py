@@ -1,10 +1,12 @@
 """What `/v1/batch_generate` reads and writes, described field by field."""
 
+from app.api.arriving_stream import BatchError
 from app.api.batch_response import BatchHead, BatchTail
 from app.api.batch_stream import BatchProgress, BatchSummary
 from app.api.describing import Described, Schema, array_of, one_of, or_null, ref
 from app.batches.dry_run import DryRun, DryRunCounts, DryRunItem
 from app.batches.hindsight import MARKS, PredictionQuality
+from app.batches.parsing import OPTIONS as OPTIONS_OBJECT
 from app.batches.request import NOT_YET, BatchRequest, PromptObject
 from app.batches.results import ItemResult, PromptTokensDetails, RequestCounts, ResultError, Usage
 from app.batches.stats import RankShare, Stats
@@ -13,6 +15,8 @@ from engines.contract.sampling import RepetitionDetection, SamplingFields, Struc
 
 ANSWER = "BatchAnswer"
 LINE = "BatchLine"
+OPTIONS = "BatchOptions"
+REQUEST_LINE = "BatchRequestLine"
 TEXT: Schema = {"type": "string", "title": "Text"}
 TOKEN_IDS = array_of({"type": "integer", "minimum": 0}, minItems=1, title="Token ids")
 JSON_OBJECT: Schema = {"type": "object", "additionalProperties": True}
@@ -74,6 +78,11 @@ SCHEMAS = (
         BatchSummary,
         words={"object": {"const": "batch_generation.summary"}},
         notes={"created_at": "Unix time in seconds."},
+    ),
+    Described(
+        BatchError,
+        words={"object": {"const": "batch_generation.error"}},
+        notes={"error": "Why an NDJSON body ended early. No more results come; those that came are valid."},
     ),
     Described(RequestCounts),
     Described(
@@ -171,7 +180,8 @@ def complete(schemas: dict[str, Schema]) -> dict[str, Schema]:
     """The schemas with what the structs do not say: nulls, what excludes what, the answer as a whole."""
     _as_read(schemas)
     head, tail = schemas.pop(BatchHead.__name__), schemas.pop(BatchTail.__name__)
-    return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail), LINE: _line()}
+    lines = {OPTIONS: _options(schemas[BatchRequest.__name__]), REQUEST_LINE: _request_line(), LINE: _line()}
+    return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail)} | lines
 
 
 def _as_read(schemas: dict[str, Schema]) -> None:
@@ -199,9 +209,32 @@ def _whole_answer(head: Schema, tail: Schema) -> Schema:
     }
 
 
+def _options(request: Schema) -> Schema:
+    """The first line of an NDJSON body: a request without its prompts."""
+    fields = {name: schema for name, schema in request["properties"].items() if name != "prompts"}
+    return {
+        "title": OPTIONS,
+        "description": "The batch-wide fields of an NDJSON body. Its answer is a stream, and it has no dry run.",
+        "type": "object",
+        "properties": {"object": {"const": OPTIONS_OBJECT}, **fields},
+        "required": ["object"],
+        "additionalProperties": False,
+    }
+
+
+def _request_line() -> Schema:
+    """What the lines of an NDJSON body may be."""
+    return {
+        "title": REQUEST_LINE,
+        "description": "A line of an NDJSON body: a prompt, or on the first line the batch's options. Empty lines are "
+        "passed over, and a line that is no prompt is the error of its own item.",
+        "oneOf": [ref(OPTIONS), TEXT, TOKEN_IDS, ref(PromptObject.__name__)],
+    }
+
+
 def _line() -> Schema:
     """What the lines of a stream may be: each is one of them."""
-    structs = (BatchProgress, ItemResult, BatchSummary)
+    structs = (BatchProgress, ItemResult, BatchSummary, BatchError)
     return {
         "title": LINE,
         "description": "A line of a stream; `object` says which. Without a summary at its end it is incomplete.",

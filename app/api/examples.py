@@ -76,6 +76,14 @@ REQUESTS: dict[str, Json] = {
 }
 
 
+REQUEST_LINES: tuple[Any, ...] = (  # Any: JSON
+    {"object": "batch_generation.options", "sampling_params": {"max_tokens": 16}},
+    "Hello, my name is",
+    [1, 15043, 29892],
+    {"custom_id": "fr-1", "prompt": "The capital of France is", "sampling_params": {"max_tokens": 20}},
+)
+
+
 def _usage(prompt: int, completion: int) -> Json:
     return {
         "prompt_tokens": prompt,
@@ -219,7 +227,7 @@ ERRORS: dict[int, Json] = {
     ),
     415: refusal(
         "invalid_request_error",
-        "Content-Type is 'text/plain': it must be application/json",
+        "Content-Type is 'text/plain': it must be application/json, or application/x-ndjson for lines",
         "Content-Type",
         "unsupported_media_type",
     ),

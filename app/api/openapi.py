@@ -39,7 +39,7 @@ MEANINGS = {
     408: "The body came too slowly; the connection ends with the answer.",
     409: "It does not go with the state that the thing is in.",
     413: "It can never fit, however often it is sent; the message names the limit.",
-    415: "The body is not `application/json`, or is compressed.",
+    415: "The body is of another media type than those listed, or is compressed.",
     429: "There is no room now, or the API key has used up its own limit; the time to wait is an estimate from the "
     "measured rate.",
     500: "The fault is the gateway's; its log says more.",
@@ -76,9 +76,15 @@ def _document(app: FastAPI, resources: Sequence[Resource]) -> Schema:
             operation["responses"] = _responses(path, answers[path])
             operation["security"] = [] if path in OPEN else [{SECURITY_SCHEME: []}]
             if (takes := answers[path].takes) is not None:
-                body = {"schema": ref(takes), "examples": dict(answers[path].requests)}
-                operation["requestBody"] = {"required": True, "content": {JSON_TYPE: body}}
+                operation["requestBody"] = {"required": True, "content": _taken(takes, answers[path])}
     return described
+
+
+def _taken(component: str, answers: Answers) -> dict[str, Schema]:
+    content: dict[str, Schema] = {JSON_TYPE: {"schema": ref(component), "examples": dict(answers.requests)}}
+    if answers.takes_line is not None:
+        content[NDJSON] = _lines(answers.takes_line, answers.request_lines)
+    return content
 
 
 def _responses(path: str, answers: Answers) -> dict[str, Schema]:
@@ -97,9 +103,13 @@ def _ok(answers: Answers) -> Schema:
         return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
     content: dict[str, Schema] = {JSON_TYPE: _json(answers.component, answers)}
     if answers.line is not None:
-        lines = "".join(msgspec.json.encode(line).decode() + "\n" for line in answers.lines)
-        content[NDJSON] = {"schema": ref(answers.line), "example": lines}
+        content[NDJSON] = _lines(answers.line, answers.lines)
     return answer | {"content": content}
+
+
+def _lines(component: str, examples: Sequence[object]) -> Schema:
+    text = "".join(msgspec.json.encode(line).decode() + "\n" for line in examples)
+    return {"schema": ref(component), "example": text}
 
 
 def _json(component: str, answers: Answers) -> Schema:

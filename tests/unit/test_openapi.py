@@ -9,22 +9,25 @@ import pytest
 from fastapi import FastAPI
 from openapi_spec_validator import validate
 
+from app.api.arriving_stream import BatchError
 from app.api.auth import OPEN
 from app.api.batch_response import BatchHead, BatchTail
 from app.api.batch_schemas import ANSWER as ANSWER_SCHEMA
 from app.api.batch_schemas import LINE as LINE_SCHEMA
-from app.api.batch_schemas import MADE_BY_RANKS
+from app.api.batch_schemas import MADE_BY_RANKS, OPTIONS, REQUEST_LINE
 from app.api.describing import Described
-from app.api.examples import ANSWER, DRY_RUN, ERRORS, LINES, REQUESTS
+from app.api.errors import body_of
+from app.api.examples import ANSWER, DRY_RUN, ERRORS, LINES, REQUEST_LINES, REQUESTS
 from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
 from app.api.schemas import OF_EVERY_ROUTE
-from app.batches.parsing import parse
-from app.batches.request import BatchRequest, PromptObject
+from app.batches.lines import LineReader
+from app.batches.parsing import parse, parse_options
+from app.batches.request import BatchRequest, PromptObject, bytes_of
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, TryLater
 from app.factory import RESOURCES
 from app.settings.declaration import Settings
 from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
@@ -75,7 +78,8 @@ def test_a_schema_has_every_field_of_its_struct(document: Schema, described: Des
 
 def test_nothing_is_left_undescribed(document: Schema) -> None:
     known = {described.name for described in DESCRIBED} - {BatchHead.__name__, BatchTail.__name__}
-    assert set(document["components"]["schemas"]) == known | set(MADE_BY_RANKS) | {ANSWER_SCHEMA, LINE_SCHEMA}
+    assembled = {ANSWER_SCHEMA, LINE_SCHEMA, OPTIONS, REQUEST_LINE}
+    assert set(document["components"]["schemas"]) == known | set(MADE_BY_RANKS) | assembled
     for name, schema in document["components"]["schemas"].items():
         for field, found in schema.get("properties", {}).items():
             assert found, f"{name}.{field} is JSON as it came: say in its Described what it may hold"
@@ -117,6 +121,43 @@ def test_examples_of_requests_are_valid_and_accepted(document: Schema, name: str
     prompts = parse(msgspec.json.encode(value)).prompts
     found = asyncio.run(split(memoryview(prompts), 100, 1000, Turnstile()))
     assert list(found) == [msgspec.json.encode(one) for one in value["prompts"]]
+
+
+def test_an_example_of_lines_is_valid_and_accepted(document: Schema) -> None:
+    for line in REQUEST_LINES:
+        assert complaints(document, REQUEST_LINE, line) == []
+    reader = LineReader(1000, Turnstile())
+    options, *prompts = [msgspec.json.encode(line) for line in REQUEST_LINES]
+    assert asyncio.run(reader.read([options, *prompts])) == prompts
+    assert bytes_of(reader.options.sampling_params) == msgspec.json.encode(REQUEST_LINES[0]["sampling_params"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"priority": 3, "timeout_s": 5, "sampling_params": {"n": 2}, "model": None},
+        {"prompts": []},
+        {"prompt": "a"},
+        {"priority": "3"},
+        {"max_tokens": 3},
+    ],
+)
+def test_options_are_valid_where_they_are_accepted(document: Schema, fields: Schema) -> None:
+    line = {"object": "batch_generation.options", **fields}
+    try:
+        parse_options(msgspec.json.encode(line))
+    except InvalidRequest:
+        assert complaints(document, REQUEST_LINE, line)
+    else:
+        assert complaints(document, REQUEST_LINE, line) == []
+
+
+def test_the_error_at_the_end_of_a_stream_is_a_line_of_it(document: Schema) -> None:
+    error = BatchError(
+        id="batchgen-1", error=body_of(TryLater("full", status=503, code="spool_full", retry_after_s=3.5))
+    )
+    assert complaints(document, LINE_SCHEMA, msgspec.to_builtins(error)) == []
 
 
 def test_examples_of_answers_are_valid(document: Schema) -> None:
