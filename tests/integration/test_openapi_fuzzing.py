@@ -4,6 +4,7 @@ Schemathesis tries the examples, the edges of every schema, thousands of valid a
 them. Derandomised: they are the same every time.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.service import serving, until
 
 DEADLINE_S = 900  # it takes half a minute
 COMMAND = str(Path(sys.executable).with_name("schemathesis"))
+HOOKS = str(Path(__file__).with_name("ndjson_hooks.py"))
 CONFIGURATION = r"""
 continue-on-failure = true
 request-timeout = 60.0
@@ -48,6 +50,7 @@ def test_no_request_makes_the_gateway_fail_or_answer_what_its_document_does_not_
         done = subprocess.run(
             [COMMAND, "--config-file", str(configuration), "run", f"{service.url}/openapi.json", "--no-color"],
             cwd=tmp_path,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": HOOKS},
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
