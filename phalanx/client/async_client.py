@@ -19,7 +19,8 @@ class AsyncClient(Closed, ServiceClient[httpx.AsyncClient]):
     def generate(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptions]) -> AsyncResultStream:
         """Results as they come, each with the index of its prompt. Nothing is sent before the first is asked for.
 
-        Leaving the stream cancels what has no result yet. The stream raises PhalanxError.
+        Prompts that are no sequence are sent as they are read, on the event loop; see Client.generate. Leaving the
+        stream cancels what has no result yet. The stream raises PhalanxError.
         """
         return async_io.generate(self._connection, calls.generation(prompts, options))
 

@@ -1,6 +1,6 @@
 """The requests that a client makes: their paths and bodies, and what it means when one is lost. No input or output."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -9,12 +9,14 @@ import msgspec
 
 from phalanx.client.batch_info import BatchInfo, Page
 from phalanx.client.errors import ConnectionFailed, MaybeAccepted
-from phalanx.client.exchange import BatchOptions, Prompt, unreachable
+from phalanx.client.exchange import BatchOptions, Prompt, broken, unreachable
 
 PATH = "/v1/batch_generate"
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+OPTIONS = "batch_generation.options"
 PIECE_BYTES = 64 * 1024
+KEPT_BYTES = 1024 * 1024  # of an iterator
 PAGE_SIZE = 100  # batches
 
 Params = Mapping[str, str | int]
@@ -47,27 +49,28 @@ class Call:
         return unreachable(url, error)
 
 
-class Submission(Call):
-    """A detached batch as NDJSON: a line of options, then a line for each prompt, encoded as they are sent.
+class Lines(Call):
+    """A batch as NDJSON: a line of options, then a line for each prompt, encoded as they are sent.
 
-    An iterator is read once. It is not kept, neither in memory nor on disk, for it may be larger than both.
+    An iterator is read once. What was sent of it is kept up to a bound, for another attempt; it may be larger than
+    memory and disk.
     """
 
-    def __init__(self, prompts: Iterable[Prompt], options: Mapping[str, object], idempotency_key: str | None) -> None:
-        super().__init__("POST", PATH)
+    def __init__(self, prompts: Iterable[Prompt], options: Mapping[str, object], accepts: str = JSON) -> None:
+        super().__init__("POST", PATH, accepts=accepts)
         self.headers["Content-Type"] = NDJSON
-        if idempotency_key is not None:
-            self.headers["Idempotency-Key"] = _header(idempotency_key)
-        self._has_key = idempotency_key is not None
         self._prompts = prompts
-        self._first_line = _encode({"object": "batch_generation.options", "background": True, **options})
+        self._is_read_once = isinstance(prompts, Iterator)
+        self._first_line = _encode({"object": OPTIONS, **options})
+        self._kept: list[bytes] = []  # of what is read once, all pieces before, or none
+        self._kept_bytes = 0
         self._is_begun = False
         self._is_sent = False
 
     @property
     def can_be_sent_again(self) -> bool:
         """Whether all prompts are still there."""
-        return not (self._is_begun and isinstance(self._prompts, Iterator))
+        return self._kept_bytes <= KEPT_BYTES
 
     def content(self) -> Iterator[bytes]:
         """Pieces of whole lines, of some 64 KiB each unless a line is larger."""
@@ -75,13 +78,49 @@ class Submission(Call):
         return self._pieces()
 
     def lost(self, url: str, error: httpx.HTTPError) -> ConnectionFailed:
-        """A batch that was not sent whole is not accepted. One that was may be."""
-        failed = self._lost(url, error) if self._is_begun else unreachable(url, error)
+        """What was sent has no results any more."""
+        failed = self._lost(broken(url, error)) if self._is_begun else unreachable(url, error)
         failed.__cause__ = error
         return failed
 
-    def _lost(self, url: str, error: httpx.HTTPError) -> ConnectionFailed:
-        broke = f"the connection to {url} broke ({str(error) or type(error).__name__})"
+    def _lost(self, broke: str) -> ConnectionFailed:
+        return ConnectionFailed(f"{broke} before the batch was answered")
+
+    def _pieces(self) -> Iterator[bytes]:
+        yield from self._kept.copy()
+        piece = bytearray() if self._kept else bytearray(self._first_line + b"\n")
+        for prompt in self._prompts:
+            self._is_begun = True
+            piece += _encode(prompt)
+            piece += b"\n"
+            if len(piece) >= PIECE_BYTES:
+                yield self._keep(bytes(piece))
+                piece.clear()
+        if piece:
+            yield self._keep(bytes(piece))
+        self._is_begun = self._is_sent = True  # all but the mark of its end, without which nothing is accepted
+
+    def _keep(self, piece: bytes) -> bytes:
+        """The same; another attempt begins with it, if it has to."""
+        if self._is_read_once:
+            self._kept_bytes += len(piece)
+            self._kept.append(piece)
+            if not self.can_be_sent_again:
+                self._kept.clear()
+        return piece
+
+
+class Submission(Lines):
+    """A detached batch."""
+
+    def __init__(self, prompts: Iterable[Prompt], options: Mapping[str, object], idempotency_key: str | None) -> None:
+        super().__init__(prompts, {"background": True, **options})
+        if idempotency_key is not None:
+            self.headers["Idempotency-Key"] = _header(idempotency_key)
+        self._has_key = idempotency_key is not None
+
+    def _lost(self, broke: str) -> ConnectionFailed:
+        """A batch that was not sent whole is not accepted. One that was may be."""
         if not self._is_sent:
             return ConnectionFailed(f"{broke} before all prompts were sent: nothing was accepted")
         if not self._has_key:
@@ -89,19 +128,6 @@ class Submission(Call):
         else:
             remedy = "submit the same prompts again with the same idempotency_key"
         return MaybeAccepted(f"{broke} before the batch was acknowledged, so it may have been accepted: {remedy}")
-
-    def _pieces(self) -> Iterator[bytes]:
-        piece = bytearray(self._first_line + b"\n")
-        for prompt in self._prompts:
-            self._is_begun = True
-            piece += _encode(prompt)
-            piece += b"\n"
-            if len(piece) >= PIECE_BYTES:
-                yield bytes(piece)
-                piece.clear()
-        if piece:
-            yield bytes(piece)
-        self._is_sent = True  # all but the mark of its end, without which nothing is accepted
 
 
 class Paging:
@@ -134,7 +160,9 @@ class Paging:
 
 
 def generation(prompts: Iterable[Prompt], options: BatchOptions) -> Call:
-    """A batch that lives as long as its connection."""
+    """A batch that lives as long as its connection. What may be larger than memory goes as lines."""
+    if not isinstance(prompts, Sequence):
+        return Lines(prompts, {**options}, accepts=NDJSON)
     body = _encode({"prompts": list(prompts), "stream": True, **options})
     return Call("POST", PATH, body=body, accepts=NDJSON)
 

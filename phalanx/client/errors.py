@@ -26,7 +26,12 @@ class MaybeAccepted(ConnectionFailed):
 
 
 class IncompleteAnswer(PhalanxError):
-    """The answer broke off, or was none of Phalanx's. What came before the break is valid."""
+    """The answer broke off, or was none of Phalanx's. What came before the break is valid.
+
+    `code` is the service's, where it gave the batch up itself, and said why: `slow_body`, `spool_full` and the like.
+    """
+
+    code: str | None = None
 
 
 class ItemFailed(PhalanxError):

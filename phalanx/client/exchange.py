@@ -14,7 +14,7 @@ import msgspec
 
 from phalanx.address import authorization, base_url
 from phalanx.client.errors import ConnectionFailed, IncompleteAnswer, PhalanxError, Refused, TryLater, refusal
-from phalanx.client.results import Line, Progress, Result, Summary
+from phalanx.client.results import Failure, Line, Progress, Result, Summary
 
 CONNECT_TIMEOUT_S = 10.0
 LONGEST_WRITE_S = 86_400.0  # patience may be infinite, and a socket's timeout may not
@@ -176,6 +176,11 @@ class Answer:
         batch = f" of {self.progress.id}" if self.progress else ""
         return IncompleteAnswer(f"{reason}: the answer{batch} is incomplete; what came before it is valid")
 
+    def _given_up(self, failure: Failure) -> IncompleteAnswer:
+        error = self.broken(f"the service gave the batch up: {failure.error.message}")
+        error.code = failure.error.code
+        return error
+
     def _read(self, line: bytes) -> Iterator[Result]:
         try:
             found = _decode(line)
@@ -189,12 +194,19 @@ class Answer:
                 self.summary = found
             case Progress():
                 self.progress = found
+            case Failure():
+                raise self._given_up(found)
 
 
 def refused(response: httpx.Response, body: bytes) -> Refused:
     """The error for an answer of another status than was asked for."""
     given = response.headers
     return refusal(response.status_code, body, given.get("retry-after"), given.get("x-request-id"))
+
+
+def broken(url: str, error: httpx.HTTPError) -> str:
+    """What happened to a connection."""
+    return f"the connection to {url} broke ({str(error) or type(error).__name__})"
 
 
 def unreachable(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> ConnectionFailed:

@@ -114,4 +114,18 @@ class Summary(msgspec.Struct, frozen=True, tag_field="object", tag="batch_genera
     reason: str | None = None
 
 
-Line = Result | Progress | Summary
+class FailureReason(msgspec.Struct, frozen=True):
+    """As the error of a request."""
+
+    message: str
+    code: str | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, tag_field="object", tag="batch_generation.error"):
+    """The end of a batch whose prompts could not all be taken in."""
+
+    id: str
+    error: FailureReason
+
+
+Line = Result | Progress | Summary | Failure

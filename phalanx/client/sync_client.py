@@ -19,6 +19,9 @@ class Client(Closed, ServiceClient[httpx.Client]):
     def generate(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptions]) -> ResultStream:
         """Results as they come, each with the index of its prompt. Nothing is sent before the first is asked for.
 
+        Prompts that are no sequence, such as a generator, are encoded as they are sent, so they may be more than fit
+        into memory; their results come once all were sent. More than 1 MiB of an iterator is not sent again.
+
         Leaving the stream cancels what has no result yet. The stream raises PhalanxError.
         """
         return sync_io.generate(self._connection, calls.generation(prompts, options))
@@ -35,8 +38,8 @@ class Client(Closed, ServiceClient[httpx.Client]):
         """A detached batch, which is durable when this returns, and outlives this program and the service's restarts.
 
         Prompts are encoded as they are sent, so they may be more than fit into memory. An iterator, such as a
-        generator, can be read once only: a batch of one that was begun is not sent again, even when there was no room.
-        Give a list, or an object whose `__iter__` begins anew.
+        generator, can be read once only: when more than 1 MiB of it was sent, the batch is not sent again, even when
+        there was no room. Give a list, or an object whose `__iter__` begins anew.
 
         With an `idempotency_key` the same batch is accepted once however often it is sent, so a lost connection is
         tried again for up to `patience_s`. Without one MaybeAccepted is raised when the answer is lost. `metadata` is

@@ -50,6 +50,25 @@ def test_results_come_one_by_one_and_each_prompt_has_one(client: phalanx.Client)
     assert stream.progress is not None and stream.progress.id == stream.summary.id
 
 
+def test_prompts_of_a_generator_may_be_more_than_a_request_holds(client: phalanx.Client) -> None:
+    count = MOST_ITEMS * 2
+    stream = client.generate((f"prompt {index}" for index in range(count)), sampling_params=SHORT)
+    assert sorted(result.index for result in stream if result.ok) == list(range(count))
+    assert stream.summary is not None and stream.summary.request_counts.total == count
+
+
+def test_a_generator_that_fails_gives_its_batch_up(client: phalanx.Client, service: Service) -> None:
+    def prompts() -> Iterator[Prompt]:
+        for index in range(20):
+            yield f"prompt {index} {'x' * 10_000}"
+        until(lambda: sum(service.held), "it does not run")
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError):
+        list(client.generate(prompts(), sampling_params=ENDLESS))
+    until(service.is_idle, "the batch still runs")
+
+
 def test_items_of_all_kinds_and_what_they_hand_back(client: phalanx.Client) -> None:
     prompts: list[Prompt] = [
         "text",
@@ -115,6 +134,8 @@ def test_an_asynchronous_client_does_the_same(service: Service) -> None:
             stream = client.generate(["x"] * 50, sampling_params=SHORT)
             assert sorted([result.index async for result in stream]) == list(range(50))
             assert stream.summary is not None and stream.summary.request_counts.ok == 50
+            lines = client.generate((f"{index}" for index in range(MOST_ITEMS * 2)), sampling_params=SHORT)
+            assert sorted([result.index async for result in lines]) == list(range(MOST_ITEMS * 2))
             async with client.generate(["long"] * 20, sampling_params=ENDLESS) as left:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.3):

@@ -54,6 +54,15 @@ def test_an_answer_without_a_summary_is_incomplete() -> None:
         answer.end()
 
 
+def test_a_batch_that_the_service_gave_up_says_why() -> None:
+    answer = Answer()
+    line = b'{"object":"batch_generation.error","id":"batchgen-1","error":{"message":"too slow","code":"slow_body"}}\n'
+    assert len(list(answer.take(PROGRESS + RESULT))) == 1
+    with pytest.raises(IncompleteAnswer, match="gave the batch up: too slow: the answer of batchgen-1") as raised:
+        list(answer.take(line))
+    assert raised.value.code == "slow_body"
+
+
 def test_an_error_of_a_proxy_is_quoted() -> None:
     error = refusal(502, b"<h1>Bad\n gateway</h1>", None, None)
     assert isinstance(error, ServiceFailed)

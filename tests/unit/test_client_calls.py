@@ -2,12 +2,25 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice
+from typing import cast
 
 import httpx
 import pytest
 
 from phalanx.client.batch_info import BatchInfo, Page, decoded
-from phalanx.client.calls import PIECE_BYTES, Paging, Submission, delete, results, resume, show, submission
+from phalanx.client.calls import (
+    KEPT_BYTES,
+    PIECE_BYTES,
+    Paging,
+    Submission,
+    delete,
+    generation,
+    results,
+    resume,
+    show,
+    submission,
+)
 from phalanx.client.errors import IncompleteAnswer, MaybeAccepted
 from phalanx.client.exchange import Prompt
 
@@ -60,13 +73,36 @@ def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
         submission(["a"], {}, key, None, None)
 
 
-def test_only_an_iterator_that_was_begun_cannot_be_sent_again() -> None:
-    once = submission(iter(["a"]), {}, None, None, None)
+def test_only_an_iterator_of_which_much_was_sent_cannot_be_sent_again() -> None:
+    long = "x" * PIECE_BYTES
+    pieces = KEPT_BYTES // PIECE_BYTES
+    once = submission(iter([long] * (pieces + 1)), {}, None, None, None)
     assert once.can_be_sent_again
     once.content()  # an attempt that found nobody
     assert once.can_be_sent_again
     assert not sent(once).can_be_sent_again
-    assert sent(submission(["a"], {}, None, None, None)).can_be_sent_again
+    assert sent(submission([long] * (pieces + 1), {}, None, None, None)).can_be_sent_again
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 5])
+def test_what_was_sent_of_an_iterator_is_sent_again(taken: int) -> None:
+    prompts: list[Prompt] = ["a" * PIECE_BYTES, "b" * PIECE_BYTES, "c", "d" * PIECE_BYTES, "e"]
+    call = submission(iter(prompts), {}, None, None, None)
+    whole = b"".join(submission(prompts, {}, None, None, None).content())
+    list(islice(call.content(), taken))
+    assert b"".join(call.content()) == whole
+    assert b"".join(call.content()) == whole
+
+
+def test_prompts_of_an_attached_batch_go_as_lines_if_they_are_no_sequence() -> None:
+    listed = generation(("a", [1]), {"priority": 3})
+    assert json.loads(cast("bytes", listed.content())) == {"prompts": ["a", [1]], "stream": True, "priority": 3}
+    lines = generation((prompt for prompt in ("a", "b")), {"priority": 3})
+    first, *rest = b"".join(cast("Iterator[bytes]", lines.content())).splitlines()
+    assert json.loads(first) == {"object": "batch_generation.options", "priority": 3}
+    assert rest == [b'"a"', b'"b"']
+    assert lines.headers == {"Accept": "application/x-ndjson", "Content-Type": "application/x-ndjson"}
+    assert "broke (reset)" in str(lines.lost(URL, BROKEN)) and not isinstance(lines.lost(URL, BROKEN), MaybeAccepted)
 
 
 def test_a_lost_batch_may_have_been_accepted_only_if_it_was_sent_whole() -> None:
