@@ -17,12 +17,8 @@ class Spool:
         self.account = account
         space = account.space
         self._store = SpoolStore(space.folder, space.segment_bytes, account.give_back_items)
+        self.count = 0  # items that have come
         self._ahead: tuple[int, list[bytes]] = 0, []  # what `body` has read: the first index, and bodies
-
-    @property
-    def count(self) -> int:
-        """Items that were added."""
-        return self._store.count
 
     async def append(self, bodies: Sequence[bytes]) -> int:
         """The index of the first of them. Waits until there is room, which `window` makes.
@@ -35,13 +31,19 @@ class Spool:
             await self._store.write_out()
         except OSError as error:
             raise disk_full(error) from error
+        self.count = first + len(bodies)
         return first
 
     async def window(self, after: int, limit: int, max_bytes: int) -> list[SourceItem]:
         """Items above this index that have come so far, at most `limit`; more than one only within `max_bytes`. There
-        may be more behind them. What is not above it is let go. Raises OSError."""
+        may be more behind them. What is not above it is let go. Raises OSError.
+
+        Items come when their `append` returns: the run is told of them only then.
+        """
         self._store.free(after + 1)
-        bodies = await self._store.read(after + 1, limit, max_bytes)
+        if after + 1 >= self.count:
+            return []
+        bodies = await self._store.read(after + 1, min(limit, self.count - after - 1), max_bytes)
         return [SourceItem(index, body) for index, body in enumerate(bodies, after + 1)]
 
     def body(self, index: int) -> bytes:

@@ -11,33 +11,31 @@ import pytest
 from tests.service import BATCH, DEADLINE_S, Json, Service, serving, until
 from tests.stream_client import PROGRESS, RESULT, SUMMARY, results_of
 
-WINDOW_BYTES = 100_000
 FLAGS = (
     "--stream-window-bytes",
-    f"{WINDOW_BYTES}",
+    "100000",
     "--max-waiting-items",
     "1000",
     "--max-held-bytes",
     "16MiB",
     "--max-spool-bytes",
-    "20MiB",
+    "32MiB",
+    "--send-timeout-s",
+    "1",
+    "--body-timeout-s",
+    "2",
+    "--keepalive-s",
+    "50ms",
 )
 TYPE = {"Content-Type": "application/x-ndjson"}
 ERROR = "batch_generation.error"
-LONG = {"max_tokens": 8000}
+SHORT = {"max_tokens": 3}
+LONG = {"max_tokens": 8000}  # 80 s
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with serving(*FLAGS, "--send-timeout-s", "1", "--keepalive-s", "50ms", max_num_seqs=64) as service:
-        yield service
-        check_let_go(service)
-
-
-@pytest.fixture(scope="module")
-def slow() -> Iterator[Service]:
-    """LONG items take 80 s; a body may pause for 2 s."""
-    with serving("--body-timeout-s", "2", "--keepalive-s", "50ms", step_ms=10, max_num_seqs=4) as service:
+    with serving(*FLAGS, step_ms=10, max_num_seqs=64) as service:
         yield service
         check_let_go(service)
 
@@ -86,7 +84,7 @@ class Sender:
 
 
 def test_each_line_has_a_result_and_a_broken_one_its_own_error(service: Service) -> None:
-    body = options(sampling_params={"max_tokens": 3}, return_prompt=True) + (
+    body = options(sampling_params=SHORT, return_prompt=True) + (
         b'"first"\r\n\n{"custom_id": "x", "prompt": [1, 2]}\n"open\n{"custom_id": "half", "prompt": "\\ud83d"}\n"last"'
     )
     answer = post(service, body)
@@ -102,7 +100,7 @@ def test_each_line_has_a_result_and_a_broken_one_its_own_error(service: Service)
 
 def test_items_run_and_are_answered_while_the_body_still_comes(service: Service) -> None:
     sender = Sender(service)
-    sender.send(b'"a"\n')
+    sender.send(options(sampling_params=SHORT) + b'"a"\n')
     answer = sender.answer()
     assert next(line for line in answer if line["object"] == RESULT)["index"] == 0
     sender.send(b'"b"\n')
@@ -119,9 +117,9 @@ def test_a_client_that_reads_nothing_before_it_has_sent_everything(service: Serv
     count, began = 12_000, time.monotonic()
 
     def body() -> Iterator[bytes]:
-        yield options(sampling_params={"max_tokens": 300})
+        yield options(sampling_params={"max_tokens": 1}, return_prompt=True)
         for start in range(0, count, 1000):
-            yield b"".join(b'"%d %b"\n' % (index, b"x" * 2000) for index in range(start, start + 1000))
+            yield b"".join(b'"%d %b"\n' % (index, b"x" * 1400) for index in range(start, start + 1000))
             time.sleep(0.1)
 
     answer = post(service, body())
@@ -130,20 +128,20 @@ def test_a_client_that_reads_nothing_before_it_has_sent_everything(service: Serv
     assert {result["status"] for result in results} == {"ok"}
 
 
-def test_a_client_that_goes_away_within_its_body_gives_its_batch_up(slow: Service) -> None:
-    sender = Sender(slow)
+def test_a_client_that_goes_away_within_its_body_gives_its_batch_up(service: Service) -> None:
+    sender = Sender(service)
     sender.send(options(sampling_params=LONG) + b'"a"\n' * 50)
-    until(lambda: sum(slow.held), "it does not run")
+    until(lambda: sum(service.held), "it does not run")
     sender.close()
-    until(slow.is_idle, "it runs on")
+    until(service.is_idle, "it runs on")
 
 
-def test_its_time_begins_with_the_end_of_the_body(slow: Service) -> None:
-    sender = Sender(slow)
+def test_its_time_begins_with_the_end_of_the_body(service: Service) -> None:
+    sender = Sender(service)
     sender.send(options(sampling_params=LONG, timeout_s=0.3) + b'{"prompt":"a","custom_id":"a"}\n')
-    until(lambda: sum(slow.held), "it does not run")
+    until(lambda: sum(service.held), "it does not run")
     time.sleep(0.5)
-    assert sum(slow.held)
+    assert sum(service.held)
     sender.send(b'{"prompt":"b","custom_id":"b"}\n')
     sender.send(b"")
     results = results_of(list(sender.answer()), 2)
@@ -151,8 +149,8 @@ def test_its_time_begins_with_the_end_of_the_body(slow: Service) -> None:
     sender.close()
 
 
-def test_an_error_behind_the_first_results_is_the_last_line(slow: Service) -> None:
-    sender = Sender(slow)
+def test_an_error_behind_the_first_results_is_the_last_line(service: Service) -> None:
+    sender = Sender(service)
     sender.send(b'{"prompt":"a","sampling_params":{"max_tokens":1}}\n')
     lines = list(sender.answer())
     assert [line["object"] for line in lines if line["object"] != PROGRESS] == [RESULT, ERROR]

@@ -189,6 +189,31 @@ def test_items_come_back_by_index_and_what_was_taken_is_let_go(account: SpoolAcc
     asyncio.run(play())
 
 
+def test_items_that_are_still_being_added_have_not_come(account: SpoolAccount, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, may_end, real = threading.Event(), threading.Event(), os.pwrite
+
+    def slow(*arguments: int) -> int:
+        began.set()
+        may_end.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(spool_file.os, "pwrite", slow)
+
+    async def play() -> None:
+        spool = Spool(account)
+        await spool.append([b"first"])
+        adding = asyncio.create_task(spool.append([BODY] * 1000))
+        await asyncio.to_thread(began.wait, 30)
+        assert await spool.window(-1, 9, 9999) == [SourceItem(0, b"first")]
+        assert await spool.window(0, 9, 9999) == []
+        may_end.set()
+        assert await adding == 1
+        assert len(await spool.window(0, 9, 9999)) == 9
+        spool.close()
+
+    asyncio.run(play())
+
+
 def test_a_full_disk_is_the_requests_own_error(account: SpoolAccount, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
