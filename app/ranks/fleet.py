@@ -91,6 +91,9 @@ class Fleet:
             logger.info("ranks_stopping", ranks=[rank.number for rank in self.ranks if rank.is_alive])
         try:
             await asyncio.gather(*(group.stop() for group in self.groups.values()))
+        except asyncio.CancelledError:  # a second signal: nobody waits for what the ranks still do
+            self._cut()
+            raise
         finally:
             await tasks.end(self._launching)
             if self._living:  # what a killed guardian has left is cleared up then
@@ -100,9 +103,12 @@ class Fleet:
 
     async def kill(self) -> None:
         """Stops every rank without asking."""
+        self._cut()
+        await self.stop()
+
+    def _cut(self) -> None:
         for group in self.groups.values():
             group.cut()
-        await self.stop()
 
     def fail(self, what: str, error: BaseException) -> None:
         """Something of the gateway itself failed. What it was to do will not be done, so the service ends."""

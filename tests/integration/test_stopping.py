@@ -61,6 +61,8 @@ def test_a_second_signal_does_not_wait() -> None:
             answer = batch.answer()
         assert service.wait() == 0
         service.check_nothing_left()
+        took = logged_at(service, "stopped") - logged_at(service, "second_signal")
+        assert took.total_seconds() < 8  # a rank is given 20 to stop, and 10 more for what it leaves
     assert {result["error"]["code"] for result in answer["results"]} == {"shutting_down"}
 
 
