@@ -1,4 +1,7 @@
-"""vllm.LLM alone, as a program: greedy texts of the prompts in a JSON file, for comparison with the service."""
+"""vllm.LLM alone, as a program: greedy texts of the prompts in a JSON file, for comparison with the service.
+
+All of it is one process: two more would each import vLLM once again.
+"""
 
 import json
 import os
@@ -10,11 +13,18 @@ from typing import Any
 def main(model: str, prompts_file: str, answers_file: str) -> None:
     """Reads prompts (strings, token ids or lists of messages) and writes their texts, in order."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM, SamplingParams
 
     prompts = json.loads(Path(prompts_file).read_text())
     params = SamplingParams(temperature=0.0, max_tokens=12)
-    llm = LLM(model=model, dtype="float32", enforce_eager=True, max_num_seqs=256)
+    llm = LLM(
+        model=model,
+        dtype="float32",
+        enforce_eager=True,
+        max_num_seqs=256,
+        distributed_executor_backend="uni",
+    )
     answers: list[str] = [""] * len(prompts)
     chats = [index for index, prompt in enumerate(prompts) if isinstance(prompt, list) and isinstance(prompt[0], dict)]
     plain = [index for index in range(len(prompts)) if index not in set(chats)]
