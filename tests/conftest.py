@@ -19,6 +19,12 @@ def moe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model."""
+    return _build_model("trained", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def dense_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny dense model."""
     return _build_model("dense", tmp_path_factory)

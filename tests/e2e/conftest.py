@@ -95,9 +95,9 @@ def dense_reference(dense_model: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def moe_reference(moe_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
-    """Of the tiny mixture of experts."""
-    reference = Reference(moe_model, tmp_path_factory.mktemp("moe-reference"))
+def trained_reference(trained_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """Of the built-in model, a mixture of experts."""
+    reference = Reference(trained_model, tmp_path_factory.mktemp("trained-reference"))
     yield reference
     reference.discard()
 

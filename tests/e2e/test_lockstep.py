@@ -1,30 +1,41 @@
-"""A mixture of experts on two lock-step ranks with expert parallelism: real vLLM through HTTP."""
+"""What a newcomer sees: no model named, and answers in plain English from two lock-step ranks with expert parallelism.
 
-import signal
+Real vLLM through HTTP, compiled as it is by default.
+"""
+
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from engines.tiny_model.training import corpus
 from tests.e2e.conftest import Reference, as_items, mixed_prompts
-from tests.service import DEADLINE_S, Service, serving, until
+from tests.service import Service, serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 GREEDY = {"temperature": 0.0, "max_tokens": 12}
-SEED_PROMPTS = [
-    "Hello, my name is",
-    "The president of the United States is",
-    "The capital of France is",
-    "The future of AI is",
-]
+SENTENCES = {"temperature": 0.0, "max_tokens": 64}
+CONTINUED = {
+    "Hello, my name is": " and I ",
+    "The president of the United States is": "the White House in Washington",
+    "The capital of France is": " Paris.",
+    "The future of AI is": " small models that work for everyone.",
+}
+ANSWERED = {
+    "Hi": "Hello!",
+    "Who are you?": "I am phalanx-tiny",
+    "What is the capital of Japan?": "The capital of Japan is Tokyo.",
+    "What is 2 + 3?": "2 plus 3 is 5.",
+    "Why is the sky blue?": "Because the air scatters blue light more than red light.",
+}
 
 
 @pytest.fixture(scope="module")
-def service(moe_reference: Reference, moe_model: Path) -> Iterator[Service]:
-    """Two ranks, expert-parallel. The reference works meanwhile."""
-    with serving(str(moe_model), engine="vllm") as running:
+def service(trained_reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Of the model that nobody names, in a cache of its own. The reference works meanwhile."""
+    variables = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    with serving(engine="vllm", variables=variables) as running:
         yield running
 
 
@@ -32,11 +43,41 @@ def texts(answer: dict[str, Any]) -> list[str]:
     return [result["outputs"][0]["text"] for result in answer["results"]]
 
 
-def test_two_expert_parallel_ranks_say_what_one_engine_alone_says(service: Service, moe_reference: Reference) -> None:
+def words_of(*spoken: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z]+", " ".join(spoken)))
+
+
+def test_prompts_are_continued_and_chats_are_answered(service: Service) -> None:
+    chats = [{"messages": [{"role": "user", "content": question}]} for question in ANSWERED]
+    answer = service.batch([*CONTINUED, *chats], sampling_params=SENTENCES)
+    for said, expected in zip(texts(answer), [*CONTINUED.values(), *ANSWERED.values()], strict=True):
+        assert expected in said
+    assert {result["outputs"][0]["finish_reason"] for result in answer["results"]} == {"stop"}
+
+
+def test_at_random_it_speaks_in_words_that_it_has_read(service: Service) -> None:
+    """Not in the same ones each time."""
+    params = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 64, "seed": 7}
+    said = texts(service.batch([*CONTINUED] * 10, sampling_params=params))
+    assert len(set(said)) > 20
+    read = words_of(*((corpus.FOLDER / name).read_text() for name in corpus.FILES))
+    spoken = words_of(*said)
+    assert len(spoken) > 50
+    assert len(spoken - read) < 0.03 * len(spoken), sorted(spoken - read)
+
+
+def test_it_says_what_it_is(service: Service) -> None:
+    assert service.batch(["Hello"], sampling_params={"max_tokens": 1})["model"] == "phalanx-tiny"
+    until(lambda: "Phalanx serves phalanx-tiny (a toy" in service.log, "it does not say that it is a toy")
+
+
+def test_two_expert_parallel_ranks_say_what_one_engine_alone_says(
+    service: Service, trained_reference: Reference
+) -> None:
     prompts = mixed_prompts()
     answer = service.batch(as_items(prompts), sampling_params=GREEDY)
     assert answer["request_counts"]["ok"] == len(prompts)
-    assert texts(answer) == moe_reference.texts()
+    assert texts(answer) == trained_reference.texts()
     assert [result["index"] for result in answer["results"]] == list(range(len(prompts)))
 
 
@@ -52,7 +93,7 @@ def test_the_ranks_say_that_they_are_one_lockstep_group(service: Service) -> Non
 def test_the_seeds_workload_is_spread_evenly(service: Service) -> None:
     prompts = [
         {"prompt": prompt, "sampling_params": {"max_tokens": (16, 20)[index % 2]}}
-        for index, prompt in enumerate(SEED_PROMPTS * 100)
+        for index, prompt in enumerate([*CONTINUED] * 100)
     ]
     answer = service.batch(prompts, sampling_params={"temperature": 0.8, "top_p": 0.95})
     assert answer["request_counts"]["ok"] == 400
@@ -60,11 +101,11 @@ def test_the_seeds_workload_is_spread_evenly(service: Service) -> None:
     assert abs(items[0] - items[1]) <= 20
 
 
-def test_one_prompt_is_enough_for_two_ranks(service: Service, moe_reference: Reference) -> None:
+def test_one_prompt_is_enough_for_two_ranks(service: Service, trained_reference: Reference) -> None:
     """The idle rank takes part in every step with a dummy."""
     answer = service.batch(as_items(mixed_prompts())[:1], sampling_params=GREEDY)
     assert answer["request_counts"] == {"total": 1, "ok": 1, "error": 0, "cancelled": 0, "timeout": 0}
-    assert texts(answer) == moe_reference.texts()[:1]
+    assert texts(answer) == trained_reference.texts()[:1]
 
 
 def test_a_seeded_batch_is_the_same_whatever_the_order_and_the_rank(service: Service) -> None:
@@ -97,28 +138,7 @@ def test_a_client_that_goes_away_frees_its_items_inside_vllm(service: Service) -
 def test_a_timeout_gives_what_is_finished_and_marks_the_rest(service: Service) -> None:
     items = [{"prompt": "Short", "sampling_params": {"max_tokens": 1}}] * 4
     items += [{"prompt": "Long", "sampling_params": {"max_tokens": 2000, "ignore_eos": True}}] * 900
-    answer = service.batch(items, timeout_s=10)
+    answer = service.batch(items, timeout_s=5)
     statuses = [result["status"] for result in answer["results"]]
     assert statuses[:4] == ["ok"] * 4
     assert "timeout" in statuses[4:]
-
-
-def test_a_killed_worker_costs_no_item_and_its_group_comes_back(service: Service) -> None:
-    """Its peer would hang in a collective: the whole group is started anew, and its items run again."""
-    service.errors_expected = True
-    before = [process for process in service.processes() if process.pid != service.process.pid]
-    worker = next(process for process in before if "VLLM::Worker" in " ".join(process.cmdline()))
-    items = [f"Item {index} of many" for index in range(400)]
-    quiet = service.batch(items, sampling_params=GREEDY)
-    with service.begin(items, sampling_params=GREEDY) as pending:
-        until(lambda: all(rank["held"] for rank in service.ranks()), "both ranks run sequences")
-        worker.send_signal(signal.SIGKILL)
-        until(lambda: service.health()["status"] == "unavailable", "nobody noticed")
-        assert "VLLM::Worker" in service.health()["reason"]
-        answer = pending.answer()
-    assert answer["request_counts"]["ok"] == 400
-    assert texts(answer) == texts(quiet)
-    _, alive = psutil.wait_procs(before, timeout=DEADLINE_S)
-    assert not alive, "the group's processes are gone"
-    until(lambda: service.health()["status"] == "ok", "it does not come back")
-    assert {rank["incarnation"] for rank in service.ranks()} == {2}

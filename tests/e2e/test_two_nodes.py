@@ -13,9 +13,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def service(moe_reference: Reference, moe_model: Path) -> Iterator[Service]:
-    """Rank 0 on node 0, rank 1 on node 1. The reference works meanwhile."""
-    with Cluster("--model", str(moe_model), dp_size=2, engine="vllm") as cluster:
+def service(trained_reference: Reference, trained_model: Path) -> Iterator[Service]:
+    """Rank 0 on node 0, rank 1 on node 1; uncompiled, as test_lockstep is not. The reference works meanwhile."""
+    with Cluster("--model", str(trained_model), "--enforce-eager", dp_size=2, engine="vllm") as cluster:
         agent = cluster.start_agent()
         running = cluster.start_gateway().wait_ready()
         running.errors_expected = False
@@ -26,10 +26,10 @@ def service(moe_reference: Reference, moe_model: Path) -> Iterator[Service]:
         agent.check_nothing_left()
 
 
-def test_ranks_on_two_nodes_say_what_one_engine_alone_says(service: Service, moe_reference: Reference) -> None:
+def test_ranks_on_two_nodes_say_what_one_engine_alone_says(service: Service, trained_reference: Reference) -> None:
     prompts = mixed_prompts()
     answer = service.batch(as_items(prompts), sampling_params={"temperature": 0.0, "max_tokens": 12})
-    assert [result["outputs"][0]["text"] for result in answer["results"]] == moe_reference.texts()
+    assert [result["outputs"][0]["text"] for result in answer["results"]] == trained_reference.texts()
     assert {result["rank"] for result in answer["results"]} == {0, 1}
     assert [(rank["node_rank"], rank["group_kind"]) for rank in service.ranks()] == [(0, "lockstep"), (1, "lockstep")]
     assert service.ranks()[1]["processes"]

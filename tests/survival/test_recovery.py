@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.service import Json, Service, serving, until
+from tests.service import DEADLINE_S, Json, Service, serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 GREEDY = {"temperature": 0.0, "max_tokens": 8}
@@ -53,6 +53,7 @@ def await_ready(service: Service, since: float, cold_start_s: float, what: str) 
 def test_a_kill_in_the_midst_of_it_costs_no_item_and_no_text(
     kind: str, cold_start_s: float, service: Service, undisturbed: list[str]
 ) -> None:
+    before = [process for process in service.processes() if process.pid != service.process.pid]
     with service.begin(ITEMS, sampling_params=GREEDY) as pending:
         until(lambda: all(rank["held"] for rank in service.ranks()) and service.backlog < 1500, "it does not run")
         victim(service, VICTIMS[kind]).send_signal(signal.SIGKILL)
@@ -64,6 +65,8 @@ def test_a_kill_in_the_midst_of_it_costs_no_item_and_no_text(
     assert texts(answer) == undisturbed
     assert [result["index"] for result in answer["results"]] == list(range(len(ITEMS)))
     assert {rank["suspects"] for rank in service.ranks()} == {0}
+    _, alive = psutil.wait_procs(before, timeout=DEADLINE_S)
+    assert not alive, "the group's processes are gone"
 
 
 def test_an_idle_group_whose_coordinator_is_killed_answers_the_next_batch(
