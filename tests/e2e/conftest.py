@@ -14,6 +14,8 @@ from tests.service import Json, Service, serving
 
 PROMPT_COUNT = 200
 REFERENCE_DEADLINE_S = 600
+# vLLM compiles some parts in spite of --enforce-eager, for 20 s each: its embedding under tensor parallelism, logprobs.
+UNCOMPILED = {"TORCHDYNAMO_DISABLE": "1"}
 BUSY = "send the item again later"  # too many structures wait, or nothing got any CPU time
 WORDS = """the a river city of France is was large small seven machine words and people said that in under light"""
 
@@ -106,5 +108,5 @@ def trained_reference(trained_model: Path, tmp_path_factory: pytest.TempPathFact
 def one_rank(dense_model: Path, dense_reference: Reference) -> Iterator[Service]:
     """A service of one rank, for what concerns a rank alone. Its start leaves the reference a core to work on."""
     flags = (str(dense_model), "--enforce-eager", "--structure-cpu-s", "2")
-    with serving(*flags, engine="vllm", dp_size=1) as running:
+    with serving(*flags, engine="vllm", dp_size=1, variables=UNCOMPILED) as running:
         yield running

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Reference, as_items, judged, mixed_prompts
+from tests.e2e.conftest import UNCOMPILED, Reference, as_items, judged, mixed_prompts
 from tests.service import Json, Service, serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 GREEDY = {"temperature": 0.0, "max_tokens": 12}
 FOLLOWER = "phalanx-worker 0.1"
-UNCOMPILED = {"TORCHDYNAMO_DISABLE": "1"}  # vLLM compiles a part of its embedding under tensor parallelism: 20 s
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,6 @@ PARAMS_AT_THEIR_BOUNDS: dict[str, Json] = {
 def test_parameters_at_their_bounds_cost_the_others_little(one_rank: Service, name: str) -> None:
     params = {"max_tokens": 8} | PARAMS_AT_THEIR_BOUNDS[name]
     count = 4 if name == "n" else 128
-    one_rank.batch(["Hello"], sampling_params=params)  # what vLLM compiles for it the first time is not its cost
     with one_rank.begin([{"prompt": f"Hello {n}", "sampling_params": params} for n in range(count)]) as pending:
         check_alive(one_rank)
         assert pending.answer()["request_counts"]["ok"] == count

@@ -1,17 +1,20 @@
 """A dense model: independent replicas of two tensor-parallel workers each, traced. Real vLLM through HTTP."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.collector import Collector, Seen, collecting
-from tests.e2e.conftest import Reference, as_items, mixed_prompts
-from tests.service import Service, serving, until
+from tests.e2e.conftest import UNCOMPILED, Reference, as_items, mixed_prompts
+from tests.service import DEADLINE_S, STAYS_DOWN, Json, Service, serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 DP_SIZE, TP_SIZE = 2, 2
 TRACED_ITEMS = 2
+GREEDY = {"temperature": 0.0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +28,21 @@ def collector() -> Iterator[Collector]:
 def service(dense_reference: Reference, dense_model: Path, collector: Collector) -> Iterator[Service]:
     """The replicas. The reference works while they start."""
     flags = [
-        *(str(dense_model), "--enforce-eager", "--tp-size", str(TP_SIZE)),
+        *(str(dense_model), "--enforce-eager", "--tp-size", str(TP_SIZE), *STAYS_DOWN),
         *("--otlp-traces-endpoint", collector.endpoint, "--trace-items", str(TRACED_ITEMS)),
     ]
-    with serving(*flags, engine="vllm", dp_size=DP_SIZE, variables={"OTEL_BSP_SCHEDULE_DELAY": "100"}) as running:
+    variables = UNCOMPILED | {"OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with serving(*flags, engine="vllm", dp_size=DP_SIZE, variables=variables) as running:
         yield running
 
 
+def texts(answer: Json) -> list[str]:
+    return [result["outputs"][0]["text"] for result in answer["results"]]
+
+
 def test_they_say_what_one_engine_alone_says(service: Service, dense_reference: Reference) -> None:
-    params = {"temperature": 0.0, "max_tokens": 12}
-    answer = service.batch(as_items(mixed_prompts()), sampling_params=params)
-    assert [result["outputs"][0]["text"] for result in answer["results"]] == dense_reference.texts()
+    answer = service.batch(as_items(mixed_prompts()), sampling_params=GREEDY)
+    assert texts(answer) == dense_reference.texts()
 
 
 def test_each_is_a_group_of_its_own_with_its_workers(service: Service) -> None:
@@ -67,3 +74,20 @@ def test_vllms_span_of_a_request_is_below_the_attempt_and_untraced_items_have_no
     assert {span.parent_id for span in llm} == set(generate)
     assert {span.resource["phalanx.incarnation"] for span in llm} == {"1"}
     assert "canary" not in str(collector.spans)
+
+
+def test_a_killed_worker_takes_its_replica_with_it_and_the_other_one_serves_on(
+    service: Service, dense_reference: Reference
+) -> None:
+    """The last one: the replica stays down, for a start takes long. What it takes to come back is in tests/survival."""
+    service.errors_expected = True
+    below = psutil.Process(service.ranks()[1]["pid"]).children(recursive=True)
+    worker = next(process for process in below if "VLLM::Worker" in " ".join(process.cmdline()))
+    worker.send_signal(signal.SIGKILL)
+    until(lambda: service.health()["status"] == "degraded", "nobody noticed", 15)
+    assert "VLLM::Worker" in service.health()["reason"]
+    answer = service.batch(as_items(mixed_prompts()), sampling_params=GREEDY)
+    assert texts(answer) == dense_reference.texts()
+    assert {result["rank"] for result in answer["results"]} == {0}
+    _, alive = psutil.wait_procs(below, timeout=DEADLINE_S)
+    assert not alive, "the replica's processes are gone"
