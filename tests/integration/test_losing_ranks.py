@@ -64,8 +64,8 @@ def assert_all_ok(answer: Json, count: int) -> None:
 
 def test_a_killed_rank_costs_no_item_and_comes_back(service: Service) -> None:
     prompts = [f"item {index}" for index in range(8)]
-    quiet = service.batch(prompts, sampling_params={"max_tokens": 100})  # a second; five times as many take five
-    with service.begin(prompts * 5, sampling_params={"max_tokens": 100}) as batch:
+    quiet = service.batch(prompts, sampling_params={"max_tokens": 40})  # 0.4 s; five times as many take two
+    with service.begin(prompts * 5, sampling_params={"max_tokens": 40}) as batch:
         until(lambda: min(service.held) > 0, "they do not run")
         kill_rank(service, 1)
         until(lambda: lives_again(service, 1), "nobody noticed")
@@ -86,7 +86,7 @@ def test_a_killed_rank_costs_no_item_and_comes_back(service: Service) -> None:
 def test_the_other_replica_serves_on() -> None:
     with serving(*STAYS_DOWN, "--drain-timeout-s", "1", **PACE) as service:
         service.errors_expected = True
-        with service.begin(["a"] * 6, sampling_params={"max_tokens": 400}) as batch:  # three on each, for four seconds
+        with service.begin(["a"] * 6, sampling_params={"max_tokens": 200}) as batch:  # three on each, for two seconds
             until(lambda: min(service.held) > 0, "they do not run")
             kill_rank(service, 1)
             until(lambda: not is_well(service), "nobody noticed")
@@ -132,7 +132,7 @@ def test_an_engine_that_reports_its_death_is_quoted(replicas: Service) -> None:
 
 
 def test_a_stalled_group_is_found_killed_and_its_work_done() -> None:
-    with serving(*QUICK, "--stall-timeout-s", "2s", **PACE, hang_on="tar pit") as service:
+    with serving(*QUICK, "--stall-timeout-s", "1s", **PACE, hang_on="tar pit") as service:
         service.errors_expected = True
         with service.begin(["fine"] * 30, sampling_params={"max_tokens": 20}) as batch:
             answer = service.batch(["a tar pit"])
@@ -148,14 +148,14 @@ def test_a_stalled_group_is_found_killed_and_its_work_done() -> None:
 def test_a_frozen_rank_is_found_at_once_and_its_work_done(is_moe: bool) -> None:
     with serving(*QUICK, **PACE, is_moe=is_moe) as service:
         service.errors_expected = True
-        with service.begin(["a"] * 60, sampling_params={"max_tokens": 60}) as batch:
+        with service.begin(["a"] * 40, sampling_params={"max_tokens": 40}) as batch:
             until(lambda: min(service.held) > 0, "they do not run")
             frozen = service.ranks()[0]["pid"]
             os.kill(frozen, signal.SIGSTOP)
             began = time.monotonic()
             until(lambda: lives_again(service, 0), "nobody noticed")
             assert time.monotonic() - began < 60  # stall_timeout_s is two minutes
-            assert_all_ok(batch.answer(), 60)
+            assert_all_ok(batch.answer(), 40)
         assert "was stopped" in service.ranks()[0]["last_error"]
         assert not psutil.pid_exists(frozen)
         until(lambda: is_well(service), "it does not come back")
@@ -177,11 +177,11 @@ def test_a_slow_group_is_left_alone() -> None:
 
     Each batch is one step, and its end is progress by itself. Ten times the longest step holds once it was told of.
     """
-    pace = {"step_ms": 1200, "max_num_seqs": 4, "slow_on": "mud", "slow_factor": 6}
-    with serving("--stall-timeout-s", "5.5s", dp_size=1, **pace) as service:
+    pace = {"step_ms": 600, "max_num_seqs": 4, "slow_on": "mud", "slow_factor": 6}
+    with serving("--stall-timeout-s", "2.7s", dp_size=1, **pace) as service:
         assert_all_ok(service.batch(["water"], sampling_params={"max_tokens": 1}), 1)
         until(lambda: service.ranks()[0]["steps"] == 1, "it does not tell of its step")
-        assert_all_ok(service.batch(["mud"], sampling_params={"max_tokens": 1}), 1)  # 7.2 s
+        assert_all_ok(service.batch(["mud"], sampling_params={"max_tokens": 1}), 1)  # 3.6 s
         assert service.ranks()[0]["restarts"] == 0
 
 

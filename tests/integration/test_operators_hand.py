@@ -71,7 +71,7 @@ def test_a_drained_rank_takes_nothing_until_it_is_restarted() -> None:
 
 def test_what_is_not_finished_by_the_deadline_runs_elsewhere() -> None:
     with serving("--drain-timeout-s", "500ms", **PACE) as service:
-        with service.begin(["a"] * 8, sampling_params={"max_tokens": 1000}) as batch:  # five seconds
+        with service.begin(["a"] * 8, sampling_params={"max_tokens": 400}) as batch:  # two seconds
             until(lambda: min(service.held) > 0, "they do not run")
             act(service, 0, "restart")
             answer = batch.answer()
