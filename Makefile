@@ -51,7 +51,7 @@ load: ## The load tests; URL=http://host:8000 puts that service under load, ARGS
 	$(SETUP) --dev
 	$(BIN)/python -m $(if $(URL),tests.load --url $(URL),pytest tests/load) $(ARGS)
 
-survival: ## Kill real vLLM's processes in every stage and see it recover; about half an hour
+survival: ## Kill real vLLM's processes in every stage and see it recover, and vLLM on two nodes; about half an hour
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/survival $(ARGS)
 

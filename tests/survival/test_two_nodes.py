@@ -13,8 +13,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
+def trained_reference(trained_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """What one engine alone says."""
+    reference = Reference(trained_model, tmp_path_factory.mktemp("trained-reference"))
+    yield reference
+    reference.discard()
+
+
+@pytest.fixture(scope="module")
 def service(trained_reference: Reference, trained_model: Path) -> Iterator[Service]:
-    """Rank 0 on node 0, rank 1 on node 1; uncompiled, as test_lockstep is not. The reference works meanwhile."""
+    """Rank 0 on node 0, rank 1 on node 1. The reference works meanwhile."""
     with Cluster("--model", str(trained_model), "--enforce-eager", dp_size=2, engine="vllm") as cluster:
         agent = cluster.start_agent()
         running = cluster.start_gateway().wait_ready()
