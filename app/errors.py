@@ -11,6 +11,7 @@ PhalanxError
 │   ├── Conflict            409  not in the state that it is in
 │   ├── TooLarge            413  it can never fit
 │   ├── WrongMediaType      415
+│   ├── Unprocessable       422  an idempotency key that stands for another body
 │   ├── HeadTooLarge        431
 │   └── TryLater            429 or 503, with Retry-After
 └── FatalError              the operator must act: the service ends with this message and exit code
@@ -105,6 +106,12 @@ class WrongMediaType(RequestError):
     """The body is of a type that is not read."""
 
     status = 415
+
+
+class Unprocessable(RequestError):
+    """The request is well formed, and contradicts an earlier one."""
+
+    status = 422
 
 
 class HeadTooLarge(RequestError):

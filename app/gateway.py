@@ -12,6 +12,7 @@ from app.batches.acceptance import Acceptance
 from app.batches.admission import AdmissionGate
 from app.batches.arrival import Arrivals
 from app.batches.availability import Availability
+from app.batches.detached.service import DetachedService
 from app.batches.dry_run import DryRuns
 from app.batches.engine_check import EngineCheck
 from app.batches.memory import HeldBytes
@@ -90,14 +91,32 @@ class Gateway:
         self.arrivals = Arrivals(
             self.acceptance, self.runs, self.availability, self.spools, settings.stream_window_bytes
         )
+        self.detached = self._make_detached(admission)
         self.dry_runs = DryRuns(self.acceptance, self.fleet, self.availability, self.runs.forecasts)
         self._watch()
+
+    def _make_detached(self, admission: AdmissionGate) -> DetachedService:
+        return DetachedService(
+            self.settings,
+            self.fleet,
+            self.dispatcher,
+            self.availability,
+            admission,
+            self.runs,
+            self.acceptance,
+            self.keeper,
+            self.keys,
+            self.metrics,
+            self.traces,
+            self._fail,
+        )
 
     # -- life
 
     async def open(self) -> None:
         """Opens the journal, before anything is served or started. Raises CannotOpen; `stop` is to be called then."""
         await self.keeper.open()
+        await self.detached.batches.start()
 
     def start(self) -> None:
         """Begins to start the ranks; requests may come at once."""
@@ -110,8 +129,10 @@ class Gateway:
         self.availability.is_draining = True
         self.bodies.end()
         timeout_s = self.settings.drain_timeout_s
+        self.detached.batches.halt()
         logger.info("draining", batches=self.runs.active, timeout_s=timeout_s)
         try:
+            await self.detached.batches.stop()
             await asyncio.wait_for(self.runs.wait_idle(), timeout_s)
         except TimeoutError:
             logger.warning("drain_deadline", batches=self.runs.active)
@@ -124,6 +145,7 @@ class Gateway:
         """The service cannot go on: what is admitted gets its error at once."""
         self.availability.is_draining = True
         self.bodies.end()
+        self.detached.batches.halt()
         self.runs.end_all(ItemError(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again"))
 
     async def stop(self) -> None:
@@ -131,6 +153,7 @@ class Gateway:
         try:
             await self.fleet.stop()
         finally:
+            await self.detached.batches.stop()
             await self.runs.stop()
             if self.keys is not None:
                 await self.keys.stop()
@@ -160,9 +183,12 @@ class Gateway:
     def _on_change(self) -> None:
         """Something has changed with the ranks. With none left that could come back, work would wait for ever."""
         self.changed.set()
-        if not self.fleet.has_hope:
-            reason = f"no rank is left: {self.availability.reason}"
-            self.runs.end_all(ItemError(ItemErrorCode.RANK_LOST, reason))
+        if self.fleet.has_hope:
+            self.detached.batches.release_all()
+            return
+        reason = f"no rank is left: {self.availability.reason}"
+        self.detached.batches.hold_all(reason)
+        self.runs.end_all(ItemError(ItemErrorCode.RANK_LOST, reason))
 
     # -- metrics
 
@@ -177,6 +203,8 @@ class Gateway:
                 "phalanx_asyncio_tasks": lambda: len(asyncio.all_tasks()),
                 "phalanx_active_batches": lambda: self.runs.active,
                 "phalanx_batches_held_back": lambda: self.runs.held_back,
+                "phalanx_detached_batches": lambda: self.detached.batches.open,
+                "phalanx_detached_batches_held": lambda: self.detached.batches.held,
                 "phalanx_held_bytes": lambda: self.memory.total,
                 "phalanx_spool_bytes": lambda: self.spools.total,
                 "phalanx_items_requeued_total": lambda: dispatcher.requeued_items,

@@ -1,6 +1,6 @@
 """All metrics of the gateway, `phalanx_*`: base units, counters end in `_total`, and no id is a label."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -9,6 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from app.journal.records import NewResult
 from engines.contract.protocol import Result
 
 Reader = Callable[[], float]
@@ -41,6 +42,8 @@ WATCHED_GAUGES = {
     "phalanx_asyncio_tasks": "Tasks of the event loop.",
     "phalanx_active_batches": "Batches under way.",
     "phalanx_batches_held_back": "Of these, streams whose clients read too slowly.",
+    "phalanx_detached_batches": "Batches in the background that have not ended.",
+    "phalanx_detached_batches_held": "Of these, those of which nothing runs until a reason is gone.",
     "phalanx_held_bytes": "Bodies and results in memory, in bytes.",
     "phalanx_journal_available": "1 while the journal takes writes.",
     "phalanx_journal_file_bytes": "Size of the journal's files; NaN on a server.",
@@ -153,6 +156,17 @@ class Metrics:
         for status, count in counts:
             if count:
                 self._items[status].inc(count)
+
+    def items_stored(self, tenant: str, results: Sequence[NewResult]) -> None:
+        """Results of a detached batch have become durable."""
+        for result in results:
+            self._items[result.status.value].inc()
+        prompt_tokens = sum(result.prompt_tokens for result in results)
+        self.tenant_used(tenant, len(results), prompt_tokens, sum(result.completion_tokens for result in results))
+
+    def detached_batch_ended(self) -> None:
+        """A detached batch has come to its end."""
+        self._batches.inc()
 
     def tenant_used(self, tenant: str, items: int, prompt_tokens: int, completion_tokens: int) -> None:
         """So many of a tenant's items have their results. The first hundred tenants are told apart."""

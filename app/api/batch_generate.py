@@ -1,6 +1,7 @@
 """``POST /v1/batch_generate``: read the request, have it accepted, and answer when all items have their results, or
 with each as it comes."""
 
+import asyncio
 from typing import TypeAlias, cast
 
 from fastapi import APIRouter, Request
@@ -15,11 +16,13 @@ from app.api.batch_schemas import ANSWER, LINE, REQUEST_LINE, SCHEMAS
 from app.api.batch_stream import BatchStream
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers
+from app.api.detached_answer import answer_detached, digest_of, is_detached
 from app.api.dry_run_response import DryRunResponse
 from app.api.ndjson_body import NdjsonBody, is_ndjson
 from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
 from app.batches.acceptance import OpenSink
+from app.batches.detached.view import DetachedBatch
 from app.batches.dry_run import DryRun
 from app.batches.memory import Holding
 from app.batches.request import BatchRequest
@@ -35,7 +38,8 @@ Sink: TypeAlias = ResultsInMemory | ResultStream
 ANSWERS = {
     "/v1/batch_generate": Answers(
         ANSWER,
-        (403, 404, 408, 413, 415, 503),
+        (403, 404, 408, 409, 413, 415, 422, 503),
+        also={202: DetachedBatch.__name__},
         example=examples.ANSWER,
         others={DryRun.__name__: examples.DRY_RUN},
         line=LINE,
@@ -56,6 +60,10 @@ async def batch_generate(request: Request) -> Response:
     `batch_generation.progress` first, and whenever there is nothing else for a while, `batch_generation.result` for
     each prompt, and `batch_generation.summary` last. Without that the answer is incomplete.
 
+    With `"background": true` the answer is 202 and the batch object, and the batch is stored: it runs on without its
+    client, and goes on after a restart of the service. With an `Idempotency-Key` it is stored, too, and answered as any
+    other; the same key and body give what there is and the rest as it comes.
+
     A body of `application/x-ndjson` has a prompt a line, with an optional first line for the batch-wide fields. It may
     be larger than memory, and its items run while it still comes. The answer is a stream. If something is wrong with
     the body later, the last line is a `batch_generation.error`, and nothing more runs.
@@ -64,15 +72,22 @@ async def batch_generate(request: Request) -> Response:
     that would be refused and why, and how long the batch would take.
     """
     gateway = gateway_of(request)
-    _refuse_headers(request)
-    gateway.availability.check()
+    gateway.availability.check_open()
     holding = gateway.memory.open()
     try:
         if is_ndjson(request):
             return await _answer_lines(request, gateway, holding)
-        asked = await gateway.acceptance.read(await _read(request, gateway, holding))
+        body = await _read(request, gateway, holding)
+        asked = await gateway.acceptance.read(body)
         if asked.dry_run:
+            gateway.availability.check()
             return DryRunResponse(gateway.dry_runs.run(asked, caller_of(request), holding), holding)
+        if is_detached(request, asked):
+            digest = await asyncio.to_thread(digest_of, body)
+            answer = await answer_detached(request, gateway, asked, gateway.acceptance.cut(asked), lambda: digest)
+            holding.close()
+            return answer
+        gateway.availability.check()
         sink = _sink(asked, request, gateway, holding)
         run = await gateway.acceptance.accept(asked, caller_of(request), holding, sink)
     except BaseException:
@@ -86,6 +101,11 @@ async def _answer_lines(request: Request, gateway: Gateway, holding: Holding) ->
     holding.take(HELD_BYTES)
     body = NdjsonBody(request, gateway.settings, gateway.bodies, gateway.acceptance.turnstile)
     options = await body.options()
+    if is_detached(request, options):
+        answer = await answer_detached(request, gateway, options, body.bodies(), body.digest)
+        holding.close()
+        return answer
+    gateway.availability.check()
     _check_attached(options, request)
     arrival = await gateway.arrivals.begin(options, caller_of(request), holding)
     return ArrivingStream(arrival, body.bodies(), gateway)
@@ -123,10 +143,3 @@ async def _read(request: Request, gateway: Gateway, holding: Holding) -> bytearr
     except TooSlow:
         gateway.availability.check()
         raise
-
-
-def _refuse_headers(request: Request) -> None:
-    if "idempotency-key" in request.headers:
-        raise InvalidRequest(
-            "Idempotency-Key does not exist yet: leave it out", param="Idempotency-Key", code="unsupported"
-        )

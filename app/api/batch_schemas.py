@@ -7,7 +7,7 @@ from app.api.describing import Described, Schema, array_of, one_of, or_null, ref
 from app.batches.dry_run import DryRun, DryRunCounts, DryRunItem
 from app.batches.hindsight import MARKS, PredictionQuality
 from app.batches.parsing import OPTIONS as OPTIONS_OBJECT
-from app.batches.request import NOT_YET, BatchRequest, PromptObject
+from app.batches.request import BatchRequest, PromptObject
 from app.batches.results import ItemResult, PromptTokensDetails, RequestCounts, ResultError, Usage
 from app.batches.stats import RankShare, Stats
 from engines.contract.protocol import ItemErrorCode
@@ -15,6 +15,7 @@ from engines.contract.sampling import RepetitionDetection, SamplingFields, Struc
 
 ANSWER = "BatchAnswer"
 LINE = "BatchLine"
+DETACHED_LINE = "DetachedLine"
 OPTIONS = "BatchOptions"
 REQUEST_LINE = "BatchRequestLine"
 TEXT: Schema = {"type": "string", "title": "Text"}
@@ -23,6 +24,16 @@ JSON_OBJECT: Schema = {"type": "object", "additionalProperties": True}
 ANY_JSON: Schema = {"description": "Any JSON of yours, handed back in the result."}
 LOGPROBS = array_of(or_null({"type": "object", "additionalProperties": ref("TokenLogprob")}))
 
+RESULT_PARTS: dict[str, Schema] = {
+    "outputs": array_of(ref("Output")),
+    "prompt_logprobs": LOGPROBS | {"description": "One entry per token of the prompt."},
+    "metadata": ANY_JSON,
+    "prompt": {
+        "description": "Only with return_prompt: the text, token ids or messages, as they were sent. "
+        "null if there are none, or none in valid UTF-8."
+    },
+}
+
 SCHEMAS = (
     Described(
         BatchRequest,
@@ -30,8 +41,12 @@ SCHEMAS = (
         opaque={
             "prompts": array_of({"oneOf": [TEXT, TOKEN_IDS, ref("PromptObject")]}, minItems=1),
             "sampling_params": or_null(ref("SamplingFields")),
+            "metadata": or_null(JSON_OBJECT),
         },
         notes={
+            "background": "202 and the batch object at once; the batch runs on without its client.",
+            "expires_after_s": "Of a batch in the background: expired, if it has not begun by then.",
+            "metadata": "Of a batch in the background: handed back with it.",
             "prompts": "Text, token ids and objects, mixed as you like.",
             "model": "May be left out; any other name than the served one is 404.",
             "sampling_params": "For all prompts; a prompt's own are merged over them key by key.",
@@ -87,15 +102,7 @@ SCHEMAS = (
     Described(RequestCounts),
     Described(
         ItemResult,
-        opaque={
-            "outputs": array_of(ref("Output")),
-            "prompt_logprobs": LOGPROBS | {"description": "One entry per token of the prompt."},
-            "metadata": ANY_JSON,
-            "prompt": {
-                "description": "Only with return_prompt: the text, token ids or messages, as they were sent. "
-                "null if there are none, or none in valid UTF-8."
-            },
-        },
+        opaque=RESULT_PARTS,
         notes={"rank": "Which rank ran it; null when none did.", "error": "With status error only."},
     ),
     Described(ResultError, words={"code": one_of(ItemErrorCode)}),
@@ -181,7 +188,7 @@ def complete(schemas: dict[str, Schema]) -> dict[str, Schema]:
     _as_read(schemas)
     head, tail = schemas.pop(BatchHead.__name__), schemas.pop(BatchTail.__name__)
     lines = {OPTIONS: _options(schemas[BatchRequest.__name__]), REQUEST_LINE: _request_line(), LINE: _line()}
-    return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail)} | lines
+    return schemas | MADE_BY_RANKS | {ANSWER: _whole_answer(head, tail), DETACHED_LINE: _detached_line()} | lines
 
 
 def _as_read(schemas: dict[str, Schema]) -> None:
@@ -190,9 +197,6 @@ def _as_read(schemas: dict[str, Schema]) -> None:
         properties = schemas[struct.__name__]["properties"]
         for name, schema in properties.items():
             properties[name] = or_null(schema)  # null is the same as absence
-    request = schemas[BatchRequest.__name__]["properties"]
-    for name in NOT_YET:
-        request[name] = {"enum": [False, None], "default": None, "description": "Does not exist yet: leave it out."}
     present = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("prompt", "messages")]
     schemas[PromptObject.__name__]["oneOf"] = present
 
@@ -239,4 +243,15 @@ def _line() -> Schema:
         "title": LINE,
         "description": "A line of a stream; `object` says which. Without a summary at its end it is incomplete.",
         "oneOf": [ref(struct.__name__) for struct in structs],
+    }
+
+
+def _detached_line() -> Schema:
+    """What the lines of a stored batch's results may be."""
+    names = ("DetachedProgress", "NumberedResult", "DetachedSummary")
+    return {
+        "title": DETACHED_LINE,
+        "description": "A line of a stored batch's results; `object` says which. The last is a summary, or progress "
+        "where there is more to come.",
+        "oneOf": [ref(name) for name in names],
     }

@@ -11,6 +11,7 @@ from app.errors import InvalidRequest, TooLarge, TooSlow, WrongMediaType
 from app.settings.declaration import Settings
 
 JSON_TYPE = "application/json"
+DIGEST_BYTES = 16  # by which bodies with an Idempotency-Key are told apart
 
 
 @dataclass(frozen=True)

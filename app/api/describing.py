@@ -17,12 +17,13 @@ REF = "#/components/schemas/{name}"
 
 @dataclass(frozen=True)
 class Answers:
-    """What a route answers: a component on success (None: text), and these errors besides those of every route.
+    """What a route answers, under its path, or under its method and path where several methods have one.
 
-    A route that changes something, or that only admins may use, has 403 among them. `takes` is the component of its
-    body, and `takes_line` that of each line, where the body may be lines. `line` is that of each line, where the answer
-    may be a stream. `others` are components that a success may be instead, each with an example. Examples are for
-    /docs.
+    A component on success (None: text), and these errors besides those of every route. A route that changes something,
+    or that only admins may use, has 403 among them. `takes` is the component of its body, and `takes_line` that of each
+    line, where the body may be lines. `line` is that of each line, where the answer may be a stream. `others` are
+    components that a success may be instead, each with an example, and `also` those of other statuses of success.
+    Examples are for /docs.
     """
 
     component: str | None
@@ -34,6 +35,8 @@ class Answers:
     line: str | None = None
     lines: tuple[Schema, ...] = ()  # examples of them, in their order
     takes: str | None = None
+    needs_body: bool = True
+    also: Mapping[int, str] = field(default_factory=dict)  # components of other successes
     requests: Mapping[str, Schema] = field(default_factory=dict)
     takes_line: str | None = None
     request_lines: tuple[Any, ...] = ()  # Any: JSON; examples of them, in their order

@@ -219,6 +219,13 @@ ERRORS: dict[int, Json] = {
         "rank",
         "rank_not_ready",
     ),
+    422: refusal(
+        "invalid_request_error",
+        "the Idempotency-Key 'night-7' stands for batchgen-0d1464ff6a0be954a968c31071d16d36, which came with another "
+        "body: send the same body, or choose another key",
+        "Idempotency-Key",
+        "idempotency_key_reused",
+    ),
     413: refusal(
         "invalid_request_error",
         "the batch has more than 100000 prompts, the most that are accepted in one (--max-batch-items): split it",

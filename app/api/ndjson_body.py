@@ -6,11 +6,12 @@ the limits of any body's, but no time counts in which nobody asks for more.
 
 import asyncio
 from collections.abc import AsyncIterator
+from hashlib import blake2b
 
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.answer_form import NDJSON
-from app.api.body import BodyLimits, Pace, check_encoding, cut_short, media_type_of
+from app.api.body import DIGEST_BYTES, BodyLimits, Pace, check_encoding, cut_short, media_type_of
 from app.batches.lines import LineCutter, LineReader
 from app.batches.reading import BodyReads
 from app.batches.request import BatchRequest
@@ -41,6 +42,8 @@ class NdjsonBody:
         self._reader = LineReader(longest, turnstile)
         self._lines = self._read_lines()
         self._first: list[bytes] = []  # what was read with the options
+        self._hash = blake2b(digest_size=DIGEST_BYTES)
+        self._is_whole = False
 
     async def options(self) -> BatchRequest:
         """The batch-wide fields, once the first item has come, too.
@@ -53,6 +56,10 @@ class NdjsonBody:
                 return self._reader.options
         self._reader.end()
         return self._reader.options
+
+    def digest(self) -> bytes | None:
+        """Of all its bytes, by which it is told apart from others; None before it has come to its end."""
+        return self._hash.digest() if self._is_whole else None
 
     async def bodies(self) -> AsyncIterator[list[bytes]]:
         """The bodies of its items in order, some hundreds at a time: see `LineReader.read`.
@@ -86,6 +93,9 @@ class NdjsonBody:
             raise self._pace.too_slow(now() - began) from None
         except ClientDisconnect:
             raise cut_short() from None
-        if part is not None:
+        if part is None:
+            self._is_whole = True
+        else:
+            self._hash.update(part)
             self._pace.count(len(part), now() - began)
         return part

@@ -40,6 +40,7 @@ MEANINGS = {
     409: "It does not go with the state that the thing is in.",
     413: "It can never fit, however often it is sent; the message names the limit.",
     415: "The body is of another media type than those listed, or is compressed.",
+    422: "An Idempotency-Key that stands for another body.",
     429: "There is no room now, or the API key has used up its own limit; the time to wait is an estimate from the "
     "measured rate.",
     500: "The fault is the gateway's; its log says more.",
@@ -71,12 +72,13 @@ def _document(app: FastAPI, resources: Sequence[Resource]) -> Schema:
     }
     answers = {path: found for resource in resources for path, found in resource.ANSWERS.items()}
     for path, operations in described["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
+            found = answers.get(f"{method.upper()} {path}") or answers[path]
             operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
-            operation["responses"] = _responses(path, answers[path])
+            operation["responses"] = _responses(path, found)
             operation["security"] = [] if path in OPEN else [{SECURITY_SCHEME: []}]
-            if (takes := answers[path].takes) is not None:
-                operation["requestBody"] = {"required": True, "content": _taken(takes, answers[path])}
+            if found.takes is not None:
+                operation["requestBody"] = {"required": found.needs_body, "content": _taken(found.takes, found)}
     return described
 
 
@@ -90,6 +92,8 @@ def _taken(component: str, answers: Answers) -> dict[str, Schema]:
 def _responses(path: str, answers: Answers) -> dict[str, Schema]:
     needs_key = path not in OPEN
     found = {str(answers.success): _ok(answers)}
+    for other, component in answers.also.items():
+        found[str(other)] = {"description": "Success", "content": {JSON_TYPE: {"schema": ref(component)}}}
     for status in sorted((*EVERYWHERE, *answers.errors, *(WITH_A_KEY if needs_key else ()))):
         found[str(status)] = _error(status, answers.unavailable if status == 503 else "ErrorAnswer")
     for status, answer in found.items():

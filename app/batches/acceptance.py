@@ -1,7 +1,9 @@
 """How a batch is accepted, whoever asks: its steps have one order, and it is this one."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
+
+from msgspec import UNSET
 
 from app.batches.admission import AdmissionGate, owner_of
 from app.batches.availability import Availability
@@ -11,22 +13,23 @@ from app.batches.intake import Intake
 from app.batches.memory import Holding
 from app.batches.parsing import parse_in_turn
 from app.batches.record import BatchRecord, Label
-from app.batches.request import DEFAULT_PRIORITY, NOT_YET, BatchRequest, bytes_of
+from app.batches.request import DEFAULT_PRIORITY, DETACHED_ONLY, BatchRequest, bytes_of
 from app.batches.run import BatchRun
 from app.batches.runs import Runs
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.sink import ResultSink
-from app.batches.splitting import Entries, split
+from app.batches.splitting import Entries, batched, split
 from app.batches.turnstile import Turnstile
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Owner
-from app.errors import InvalidRequest, NotFound
+from app.errors import InvalidRequest, NotFound, TooLarge
 from app.keys.ring import Caller
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from app.traces import Traces
 from engines.contract.protocol import ItemError, ItemErrorCode
 
+CUT_ITEMS = 500  # at a time
 ITEM_BYTES = 512  # that an item takes up besides its prompt and its result, and what is kept of it in the end
 SinkT = TypeVar("SinkT", bound=ResultSink)
 OpenSink = Callable[[int], SinkT]  # for the results of so many items
@@ -59,7 +62,7 @@ class Acceptance:
     async def read(self, body: bytearray) -> BatchRequest:
         """What a body asks for, checked as far as the batch as a whole goes. Raises RequestError."""
         request = await parse_in_turn(body, self.turnstile)
-        self._check(request)
+        self.check(request)
         return request
 
     async def accept(
@@ -82,7 +85,8 @@ class Acceptance:
         will_run: bool = True,
     ) -> BatchRun[SinkT]:
         """A batch with its items, which does not run yet. One that never will needs no room in the backlog."""
-        priority = _priority(request, caller)
+        self.check_attached(request)
+        priority = priority_of(request, caller)
         resolver = await self._agree(request)
         prompts = await self._take_apart(request, owner_of(caller))
         if will_run:
@@ -107,8 +111,9 @@ class Acceptance:
 
         `label` is asked for items that never ran. The batch has no time limit. Raises RequestError.
         """
-        self._check(options)
-        priority = _priority(options, caller)
+        self.check(options)
+        self.check_attached(options)
+        priority = priority_of(options, caller)
         resolver = await self._agree(options)
         record = BatchRecord(self._settings.public_name, priority, owner_of(caller), caller.tenant)
         run = BatchRun(record, sink, self._runs.forget, self._traces.batch(0), label_untaken=label)
@@ -137,29 +142,58 @@ class Acceptance:
 
     async def _agree(self, request: BatchRequest) -> SamplingResolver:
         """The batch-wide sampling parameters, which a rank accepts."""
-        resolver = self._resolve(request)
-        await self._engine_check.ask(resolver.batch_wide.wire)
+        resolver = self.resolve(request)
+        await self.check_params(resolver)
         return resolver
 
-    def _check(self, request: BatchRequest) -> None:
+    def check(self, request: BatchRequest) -> None:
         """What concerns the batch as a whole."""
         settings = self._settings
-        for name in NOT_YET:
-            if getattr(request, name):
-                raise InvalidRequest(f"{name} does not exist yet: leave it out", param=name, code="unsupported")
         if request.model is not None and request.model != settings.public_name:
             raise NotFound(
                 f"model {request.model[:200]!r} is not served here: leave model out, or name {settings.public_name!r}",
                 param="model",
                 code="model_not_found",
             )
+
+    def check_attached(self, request: BatchRequest) -> None:
+        """What only concerns a batch that lives as long as its client's connection. Raises InvalidRequest."""
+        settings = self._settings
+        for name in DETACHED_ONLY:
+            if getattr(request, name) is not None and getattr(request, name) is not UNSET:
+                raise InvalidRequest(
+                    f"{name} is for batches that outlive their connection: set background to true, or send an "
+                    "Idempotency-Key",
+                    param=name,
+                )
         if request.timeout_s is not None and request.timeout_s > settings.max_timeout_s:
             raise InvalidRequest(
-                f"timeout_s is {request.timeout_s:g}: at most {settings.max_timeout_s:g} is accepted (--max-timeout-s)",
+                f"timeout_s is {request.timeout_s:g}: at most {settings.max_timeout_s:g} is accepted (--max-timeout-s) "
+                "but for batches in the background",
                 param="timeout_s",
             )
 
-    def _resolve(self, request: BatchRequest) -> SamplingResolver:
+    async def cut(self, request: BatchRequest) -> AsyncIterator[list[bytes]]:
+        """The prompts as the JSON that they came in, some hundreds at a time. Raises TooLarge, and InvalidRequest."""
+        most = self._settings.max_batch_items
+        await self.turnstile.enter()
+        prompts = await split(memoryview(request.prompts), most + 1, self._settings.max_prompt_bytes, self.turnstile)
+        if len(prompts) > most:
+            raise TooLarge(
+                f"the batch has more than {most} prompts, the most that are accepted in one JSON body "
+                "(--max-batch-items): split it, or send it as NDJSON",
+                param="prompts",
+                code="batch_too_large",
+            )
+        for some in batched(prompts, CUT_ITEMS):
+            yield some
+            await self.turnstile.pause_when_over()
+
+    async def check_params(self, resolver: SamplingResolver) -> None:
+        """The engine's word on batch-wide sampling parameters. Raises InvalidRequest, and TryLater without a rank."""
+        await self._engine_check.ask(resolver.batch_wide.wire)
+
+    def resolve(self, request: BatchRequest) -> SamplingResolver:
         """The batch-wide sampling parameters."""
         try:
             return SamplingResolver(self._settings, bytes_of(request.sampling_params))
@@ -176,7 +210,7 @@ class Acceptance:
         return prompts
 
 
-def _priority(request: BatchRequest, caller: Caller) -> int:
+def priority_of(request: BatchRequest, caller: Caller) -> int:
     """The batch's own, or else the nearest to the default that the API key may use."""
     limits = caller.key.limits if caller.key else None
     if request.priority is None:

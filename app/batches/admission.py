@@ -4,6 +4,7 @@ from app.batches.rate import RateMeter
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import EVERYBODY, Flow, Owner
 from app.errors import TooLarge, TryLater
+from app.keys.key import DEFAULT_TENANT, ApiKey
 from app.keys.ring import Caller
 from app.settings.declaration import Settings
 
@@ -104,6 +105,12 @@ class AdmissionGate:
 
 
 def owner_of(caller: Caller) -> Owner:
-    """The caller as the one whose batches share the ranks with others'."""
-    key = caller.key
-    return EVERYBODY if key is None else Owner(key.id, key.weight, key.limits.max_waiting_items)
+    """The caller as the one whose batches share the ranks with others': all keys of a tenant are one."""
+    return owner_of_key(caller.key, caller.tenant)
+
+
+def owner_of_key(key: ApiKey | None, tenant: str) -> Owner:
+    """A tenant, with the weight and the limit of one of its keys; None for a key that is no more."""
+    if key is None:
+        return EVERYBODY if tenant == DEFAULT_TENANT else Owner(tenant)
+    return Owner(tenant, key.weight, key.limits.max_waiting_items)

@@ -16,11 +16,20 @@ class Availability:
         self._dispatcher = dispatcher
         self.is_draining = False
 
-    def check(self) -> None:
-        """Raises TryLater while nothing can run."""
+    @property
+    def takes_items(self) -> bool:
+        """Whether any rank does."""
+        return self._dispatcher.takes_items
+
+    def check_open(self) -> None:
+        """Raises TryLater while the service is ending."""
         if self.is_draining:
             raise self.unavailable("the service is shutting down", "shutting_down")
-        if not self._dispatcher.takes_items:
+
+    def check(self) -> None:
+        """Raises TryLater while nothing can run."""
+        self.check_open()
+        if not self.takes_items:
             raise self.unavailable(self.reason, "no_rank_ready")
 
     def unavailable(self, reason: str, code: str) -> TryLater:

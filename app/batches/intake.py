@@ -201,14 +201,16 @@ class Intake:
 
     def _check_unique(self, index: int, custom_id: str, place: str) -> None:
         if self._is_duplicate(index, custom_id):
-            raise _Refused(
-                ItemErrorCode.DUPLICATE_CUSTOM_ID,
-                Complaint(
-                    f"{place}.custom_id",
-                    f"custom_id {custom_id!r} stands earlier in this batch already, and that item runs: "
-                    "give each item an id of its own",
-                ),
-            )
+            raise _Refused(ItemErrorCode.DUPLICATE_CUSTOM_ID, duplicate(custom_id, place))
+
+
+def duplicate(custom_id: str, place: str) -> Complaint:
+    """What is wrong with an item whose custom_id another one has."""
+    return Complaint(
+        f"{place}.custom_id",
+        f"custom_id {custom_id!r} stands earlier in this batch already, and that item runs: give each item an id of "
+        "its own",
+    )
 
 
 class _Seen:

@@ -31,6 +31,7 @@ class BatchRecord:
     tenant: str = DEFAULT_TENANT
     id: str = field(default_factory=lambda: f"batchgen-{secrets.token_hex(16)}")
     created_at: int = field(default_factory=lambda: int(time.time()))
+    is_detached: bool = False  # kept in the journal: it outlives its client's connection, and the gateway
     request_ids: dict[str, str] = field(default_factory=current_ids)  # for the log's lines about its end
     labels: dict[int, Label] = field(default_factory=dict)  # by index, of the items that have one
 

@@ -26,6 +26,8 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     return_prompt: bool | None = None
     stream: bool | None = None
     background: bool | None = None
+    expires_after_s: Annotated[float, Meta(gt=0)] | None = None
+    metadata: Raw | UnsetType = UNSET
     dry_run: bool | None = None
 
 
@@ -44,15 +46,14 @@ class PromptObject(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 # What a client is likely to get wrong, and where it belongs.
 MISPLACED = {
-    "resume": "resuming a batch does not exist yet",
-    "idempotency_key": "idempotency does not exist yet",
+    "idempotency_key": "it is a header, Idempotency-Key",
     "messages": 'it belongs in an entry of prompts, as in {"messages": [...]}',
     "prompt": "it is called prompts here, and is a list",
     "requests": "it is called prompts here",
     "custom_ids": "custom_id belongs in an entry of prompts",
 }
 DEFAULT_PRIORITY = 0
-NOT_YET = ("background",)
+DETACHED_ONLY = ("expires_after_s", "metadata")
 
 
 def bytes_of(raw: Raw | UnsetType) -> bytes | None:

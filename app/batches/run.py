@@ -59,6 +59,7 @@ class BatchRun(Generic[SinkT_co]):
         self.stats = StatsKeeper()
         self.forecast: RunForecast | None = None  # once it has begun
         self.trace = trace or BatchTrace()
+        self.started = asyncio.Event()  # an item has been sent to a rank
         self.done = asyncio.Event()
         self._window: dict[int, Item | None] = {}  # in order; None for one that is no item yet, or is being refused
         self._on_done = on_done
@@ -127,6 +128,7 @@ class BatchRun(Generic[SinkT_co]):
     def item_started(self, item: Item, rank: int) -> None:
         """The dispatcher is about to send the item to a rank."""
         self.stats.started(rank)
+        self.started.set()
         if self.forecast is not None:
             self.forecast.item_started(item)
         item.trace = self.trace.started(item.index, item.attempts, rank, item.incarnation)

@@ -195,8 +195,9 @@ class Runs:
         self.forecasts.end(run.forecast)
 
     def _conclude(self, run: AnyRun) -> None:
-        self._metrics.batch_ended(run.counts.items())
-        self._count_usage(run)
+        if not run.record.is_detached:  # whose results count as they become durable
+            self._metrics.batch_ended(run.counts.items())
+            self._count_usage(run)
         stats = run.stats.summary()
         logger.info(
             "batch_ended",

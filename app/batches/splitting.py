@@ -4,9 +4,10 @@ msgspec would do it in one go: with a body of two bytes a prompt that is seconds
 gigabytes for a list that is then refused for its length. The list must be valid JSON: only its outline is read.
 """
 
+import itertools
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
@@ -81,6 +82,13 @@ def is_too_deep(value: bytes) -> bool:
     """Whether a JSON value without space around it has more levels than a prompt may have."""
     openings = value.count(b"[") + value.count(b"{")  # nearly always too few
     return openings > MAX_DEPTH and _ENTRY.fullmatch(value + b",") is None
+
+
+def batched(entries: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    """Entries in lists of so many; the last may be shorter."""
+    waiting = iter(entries)
+    while some := list(itertools.islice(waiting, most)):
+        yield some
 
 
 def _too_much(index: int, longest: int, *, is_last: bool) -> InvalidRequest:

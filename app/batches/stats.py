@@ -31,6 +31,9 @@ class Stats(msgspec.Struct, kw_only=True):
     prediction: PredictionQuality | UnsetType = UNSET  # of a batch that was large and long enough to tell
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class StatsKeeper:
     """Collects a batch's figures while it runs."""
 
@@ -97,3 +100,7 @@ class StatsKeeper:
             ranks=shares,
             prediction=self.prediction,
         )
+
+    def encoded(self) -> bytes:
+        """The summary as JSON."""
+        return _encode(self.summary())

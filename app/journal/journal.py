@@ -100,9 +100,12 @@ class Journal:
         size = sum(len(item.body) for item in new)
         return await self._writer.write(lambda db: items.append(db, ordinal, new, self._quotas), size)
 
-    async def seal(self, ordinal: int) -> StoredBatch:
-        """All items are there: the batch is queued. Raises WrongState and NoSuchBatch."""
-        return await self._writer.write(lambda db: batches.seal(db, ordinal))
+    async def seal(self, ordinal: int, body_digest: bytes | None = None) -> StoredBatch:
+        """All items are there: the batch is queued. `body_digest` is for a body that was not known whole before.
+
+        Raises WrongState and NoSuchBatch.
+        """
+        return await self._writer.write(lambda db: batches.seal(db, ordinal, body_digest))
 
     # -- it runs
 
@@ -119,8 +122,8 @@ class Journal:
         return await self._writer.write(lambda db: batches.request_cancel(db, ordinal))
 
     async def put_results(self, ordinal: int, new: Sequence[NewResult]) -> PutReport:
-        """Stores results of an open batch, once for each item. Safe to try again after JournalUnavailable: those that
-        were stored are ignored. Raises WrongState and NoSuchBatch.
+        """Stores results of a batch that is open or receives items, once for each item. Safe to try again after
+        JournalUnavailable: those that were stored are ignored. Raises WrongState and NoSuchBatch.
         """
         size = sum(len(result.body) + EACH_RESULT_BYTES for result in new)
         return await self._writer.put(Put(ordinal, new), size)
@@ -157,6 +160,10 @@ class Journal:
         this tenant."""
         return await self._read(lambda db: batches.of_id(db, batch_id, tenant))
 
+    async def of_ordinal(self, ordinal: int) -> StoredBatch:
+        """A batch as it is now. Raises NoSuchBatch."""
+        return await self._read(lambda db: batches.of_ordinal(db, ordinal))
+
     async def find_by_key(self, tenant: str, key: str) -> StoredBatch | None:
         """The batch that an idempotency key stands for, until 24 h after its end; also while it receives items."""
         return await self._read(lambda db: batches.of_key(db, tenant, key, time.time()))
@@ -177,6 +184,12 @@ class Journal:
     ) -> list[StoredResult]:
         """Results above a number, in the order in which they became durable; bounded as `unfinished_items` is."""
         return await self._read(lambda db: results.after(db, ordinal, seq, limit, max_bytes))
+
+    async def results_by_index(
+        self, ordinal: int, after: int = -1, limit: int = 1000, max_bytes: int = WINDOW_BYTES
+    ) -> list[StoredResult]:
+        """Results of items above an index, in the order of the items; bounded as `unfinished_items` is."""
+        return await self._read(lambda db: results.by_index(db, ordinal, after, limit, max_bytes))
 
     # -- it goes
 

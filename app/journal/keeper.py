@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from app.journal.journal import Journal
 
 logger = get_logger("journal")
+PAUSE_S = 0.5
 RETRY_S = 5.0  # for clients; the journal itself tries every 0.5 to 15 s
 FIGURES_S = 15.0
 TEMPORARY_PREFIX = "phalanx.journal-"
@@ -68,6 +69,8 @@ class JournalKeeper:
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[Callable[[], None]] = []
         self.health = AVAILABLE
+        self._is_available = asyncio.Event()
+        self._is_available.set()
         self.figures = Figures()
         self.usage = UsageMeter(self._add_usage)
 
@@ -116,6 +119,11 @@ class JournalKeeper:
         if self.health.reason is not None:
             raise unavailable(self.health.reason)
 
+    async def until_available(self) -> None:
+        """Returns, a moment later at the earliest, when the journal takes writes, as far as is known."""
+        await asyncio.sleep(PAUSE_S)
+        await self._is_available.wait()
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Calls back, in the event loop, whenever writing stops or becomes possible."""
         self._listeners.append(tasks.guarded(callback, "journal's health", self._on_failure))
@@ -128,6 +136,10 @@ class JournalKeeper:
         else:
             self.health = JournalHealth("unavailable", "another gateway has taken the journal over")
             self._on_failure("journal", FatalError(reason, 1))
+        if self.health.reason is None:
+            self._is_available.set()
+        else:
+            self._is_available.clear()
         for listener in self._listeners:
             listener()
 

@@ -28,6 +28,7 @@ class ResultStatus(StrEnum):
 
 ENDED = frozenset({BatchState.COMPLETED, BatchState.CANCELLED, BatchState.EXPIRED, BatchState.FAILED})
 OPEN = frozenset({BatchState.QUEUED, BatchState.IN_PROGRESS, BatchState.HELD, BatchState.CANCELLING})
+TAKES_RESULTS = OPEN | {BatchState.RECEIVING}  # the latter: items that are refused as they come
 REST = {  # what the items without a result count as when the batch ends
     BatchState.CANCELLED: ResultStatus.CANCELLED,
     BatchState.EXPIRED: ResultStatus.TIMEOUT,

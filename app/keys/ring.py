@@ -53,6 +53,10 @@ class KeyRing:
         # The lookup's time depends on a hash that nobody can steer, and the comparison's on nothing.
         return caller if hmac.compare_digest(kept, presented) else None
 
+    def of_id(self, key_id: str) -> ApiKey | None:
+        """A key that is in force."""
+        return next((caller.key for caller in self._by_digest.values() if caller.key and caller.key.id == key_id), None)
+
     def start(self, on_failure: tasks.OnFailure) -> None:
         """Begins to look at the file. Inside the running event loop."""
         self._task = tasks.start(self._watch(), "api keys", on_failure)

@@ -48,7 +48,7 @@ def test_a_message_names_the_place_and_what_is_wrong(body: bytes, param: str | N
         ("requests", "it is called prompts here"),
         ("messages", 'it belongs in an entry of prompts, as in {"messages": [...]}'),
         ("custom_ids", "custom_id belongs in an entry of prompts"),
-        ("resume", "resuming a batch does not exist yet"),
+        ("idempotency_key", "it is a header, Idempotency-Key"),
         ("modle", "did you mean 'model'?"),
         ("promts", "did you mean 'prompts'?"),
     ],

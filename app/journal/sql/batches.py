@@ -37,11 +37,14 @@ def create(connection: Connection, new: NewBatch, quotas: Quotas) -> StoredBatch
     return _one(connection, batches.c.id == new.id)
 
 
-def seal(connection: Connection, ordinal: int) -> StoredBatch:
+def seal(connection: Connection, ordinal: int, body_digest: bytes | None) -> StoredBatch:
     """All items are there: the batch is queued, and visible."""
     batch = of_ordinal(connection, ordinal)
     _check_step(batch, BatchState.QUEUED, BatchState.RECEIVING)
-    connection.execute(update(batches).where(batches.c.ordinal == ordinal).values(state=BatchState.QUEUED))
+    values: dict[str, Any] = {"state": BatchState.QUEUED}  # Any: columns
+    if body_digest is not None:
+        values["body_digest"] = body_digest
+    connection.execute(update(batches).where(batches.c.ordinal == ordinal).values(**values))
     holdings.add_usage(connection, DayUsage(batch.tenant, holdings.today(), requests=1))
     return of_ordinal(connection, ordinal)
 
@@ -55,6 +58,8 @@ def set_state(
     values: dict[str, Any] = {"state": state, "reason": reason}  # Any: columns
     if state is BatchState.IN_PROGRESS and batch.started_at is None:
         values["started_at"] = time.time()
+    if batch.state is BatchState.HELD and state is BatchState.QUEUED:
+        values["restarts_without_result"] = 0
     if state in ENDED:
         values |= _at_end(batch, state)
     if stats is not None:

@@ -5,7 +5,7 @@ from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 
 from app.journal.errors import JournalRefusal, NoSuchBatch, WrongState
 from app.journal.records import DayUsage, NewResult, PutReport, StoredBatch, StoredResult
@@ -14,7 +14,7 @@ from app.journal.sql.dialect import insert_new
 from app.journal.sql.items import bounded
 from app.journal.sql.schema import batches as batches_table
 from app.journal.sql.schema import results
-from app.journal.states import OPEN, ResultStatus
+from app.journal.states import TAKES_RESULTS, ResultStatus
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -64,7 +64,9 @@ _COUNT = (
 def put(connection: Connection, puts: Sequence[Put]) -> list[PutReport | JournalRefusal]:
     """All in a handful of statements, whatever batches they are of; for each what became of it."""
     found = batches.of_ordinals(connection, {wanted.ordinal for wanted in puts})
-    filled = {ordinal: _Filled(batch, batch.last_seq, []) for ordinal, batch in found.items() if batch.state in OPEN}
+    filled = {
+        ordinal: _Filled(batch, batch.last_seq, []) for ordinal, batch in found.items() if batch.state in TAKES_RESULTS
+    }
     spans = [_add(filled.get(wanted.ordinal), wanted) for wanted in puts]
     _insert(connection, list(filled.values()))
     _count(connection, list(filled.values()))
@@ -150,12 +152,24 @@ def _refusal(batch: StoredBatch | None) -> JournalRefusal:
     return WrongState(f"{batch.id} is {batch.state}: it takes no results")
 
 
+def by_index(connection: Connection, ordinal: int, index: int, limit: int, max_bytes: int) -> list[StoredResult]:
+    """Results of items above an index, in the order of the items. At least one, if there is one."""
+    return _window(connection, ordinal, results.c.idx, index, limit, max_bytes)
+
+
 def after(connection: Connection, ordinal: int, seq: int, limit: int, max_bytes: int) -> list[StoredResult]:
     """Results above a number, in order. At least one, if there is one."""
+    return _window(connection, ordinal, results.c.seq, seq, limit, max_bytes)
+
+
+def _window(
+    connection: Connection, ordinal: int, order: ColumnElement[int], above: int, limit: int, max_bytes: int
+) -> list[StoredResult]:
     columns = (results.c.seq, results.c.idx, results.c.status, results.c.retryable, results.c.body)
-    above = (results.c.batch == ordinal, results.c.seq > seq)
-    window: Any = select(*columns).where(*above).order_by(results.c.seq).limit(limit)  # Any: five columns, not two
+    # Any: five columns, not two
+    window: Any = select(*columns).where(results.c.batch == ordinal, order > above).order_by(order).limit(limit)
+    name = "seq" if order is results.c.seq else "idx"
     return [
         StoredResult(row.seq, row.idx, ResultStatus(row.status), bool(row.retryable), row.body)
-        for row in connection.execute(bounded(window, "seq", max_bytes))
+        for row in connection.execute(bounded(window, name, max_bytes))
     ]

@@ -1,0 +1,71 @@
+"""An answer that is made piece by piece, for as long as its client is there: it may be gzipped as it goes."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.logs import get_logger
+from engines import tasks
+
+logger = get_logger("http")
+GZIP_WBITS = 31  # zlib's name for gzip's format
+GZIP_LEVEL = 1  # texts shrink to a quarter at it; more costs several times the time
+
+
+def accepts_gzip(request: Request) -> bool:
+    """Whether the client can read gzip."""
+    accepted = ", ".join(request.headers.getlist("accept-encoding")).lower()
+    return any(
+        entry.partition(";")[0].strip() in ("gzip", "*") and "q=0" not in entry.replace(" ", "").split(";")[1:]
+        for entry in accepted.split(",")
+    )
+
+
+class PipedResponse(Response):
+    """Sends pieces as they come. One that fails midway ends the connection, so that nobody takes it for whole."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], media_type: str, *, gzip: bool = False) -> None:
+        self.media_type = media_type
+        super().__init__()
+        del self.headers["content-length"]
+        self._pieces = pieces
+        self._packer = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WBITS) if gzip else None
+        self.headers["vary"] = "Accept-Encoding"
+        if gzip:
+            self.headers["content-encoding"] = "gzip"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Until everything is sent, or the client is gone."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        sending = tasks.awaited(self._send_all(send), f"answer to {scope['path']}")
+        watching = tasks.awaited(_until_gone(receive), f"client of {scope['path']}")
+        try:
+            await asyncio.wait([sending, watching], return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            await tasks.end(sending, watching)
+
+    async def _send_all(self, send: Send) -> None:
+        async for piece in self._pieces:
+            if packed := await self._packed(piece):
+                await send({"type": "http.response.body", "body": packed, "more_body": True})
+            await asyncio.sleep(0)  # a client that reads as fast as this would leave nobody else a turn
+        end = self._packer.flush() if self._packer is not None else b""
+        await send({"type": "http.response.body", "body": end, "more_body": False})
+
+    async def _packed(self, piece: bytes) -> bytes:
+        """What the client can make the whole piece of."""
+        packer = self._packer
+        if packer is None:
+            return piece
+        return await asyncio.to_thread(lambda: packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH))
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

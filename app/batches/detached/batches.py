@@ -1,0 +1,298 @@
+"""The detached batches: taken up when they are accepted and after every start, run, held, and ended, each step durable.
+
+A limited number of each tenant's batches of one priority run at once; the others are queued in the journal. So a
+thousand batches cost what a few do, and fairness between tenants, and between the batches that run, is the backlog's.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+from typing import Any, TypeVar
+
+from app.batches.detached.running import Ending, OpenBatch, seconds_until
+from app.batches.detached.starting import RunStarter
+from app.batches.detached.states import BatchStates
+from app.batches.detached.turns import BatchTurns, Lane, lane_of
+from app.batches.runs import Runs
+from app.batches.sampling import ParamsRefused
+from app.errors import RequestError
+from app.journal.errors import NoSuchBatch, WrongState
+from app.journal.keeper import JournalKeeper
+from app.journal.records import StoredBatch
+from app.journal.states import ENDED, BatchState
+from app.logs import get_logger
+from app.validation import DECODE_ERRORS
+from engines import tasks
+
+logger = get_logger("batches")
+T = TypeVar("T")
+_RUNNABLE = (BatchState.QUEUED, BatchState.IN_PROGRESS)
+STOP_TIMEOUT_S = 10.0  # for what is had to become durable when the service ends
+
+
+class DetachedBatches:
+    """All that are open. Made with the gateway; `start` is for when its journal is open."""
+
+    def __init__(
+        self,
+        keeper: JournalKeeper,
+        runs: Runs,
+        starter: RunStarter,
+        answer_settings: bytes,
+        on_failure: tasks.OnFailure,
+    ) -> None:
+        self._keeper = keeper
+        self._runs = runs
+        self._starter = starter
+        self._states = BatchStates(keeper, answer_settings)
+        self._on_failure = on_failure
+        self._open: dict[int, OpenBatch] = {}  # by ordinal
+        self._turns = BatchTurns()
+        self._settling: set[asyncio.Task[None]] = set()
+        self.is_stopping = asyncio.Event()
+
+    # -- life
+
+    async def start(self) -> None:
+        """Takes up what a former gateway has left open."""
+        for stored in await self._keeper.journal.open_batches():
+            if stored.state is BatchState.CANCELLING:
+                self._open[stored.ordinal] = batch = OpenBatch(stored)
+                self._settle(batch, Ending(BatchState.CANCELLED, stored.reason))
+            else:
+                self.take_up(stored)
+        if self._open:
+            logger.info("batches_taken_up", batches=len(self._open), epoch=self._keeper.journal.epoch)
+
+    def halt(self) -> None:
+        """Dispatches nothing more, and waits for nothing that runs: all is there for the next start."""
+        self.is_stopping.set()
+        for batch in self._open.values():
+            batch.forget_timers()
+            batch.stop(Ending(BatchState.QUEUED, batch.stored.reason))
+            self._drop(batch)
+            batch.tell()
+
+    async def stop(self) -> None:
+        """The same, and returns when what was had is durable. May be called twice."""
+        self.halt()
+        living = [batch.life for batch in self._open.values() if batch.life is not None]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await asyncio.gather(*living, *self._settling, return_exceptions=True)
+        await tasks.end(*living, *self._settling)
+
+    # -- from the front door
+
+    def take_up(self, stored: StoredBatch) -> OpenBatch:
+        """A batch that is sealed, or was open when the gateway started, runs when its turn comes."""
+        batch = self._open[stored.ordinal] = OpenBatch(stored)
+        self._watch_clock(batch)
+        reason = self._states.why_held(stored)
+        if reason is not None:
+            self._settle(batch, Ending(BatchState.HELD, reason))
+        elif batch.is_held:
+            self._settle(batch, Ending(BatchState.QUEUED))
+        else:
+            self._queue(batch)
+        return batch
+
+    def find(self, ordinal: int) -> OpenBatch | None:
+        """One that is open."""
+        return self._open.get(ordinal)
+
+    async def cancel(self, stored: StoredBatch) -> StoredBatch:
+        """Durable before it returns; what runs is given up then. One that has ended stays as it is."""
+        cancelled = await self._keeper.journal.request_cancel(stored.ordinal)
+        batch = self._open.get(stored.ordinal)
+        if batch is not None and cancelled.state is BatchState.CANCELLING:
+            self._states.note(batch, cancelled)
+            self._settle(batch, Ending(BatchState.CANCELLED))
+        return cancelled
+
+    async def resume(
+        self, stored: StoredBatch, deadline_at: float | None = None, expires_at: float | None = None
+    ) -> StoredBatch:
+        """Runs what has no result, or a retryable one, again; a held batch is tried again. Raises WrongState."""
+        held = self._open.get(stored.ordinal)
+        if held is not None:
+            return await self._release(held)
+        if reason := self._states.difference(stored):
+            raise WrongState(f"{stored.id} cannot be resumed here: {reason}")
+        resumed = await self._keeper.journal.resume(stored.ordinal, deadline_at=deadline_at, expires_at=expires_at)
+        self.take_up(resumed)
+        return resumed
+
+    async def delete(self, stored: StoredBatch) -> None:
+        """One that has ended is gone. Raises WrongState."""
+        await self._keeper.journal.delete(stored.ordinal)
+        self._keeper.sweep_soon()
+
+    # -- from the ranks
+
+    def hold_all(self, reason: str) -> None:
+        """No rank is left: nothing of them runs until `release_all`."""
+        if self._states.no_hope == reason:
+            return
+        self._states.no_hope = reason
+        for batch in list(self._open.values()):
+            if not batch.is_held and batch.stored.state is not BatchState.CANCELLING:
+                self._settle(batch, Ending(BatchState.HELD, reason))
+
+    def release_all(self) -> None:
+        """There is a rank again that may come to be ready."""
+        if self._states.no_hope is None:
+            return
+        self._states.no_hope = None
+        for batch in list(self._open.values()):
+            if batch.is_held and self._states.why_held(batch.stored) is None:
+                self._settle(batch, Ending(BatchState.QUEUED))
+
+    @property
+    def open(self) -> int:
+        """Batches that have not ended."""
+        return len(self._open)
+
+    @property
+    def held(self) -> int:
+        """Those of them of which nothing runs until a reason is gone."""
+        return sum(batch.is_held for batch in self._open.values())
+
+    # -- turns
+
+    def _queue(self, batch: OpenBatch) -> None:
+        if not self.is_stopping.is_set():
+            self._turns.wait(batch)
+            contextvars.Context().run(self._begin_next, lane_of(batch))  # not as a part of a request
+
+    def _begin_next(self, lane: Lane) -> None:
+        while not self.is_stopping.is_set() and (ordinal := self._turns.begin_next(lane)) is not None:
+            batch = self._open.get(ordinal)
+            if batch is None or batch.life is not None or batch.is_settling or batch.stored.state not in _RUNNABLE:
+                self._turns.end(lane)  # it has ended, or is held, since it began to wait
+                continue
+            batch.end = asyncio.get_running_loop().create_future()
+            batch.life = tasks.start(self._live(batch), f"batch {batch.stored.id}", self._on_failure)
+
+    async def _live(self, batch: OpenBatch) -> None:
+        """One batch, from its turn to its end, or until it has to stop."""
+        lane = lane_of(batch)
+        try:
+            ending = await self._run(batch)
+            await self._become(batch, ending)
+        finally:
+            batch.life = batch.end = batch.run = None
+            self._turns.end(lane)
+            self._begin_next(lane)
+
+    async def _run(self, batch: OpenBatch) -> Ending:
+        """Returns when all results that there are have become durable."""
+        assert batch.end is not None  # noqa: S101  set with the task
+        stored = await self._states.persist(lambda: self._keeper.journal.of_ordinal(batch.stored.ordinal))
+        try:
+            run = batch.run = self._starter.begin(stored, batch, self._fail_batch)
+        except (ParamsRefused, RequestError, *DECODE_ERRORS) as error:  # the limits are other ones than they were
+            return Ending(BatchState.FAILED, f"it cannot run with the settings of now: {error}")
+        started = tasks.start(self._mark_started(batch), f"start of {stored.id}", self._on_failure)
+        try:
+            done = tasks.awaited(run.done.wait(), f"end of {stored.id}")
+            waits: list[asyncio.Future[Any]] = [done, batch.end]  # Any: only their ends matter
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await tasks.end(done)
+            ending = batch.end.result() if batch.end.done() else Ending(BatchState.COMPLETED)
+            self._drop(batch)
+            await run.sink.drained()
+        except asyncio.CancelledError:
+            self._drop(batch)
+            await run.sink.abandon()
+            raise
+        finally:
+            await (started if run.started.is_set() else tasks.end(started))
+        return ending
+
+    async def _mark_started(self, batch: OpenBatch) -> None:
+        """In progress with its first item on a rank."""
+        assert batch.run is not None  # noqa: S101  set before
+        await batch.run.started.wait()
+        batch.mark_begun()
+        with contextlib.suppress(WrongState, NoSuchBatch):  # it was cancelled just now
+            await self._states.persist(lambda: self._states.set(batch, BatchState.IN_PROGRESS, None))
+
+    def _drop(self, batch: OpenBatch) -> None:
+        if batch.run is not None:
+            self._runs.drop(batch.run)
+
+    def _fail_batch(self, ordinal: int, error: BaseException) -> None:
+        batch = self._open.get(ordinal)
+        if batch is not None:
+            batch.stop(Ending(BatchState.FAILED, f"its items cannot be read: {error}"))
+
+    # -- states
+
+    def _settle(self, batch: OpenBatch, ending: Ending) -> None:
+        """Soon: at once for a batch that does not run, or else when its run has been ended."""
+        if batch.stop(ending):
+            self._drop(batch)  # now: whoever asks may end all other runs next
+            return
+        batch.is_settling = True
+        task = tasks.start(self._become(batch, ending), f"{batch.stored.id} becomes {ending.state}", self._on_failure)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _become(self, batch: OpenBatch, ending: Ending) -> None:
+        if batch.stored.state in ENDED:
+            return
+        run = batch.run
+        stats = run.stats.encoded() if run is not None and ending.state in ENDED else None
+        if batch.stored.state is BatchState.CANCELLING:  # asked for meanwhile
+            ending = Ending(BatchState.CANCELLED)
+        try:
+            await self._states.persist(lambda: self._states.set(batch, ending.state, ending.reason, stats))
+        except (WrongState, NoSuchBatch) as error:
+            logger.warning("batch_state_refused", batch=batch.stored.id, state=ending.state, reason=str(error))
+            return
+        finally:
+            batch.is_settling = False
+        if ending.state in ENDED:
+            batch.forget_timers()
+            self._open.pop(batch.stored.ordinal, None)
+            self._log_end(batch, ending)
+            self._starter.note_end()
+        elif ending.state is BatchState.HELD:
+            logger.warning("batch_held", batch=batch.stored.id, reason=ending.reason)
+        else:
+            asyncio.get_running_loop().call_soon(self._queue, batch)  # once it has left its place
+        batch.tell()
+
+    async def _release(self, batch: OpenBatch) -> StoredBatch:
+        if not batch.is_held:
+            raise WrongState(
+                f"{batch.stored.id} is {batch.stored.state}: only one that has ended or is held is resumed"
+            )
+        if reason := self._states.difference(batch.stored) or self._states.no_hope:
+            raise WrongState(f"{batch.stored.id} is held still: {reason}")
+        await self._states.set(batch, BatchState.QUEUED, None)
+        self._queue(batch)
+        return batch.stored
+
+    def _watch_clock(self, batch: OpenBatch) -> None:
+        stored, loop = batch.stored, asyncio.get_running_loop()
+        if stored.deadline_at is not None:
+            reason = "its timeout_s is over"
+            overdue = tasks.guarded(lambda: self._expire(batch, reason), "batch deadline", self._on_failure)
+            batch.timers.append(loop.call_later(seconds_until(stored.deadline_at), overdue))
+        if stored.expires_at is not None and stored.started_at is None:
+            late = tasks.guarded(lambda: self._expire_unbegun(batch), "batch expiry", self._on_failure)
+            batch.timers.append(loop.call_later(seconds_until(stored.expires_at), late))
+
+    def _expire(self, batch: OpenBatch, reason: str) -> None:
+        self._settle(batch, Ending(BatchState.EXPIRED, reason))
+
+    def _expire_unbegun(self, batch: OpenBatch) -> None:
+        if batch.stored.started_at is None:
+            self._expire(batch, "it had not begun within its expires_after_s")
+
+    def _log_end(self, batch: OpenBatch, ending: Ending) -> None:
+        stored = batch.stored
+        counts = {name: getattr(stored.counts, name) for name in stored.counts.__struct_fields__}
+        logger.info("detached_batch_ended", batch=stored.id, state=ending.state, reason=ending.reason, **counts)
