@@ -15,6 +15,7 @@ from phalanx import __version__
 from phalanx.api_keys import api_keys
 from phalanx.batches import batches
 from phalanx.db import db
+from phalanx.generate.command import generate
 from phalanx.inherited_descriptors import put_in_order
 from phalanx.node_keys import node_keys
 
@@ -135,6 +136,7 @@ def ranks(url: str, api_key: str | None, as_json: bool) -> int:
 
 
 cli.add_command(batches)
+cli.add_command(generate)
 cli.add_command(api_keys)
 cli.add_command(node_keys)
 cli.add_command(db)

@@ -62,20 +62,27 @@ DOORS = {
     "click": ("phalanx",),
     "fastapi": ("app.api", "app.factory"),
     "httptools": ("app.http",),
-    "httpx": ("phalanx.client", "phalanx.ranks_table"),
+    "httpx": ("phalanx.client", "phalanx.generate.local", "phalanx.ranks_table"),
     "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.weights"),
     "jsonschema_rs": ("engines.vllm_engine.text_checks",),
     "llguidance": ("engines.vllm_engine.text_checks",),  # vLLM brings it
-    "msgspec": ("app", "engines", "phalanx.client"),  # what travels and what is JSON, everywhere
+    "msgspec": ("app", "engines", "phalanx.client", "phalanx.generate"),  # what travels and what is JSON, everywhere
     "numpy": ("engines.tiny_model",),
     "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
     "psutil": ("engines.host.network", "engines.host.processes", "engines.host.strays"),
+    "pyarrow": ("phalanx.generate.parquet",),
     "pydantic": ("app.settings", "phalanx.options"),
     "pydantic_core": ("app.settings.loading",),
     "pydantic_settings": ("app.settings",),
     "pynvml": ("app.ranks.devices", "engines.host.gpu_memory"),
-    "rich": ("phalanx.api_keys_table", "phalanx.batches_table", "phalanx.console", "phalanx.ranks_table"),
+    "rich": (
+        "phalanx.api_keys_table",
+        "phalanx.batches_table",
+        "phalanx.console",
+        "phalanx.generate.progress",
+        "phalanx.ranks_table",
+    ),
     "safetensors": ("engines.tiny_model",),
     "setproctitle": (
         "app.http.server",

@@ -1,0 +1,147 @@
+"""How far a job is, for a person: a bar in a terminal of any width, and without one a plain line now and then.
+
+All goes to stderr: the output may be standard output.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Event, Thread
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from phalanx.generate.progress_line import Figures, bar_lines, pieces
+from phalanx.generate.service import Prediction, SentResults
+from phalanx.generate.spool import Totals
+
+PLAIN_EVERY_S = 10.0
+RATE_OVER_S = 30.0
+SAMPLE_EVERY_S = 0.5
+PLAIN_WIDTH = 100_000  # a line that nothing breaks
+
+
+class Reporter(Protocol):
+    """Who is told how far a job is."""
+
+    def say(self, sentence: str) -> None:
+        """Something that stays on the screen."""
+
+    def set_phase(self, phase: str) -> None:
+        """What is done now."""
+
+    def count(self, phase: str, rows: Callable[[], int]) -> None:
+        """What is done now, and with how many rows it was done."""
+
+    def follow(self, results: SentResults, rows: int, bad_rows: int) -> None:
+        """From here on the bar shows how many results have come."""
+
+
+class Progress:
+    """Shows what is in the spool's totals, until its `with` block ends."""
+
+    def __init__(self, totals: Totals, console: Console | None = None) -> None:
+        self._phase: str | None = "reading the input"
+        self._counted: Callable[[], int] | None = None
+        self._totals = totals
+        self._console = console or Console(stderr=True)
+        self._live: Live | None = None
+        self._ended = Event()
+        self._results: SentResults | None = None
+        self._rows = self._bad_rows = 0
+        self._said: Prediction | None = None  # by the service, the last time that it did
+        self._said_at = 0.0
+        self._samples: deque[tuple[float, int, int]] = deque()  # time, results, tokens
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+            self._live.start()
+        else:
+            Thread(target=self._print_now_and_then, name="progress", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away. May be called twice."""
+        self._ended.set()
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """A line that stays."""
+        width = None if self._console.is_terminal else PLAIN_WIDTH
+        self._console.print(Text(f"phalanx: {sentence}"), highlight=False, soft_wrap=True, width=width)
+
+    def set_phase(self, phase: str) -> None:
+        """Shows a sentence in place of the bar."""
+        self._phase, self._counted = phase, None
+
+    def count(self, phase: str, rows: Callable[[], int]) -> None:
+        """The same, with a number of rows."""
+        self._phase, self._counted = phase, rows
+
+    def follow(self, results: SentResults, rows: int, bad_rows: int) -> None:
+        """Shows the bar."""
+        self._results, self._rows, self._bad_rows = results, rows, bad_rows
+        self._samples.clear()
+        self._phase = self._counted = None
+
+    def _render(self) -> Text:
+        self._sample()
+        if self._phase is not None:
+            text = Text(self._phase_text())
+            text.truncate(self._console.width, overflow="ellipsis")
+            return text
+        return Text("\n".join(bar_lines(self._figures(), self._console.width, self._console.options.ascii_only)))
+
+    def _print_now_and_then(self) -> None:
+        while not self._ended.wait(PLAIN_EVERY_S):
+            self._sample()
+            self.say(self._phase_text() if self._phase is not None else ", ".join(pieces(self._figures())))
+
+    def _phase_text(self) -> str:
+        return f"{self._phase}" + (f": {self._counted():,} rows" if self._counted else "")
+
+    def _sample(self) -> None:
+        now, samples = time.monotonic(), self._samples
+        if not samples or now - samples[-1][0] >= SAMPLE_EVERY_S:
+            samples.append((now, self._totals.results, self._totals.completion_tokens))
+        while now - samples[0][0] > RATE_OVER_S:
+            samples.popleft()
+
+    def _predicted_s_left(self, said: Prediction | None, now: float) -> float | None:
+        """By the service's prediction, which comes when there is nothing else to say, and so may be old."""
+        if said is not self._said:
+            self._said, self._said_at = said, now
+        age_s = now - self._said_at
+        if said is None or said.predicted_s_left is None or age_s > RATE_OVER_S:
+            return None
+        return max(said.predicted_s_left - age_s, 0.0)
+
+    def _figures(self) -> Figures:
+        (began, results, tokens), (until, *_) = self._samples[0], self._samples[-1]
+        seconds = until - began
+        rate = (self._samples[-1][1] - results) / seconds if seconds else None
+        token_rate = (self._samples[-1][2] - tokens) / seconds if seconds else None
+        done = self._totals.results + self._bad_rows
+        said = self._results.progress if self._results else None
+        left = self._predicted_s_left(said, until)
+        if left is None and rate:
+            left = (self._rows - done) / rate
+        return Figures(
+            done=done,
+            total=self._rows,
+            failed=self._totals.failed + self._bad_rows,
+            items_per_s=rate,
+            tokens_per_s=token_rate or (said.tokens_per_s if said else None),
+            s_left=left,
+            is_held=said is not None and said.status == "held",
+        )
