@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -90,6 +91,9 @@ async def _serve(
         fail, fatal = gateway.fleet.fail, gateway.fleet.fatal
         serving = tasks.start(server.serve(sockets=[listener]), "http", fail)
         gateway.start()
+        # What is there now stays: a full collection that looks at it stops the event loop for longer.
+        gc.collect()
+        gc.freeze()
         logger.info("gateway_listening", address=_url(settings.host, port), pid=os.getpid())
         announcing = tasks.start(_announce(gateway, port), "announce", fail)
         measuring = tasks.start(lag.measure(gateway.metrics.lag), "event loop lag", fail)
