@@ -13,6 +13,7 @@ MEASUREMENTS = {
     "recovery": "how soon a service is itself again after a kill -9 in the midst of a batch",
     "settings": "engine settings against each other, each served by Phalanx",
     "structures": "what each backend of structured outputs holds of a corpus, and what it costs",
+    "batches": "batches in the background: a million items on simulated ranks; beside the same attached",
     "journal": "the durable store: results/s, a million items in, reads from the midst; SQLite and PostgreSQL",
     "gpu-moe": "PowerMoE-3b's shape over two GPUs, with a report in JSON and markdown",
 }
