@@ -25,6 +25,7 @@ from app.journal.records import (
     NewResult,
     PutReport,
     Quotas,
+    Sealing,
     Sizes,
     StoredBatch,
     StoredItem,
@@ -100,12 +101,9 @@ class Journal:
         size = sum(len(item.body) for item in new)
         return await self._writer.write(lambda db: items.append(db, ordinal, new, self._quotas), size)
 
-    async def seal(self, ordinal: int, body_digest: bytes | None = None) -> StoredBatch:
-        """All items are there: the batch is queued. `body_digest` is for a body that was not known whole before.
-
-        Raises WrongState and NoSuchBatch.
-        """
-        return await self._writer.write(lambda db: batches.seal(db, ordinal, body_digest))
+    async def seal(self, ordinal: int, sealing: Sealing | None = None) -> StoredBatch:
+        """All items are there: the batch is queued. Raises WrongState and NoSuchBatch."""
+        return await self._writer.write(lambda db: batches.seal(db, ordinal, sealing or Sealing()))
 
     # -- it runs
 
@@ -145,7 +143,7 @@ class Journal:
         self, ordinal: int, *, deadline_at: float | None = None, expires_at: float | None = None
     ) -> StoredBatch:
         """A batch that has ended runs again what has no result or a retryable one; the latter are removed, slice by
-        slice. Raises WrongState and NoSuchBatch.
+        slice. One that is held goes on as it is. Raises WrongState and NoSuchBatch.
         """
         batch = await self._read(lambda db: batches.of_ordinal(db, ordinal))
         if batch.state in ENDED:

@@ -14,13 +14,18 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     priority: int = 0
     created_at: float
-    deadline_at: float | None = None  # items without a result then have timed out
-    expires_at: float | None = None  # not to be started any more then
     answer_settings: bytes = b"{}"  # JSON: what its answers depend on besides the model's name
     options: bytes = b"{}"  # JSON, as it came: what was asked for the whole batch
     metadata: bytes | None = None  # JSON
     idempotency_key: str | None = None
-    body_digest: bytes | None = None  # of the request that the key stands for
+
+
+class Sealing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a batch when all its items are there."""
+
+    deadline_at: float | None = None  # items without a result then have timed out
+    expires_at: float | None = None  # not to be started any more then
+    body_digest: bytes | None = None  # of the request that its idempotency key stands for
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -50,6 +55,9 @@ class StoredBatch(NewBatch, frozen=True, kw_only=True):
 
     ordinal: int
     state: BatchState
+    deadline_at: float | None
+    expires_at: float | None
+    body_digest: bytes | None
     reason: str | None  # why it is held, or has failed
     started_at: float | None
     ended_at: float | None

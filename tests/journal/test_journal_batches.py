@@ -7,7 +7,7 @@ import pytest
 
 from app.journal.errors import KeyInUse, NoSuchBatch, QuotaExceeded, WrongState
 from app.journal.place import FolderPlace, Place
-from app.journal.records import Allowance, Counts, DayUsage, NewItem, Quotas, Sizes, TokenUsage
+from app.journal.records import Allowance, Counts, DayUsage, NewItem, Quotas, Sealing, Sizes, TokenUsage
 from app.journal.sql.batches import KEY_LIFE_S
 from app.journal.states import BatchState
 from tests.journal.stored import ERROR, items, new_batch, opened, queued, results, running, seen
@@ -19,19 +19,18 @@ def test_a_batch_is_visible_when_it_is_sealed_and_has_all_that_was_said(place: P
             new = new_batch(
                 key_id="key-1",
                 priority=-3,
-                deadline_at=5.5,
-                expires_at=6.5,
                 answer_settings=b'{"dtype": 1}',
                 options=b'{ "n":2 }',
                 metadata=b"{}",
                 idempotency_key="k",
-                body_digest=b"\x00\xff",
             )
             batch = await journal.create(new)
             assert await journal.get("b", "t") is None and (await journal.list_batches("t")).batches == ()
             assert (await journal.append(batch.ordinal, items(3))).first == 0
             assert (await journal.append(batch.ordinal, items(2, 3))).first == 3
-            sealed = await journal.seal(batch.ordinal)
+            sealing = Sealing(deadline_at=5.5, expires_at=6.5, body_digest=b"\x00\xff")
+            sealed = await journal.seal(batch.ordinal, sealing)
+            assert all(getattr(sealed, name) == getattr(sealing, name) for name in sealing.__struct_fields__)
             assert sealed == await journal.get("b", "t") and sealed.state is BatchState.QUEUED
             assert all(getattr(sealed, name) == getattr(new, name) for name in new.__struct_fields__)
             assert (sealed.size, sealed.unfinished, sealed.stored_bytes) == (5, 5, 30)
@@ -88,7 +87,7 @@ def test_an_idempotency_key_stands_for_one_batch_of_a_tenant_until_a_day_after_i
 ) -> None:
     async def check() -> None:
         async with opened(place) as journal:
-            first = await journal.create(new_batch("b1", idempotency_key="k", body_digest=b"d"))
+            first = await journal.create(new_batch("b1", idempotency_key="k"))
             assert await journal.find_by_key("t", "k") == first
             with pytest.raises(KeyInUse, match="belongs to b1") as refused:
                 await journal.create(new_batch("b2", idempotency_key="k"))
@@ -175,12 +174,13 @@ def test_resume_runs_what_has_no_result_or_a_retryable_one(place: Place) -> None
             await journal.put_results(batch.ordinal, results([0], prompt_tokens=3, completion_tokens=4))
             await journal.put_results(batch.ordinal, results([2], ERROR, retryable=True, prompt_tokens=1))
             await journal.put_results(batch.ordinal, results([4], ERROR))
-            with pytest.raises(WrongState, match="only a batch that has ended"):
+            with pytest.raises(WrongState, match="one that has ended or is held can be resumed"):
                 await journal.resume(batch.ordinal)
             expired = await journal.set_state(batch.ordinal, BatchState.EXPIRED)
             assert expired.counts == Counts(ok=1, error=2, timeout=3)
             resumed = await journal.resume(batch.ordinal, deadline_at=7.0)
             assert (resumed.state, resumed.ended_at, resumed.deadline_at) == (BatchState.QUEUED, None, 7.0)
+            assert (resumed.started_at, resumed.stats) == (None, None)
             assert resumed.counts == Counts(ok=1, error=1)
             assert resumed.usage == TokenUsage(3, 4, 0)
             assert [item.index for item in await journal.unfinished_items(batch.ordinal)] == [1, 2, 3, 5]
@@ -190,6 +190,20 @@ def test_resume_runs_what_has_no_result_or_a_retryable_one(place: Place) -> None
             assert completed.counts == Counts(ok=5, error=1)
             (day,) = await journal.usage("t", "2000-01-01", "2999-01-01")  # what was used stays used
             assert (day.requests, day.items, day.prompt_tokens, day.completion_tokens) == (1, 7, 4, 4)
+
+    asyncio.run(check())
+
+
+def test_a_held_batch_is_resumed_within_the_limits_that_it_has_or_new_ones(place: Place) -> None:
+    async def check() -> None:
+        async with opened(place) as journal:
+            batch = await journal.create(new_batch())
+            await journal.append(batch.ordinal, items(2))
+            await journal.seal(batch.ordinal, Sealing(deadline_at=5.0, expires_at=6.0))
+            await journal.set_state(batch.ordinal, BatchState.HELD, reason="another model")
+            resumed = await journal.resume(batch.ordinal, deadline_at=9.0)
+            assert (resumed.state, resumed.reason) == (BatchState.QUEUED, None)
+            assert (resumed.deadline_at, resumed.expires_at) == (9.0, 6.0)
 
     asyncio.run(check())
 

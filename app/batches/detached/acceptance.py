@@ -23,7 +23,7 @@ from app.errors import Conflict, InvalidRequest, TryLater, Unprocessable
 from app.journal.errors import JournalError, KeyInUse
 from app.journal.journal import Journal
 from app.journal.keeper import JournalKeeper
-from app.journal.records import NewBatch, NewItem, StoredBatch
+from app.journal.records import NewBatch, NewItem, Sealing, StoredBatch
 from app.journal.refusals import refusal_of as refusal_of_journal
 from app.journal.states import BatchState
 from app.keys.ring import Caller
@@ -118,16 +118,13 @@ class DetachedAcceptance:
         if self._availability.takes_items:
             with contextlib.suppress(TryLater):  # no rank is needed: each checks its items
                 await self._acceptance.check_params(resolver)
-        now = time.time()
         return NewBatch(
             id=f"batchgen-{secrets.token_hex(16)}",
             tenant=caller.tenant,
             key_id=caller.key.id if caller.key else None,
             model=self._settings.public_name,
             priority=priority,
-            created_at=now,
-            deadline_at=None if request.timeout_s is None else now + request.timeout_s,
-            expires_at=None if request.expires_after_s is None else now + request.expires_after_s,
+            created_at=time.time(),
             answer_settings=self._answer_settings,
             options=encode_options(request),
             metadata=_metadata(request),
@@ -140,7 +137,7 @@ class DetachedAcceptance:
         try:
             async for some in bodies:
                 await self._append(stored.ordinal, request, some)
-            sealed = await self._journal.seal(stored.ordinal, digest())
+            sealed = await self._journal.seal(stored.ordinal, _sealing(request, digest()))
         except BaseException:
             with contextlib.suppress(JournalError):  # a restart removes what was not sealed
                 await self._journal.delete(stored.ordinal)
@@ -176,6 +173,16 @@ def check_key(key: str) -> str:
             param="Idempotency-Key",
         )
     return key
+
+
+def _sealing(request: BatchRequest, digest: bytes | None) -> Sealing:
+    """A batch's times count from when all of it is there."""
+    now = time.time()
+    return Sealing(
+        deadline_at=None if request.timeout_s is None else now + request.timeout_s,
+        expires_at=None if request.expires_after_s is None else now + request.expires_after_s,
+        body_digest=digest,
+    )
 
 
 def _metadata(request: BatchRequest) -> bytes | None:

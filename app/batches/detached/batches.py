@@ -116,7 +116,7 @@ class DetachedBatches:
         """Runs what has no result, or a retryable one, again; a held batch is tried again. Raises WrongState."""
         held = self._open.get(stored.ordinal)
         if held is not None:
-            return await self._release(held)
+            return await self._release(held, deadline_at, expires_at)
         if reason := self._states.difference(stored):
             raise WrongState(f"{stored.id} cannot be resumed here: {reason}")
         resumed = await self._keeper.journal.resume(stored.ordinal, deadline_at=deadline_at, expires_at=expires_at)
@@ -264,16 +264,18 @@ class DetachedBatches:
             asyncio.get_running_loop().call_soon(self._queue, batch)  # once it has left its place
         batch.tell()
 
-    async def _release(self, batch: OpenBatch) -> StoredBatch:
+    async def _release(self, batch: OpenBatch, deadline_at: float | None, expires_at: float | None) -> StoredBatch:
+        stored = batch.stored
         if not batch.is_held:
-            raise WrongState(
-                f"{batch.stored.id} is {batch.stored.state}: only one that has ended or is held is resumed"
-            )
-        if reason := self._states.difference(batch.stored) or self._states.no_hope:
-            raise WrongState(f"{batch.stored.id} is held still: {reason}")
-        await self._states.set(batch, BatchState.QUEUED, None)
+            raise WrongState(f"{stored.id} is {stored.state}: one that has ended or is held can be resumed")
+        if reason := self._states.difference(stored) or self._states.no_hope:
+            raise WrongState(f"{stored.id} is held still: {reason}")
+        resumed = await self._keeper.journal.resume(stored.ordinal, deadline_at=deadline_at, expires_at=expires_at)
+        self._states.note(batch, resumed)
+        batch.forget_timers()
+        self._watch_clock(batch)
         self._queue(batch)
-        return batch.stored
+        return resumed
 
     def _watch_clock(self, batch: OpenBatch) -> None:
         stored, loop = batch.stored, asyncio.get_running_loop()

@@ -9,7 +9,17 @@ import msgspec
 from sqlalchemy import Connection, insert, select, update
 
 from app.journal.errors import KeyInUse, NoSuchBatch, WrongState
-from app.journal.records import BatchPage, Counts, DayUsage, NewBatch, Quotas, Sizes, StoredBatch, TokenUsage
+from app.journal.records import (
+    BatchPage,
+    Counts,
+    DayUsage,
+    NewBatch,
+    Quotas,
+    Sealing,
+    Sizes,
+    StoredBatch,
+    TokenUsage,
+)
 from app.journal.sql import holdings
 from app.journal.sql.schema import batches
 from app.journal.states import ENDED, OPEN, REST, BatchState, may_follow
@@ -37,13 +47,11 @@ def create(connection: Connection, new: NewBatch, quotas: Quotas) -> StoredBatch
     return _one(connection, batches.c.id == new.id)
 
 
-def seal(connection: Connection, ordinal: int, body_digest: bytes | None) -> StoredBatch:
+def seal(connection: Connection, ordinal: int, sealing: Sealing) -> StoredBatch:
     """All items are there: the batch is queued, and visible."""
     batch = of_ordinal(connection, ordinal)
     _check_step(batch, BatchState.QUEUED, BatchState.RECEIVING)
-    values: dict[str, Any] = {"state": BatchState.QUEUED}  # Any: columns
-    if body_digest is not None:
-        values["body_digest"] = body_digest
+    values = {"state": BatchState.QUEUED, **msgspec.structs.asdict(sealing)}
     connection.execute(update(batches).where(batches.c.ordinal == ordinal).values(**values))
     holdings.add_usage(connection, DayUsage(batch.tenant, holdings.today(), requests=1))
     return of_ordinal(connection, ordinal)
@@ -77,12 +85,17 @@ def request_cancel(connection: Connection, ordinal: int) -> StoredBatch:
 
 
 def reopen(connection: Connection, ordinal: int, deadline_at: float | None, expires_at: float | None) -> StoredBatch:
-    """A batch that has ended is queued again; what counted for items without a result does so no more."""
+    """A batch that has ended, or is held, is queued again; what counted for items without a result does so no more."""
     batch = of_ordinal(connection, ordinal)
-    if batch.state not in ENDED:
-        raise WrongState(f"{batch.id} is {batch.state}: only a batch that has ended can be resumed")
-    values: dict[str, Any] = {"deadline_at": deadline_at, "expires_at": expires_at}  # Any: columns
-    values |= {"state": BatchState.QUEUED, "reason": None, "ended_at": None, "restarts_without_result": 0}
+    if batch.state not in ENDED and batch.state is not BatchState.HELD:
+        raise WrongState(f"{batch.id} is {batch.state}: one that has ended or is held can be resumed")
+    values: dict[str, Any] = {"state": BatchState.QUEUED, "reason": None, "restarts_without_result": 0}  # Any: columns
+    if batch.state is BatchState.HELD:  # it goes on within the limits that it has, unless there are new ones
+        limits = {"deadline_at": deadline_at, "expires_at": expires_at}
+        values |= {name: value for name, value in limits.items() if value is not None}
+    else:
+        values |= {"deadline_at": deadline_at, "expires_at": expires_at}
+        values |= {"started_at": None, "ended_at": None, "stats": None}
     rest = batch.counts.total - batch.stored_results
     if batch.state in REST and rest:
         counted = batches.c[f"{REST[batch.state]}_items"]

@@ -10,6 +10,7 @@ from app.journal.records import Allowance, DayUsage, Quotas, Sizes
 from app.journal.sql.dialect import add_to
 from app.journal.sql.schema import holdings, usage
 
+NOTHING = Sizes()
 KINDS = ("batches", "items", "bytes")
 
 
@@ -18,8 +19,8 @@ def add(connection: Connection, tenant: str, *, batches: int = 0, items: int = 0
     add_to(connection, holdings, {"tenant": tenant, "batches": batches, "items": items, "bytes": size})
 
 
-def check(connection: Connection, quotas: Quotas, tenant: str, asked: Sizes) -> None:
-    """Raises QuotaExceeded if so much more is too much."""
+def check(connection: Connection, quotas: Quotas, tenant: str, asked: Sizes, own: Sizes = NOTHING) -> None:
+    """Raises QuotaExceeded if so much more is too much; `own` is what the asking batch has stored already."""
     for allowance, whose in ((quotas.tenant, tenant), (quotas.total, None)):
         if allowance == Allowance():
             continue
@@ -27,7 +28,8 @@ def check(connection: Connection, quotas: Quotas, tenant: str, asked: Sizes) -> 
         for kind in KINDS:
             allowed, used, more = getattr(allowance, kind), getattr(stored, kind), getattr(asked, kind)
             if allowed is not None and more and used + more > allowed:
-                raise QuotaExceeded(kind, whose, used, more, allowed)
+                had = getattr(own, kind)
+                raise QuotaExceeded(kind, whose, used - had, had + more, allowed)
 
 
 def sizes(connection: Connection, tenant: str | None) -> Sizes:

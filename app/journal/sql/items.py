@@ -23,7 +23,8 @@ def append(connection: Connection, ordinal: int, new: Sequence[NewItem], quotas:
     if batch.state is not BatchState.RECEIVING:
         raise WrongState(f"{batch.id} is {batch.state}: it takes no more items")
     size = sum(len(item.body) for item in new)
-    holdings.check(connection, quotas, batch.tenant, Sizes(items=len(new), bytes=size))
+    own = Sizes(items=batch.size, bytes=batch.stored_bytes)
+    holdings.check(connection, quotas, batch.tenant, Sizes(items=len(new), bytes=size), own)
     insert_new(connection, items, [(ordinal, index, item.body) for index, item in enumerate(new, batch.size)])
     duplicates = _note_custom_ids(connection, ordinal, batch.size, new)
     more = {"size": batches_table.c.size + len(new), "stored_bytes": batches_table.c.stored_bytes + size}
