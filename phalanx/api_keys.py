@@ -39,8 +39,12 @@ def api_keys(ctx: click.Context) -> None:
 @click.argument("name")
 @file_option
 @click.option("--admin", is_flag=True, help="May drain and restart ranks, and read the ends of their logs.")
-@click.option("--tenant", metavar="TENANT", help="Whom its batches belong to. Default: to the key alone.")
-@click.option("--weight", type=int, default=1, metavar="N", help="Gets N times the tokens of a key with 1.")
+@click.option(
+    "--tenant",
+    metavar="TENANT",
+    help="Who owns its batches, together with other keys of that name. Default: the key alone.",
+)
+@click.option("--weight", type=int, default=1, metavar="N", help="Its tenant gets N times the tokens of one with 1.")
 @click.option("--max-waiting-items", type=int, metavar="N", help="Items that it may have in the backlog.")
 @click.option("--requests-per-s", type=float, metavar="X", help="Requests a second; as many may come at once.")
 @click.option("--min-priority", type=int, metavar="N", help=f"Lowest {PRIORITY_HELP}")

@@ -53,7 +53,7 @@ class AdmissionGate:
         # An equal share of the measured rate for each who waits: what they will send is anybody's guess.
         retry_after_s = max(MIN_RETRY_S, self._rate.seconds_for(excess_items * per_item * self._backlog.owners))
         raise TryLater(
-            f"this API key has {waiting.items} items waiting, and may have {owner.max_waiting_items} (its "
+            f"this key's tenant has {waiting.items} items waiting, and may have {owner.max_waiting_items} (its "
             f"max_waiting_items): there is no room for {items} more; try again in about {retry_after_s:.0f} s",
             status=429,
             code="key_backlog_full",

@@ -37,7 +37,7 @@ class ItemSink(Protocol):
 
 @dataclass(frozen=True)
 class Owner:
-    """Who sent a batch, and shares the ranks fairly with others: an API key, or everybody where there are none."""
+    """Who sent a batch, and shares the ranks fairly with others: a tenant, or everybody where there are no API keys."""
 
     id: str
     weight: int = 1  # gets so many times the tokens of an owner with 1

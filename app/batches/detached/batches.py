@@ -124,7 +124,7 @@ class DetachedBatches:
         return resumed
 
     async def delete(self, stored: StoredBatch) -> None:
-        """One that has ended is gone. Raises WrongState."""
+        """Raises WrongState for one that has not ended."""
         await self._keeper.journal.delete(stored.ordinal)
         self._keeper.sweep_soon()
 
@@ -223,8 +223,7 @@ class DetachedBatches:
             self._runs.drop(batch.run)
 
     def _fail_batch(self, ordinal: int, error: BaseException) -> None:
-        batch = self._open.get(ordinal)
-        if batch is not None:
+        if (batch := self._open.get(ordinal)) is not None:
             batch.stop(Ending(BatchState.FAILED, f"its items cannot be read: {error}"))
 
     # -- states
