@@ -14,6 +14,7 @@ PhalanxError
 │   ├── Unprocessable       422  an idempotency key that stands for another body
 │   ├── HeadTooLarge        431
 │   └── TryLater            429 or 503, with Retry-After
+├── BrokenOff               an answer that has begun cannot be completed: its connection ends
 └── FatalError              the operator must act: the service ends with this message and exit code
 """
 
@@ -128,6 +129,10 @@ class TryLater(RequestError):
         self.status = status
         self.kind = "rate_limit_error" if status == 429 else "service_unavailable_error"
         self.retry_after_s = round(retry_after_s, 1)
+
+
+class BrokenOff(PhalanxError):
+    """An answer that has begun cannot be completed. Its connection ends, so that nobody takes it for whole."""
 
 
 class FatalError(PhalanxError):

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.logs import get_logger
+from app.errors import BrokenOff
+from app.journal.errors import JournalError
+from app.journal.refusals import refusal_of
 from engines import tasks
 
-logger = get_logger("http")
 GZIP_WBITS = 31  # zlib's name for gzip's format
 GZIP_LEVEL = 1  # texts shrink to a quarter at it; more costs several times the time
 
@@ -39,9 +40,13 @@ class PipedResponse(Response):
             self.headers["content-encoding"] = "gzip"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Until everything is sent, or the client is gone."""
+        """Until all is sent, or the client is gone. Raises RequestError, which is answered instead, before that."""
+        try:
+            first = await anext(self._pieces, b"")
+        except JournalError as error:
+            raise refusal_of(error) from error
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        sending = tasks.awaited(self._send_all(send), f"answer to {scope['path']}")
+        sending = tasks.awaited(self._send_all(first, send), f"answer to {scope['path']}")
         watching = tasks.awaited(_until_gone(receive), f"client of {scope['path']}")
         try:
             await asyncio.wait([sending, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -50,13 +55,20 @@ class PipedResponse(Response):
         finally:
             await tasks.end(sending, watching)
 
-    async def _send_all(self, send: Send) -> None:
-        async for piece in self._pieces:
-            if packed := await self._packed(piece):
-                await send({"type": "http.response.body", "body": packed, "more_body": True})
-            await asyncio.sleep(0)  # a client that reads as fast as this would leave nobody else a turn
+    async def _send_all(self, first: bytes, send: Send) -> None:
+        await self._send(first, send)
+        try:
+            async for piece in self._pieces:
+                await self._send(piece, send)
+        except JournalError as error:
+            raise BrokenOff(str(error)) from error
         end = self._packer.flush() if self._packer is not None else b""
         await send({"type": "http.response.body", "body": end, "more_body": False})
+
+    async def _send(self, piece: bytes, send: Send) -> None:
+        if packed := await self._packed(piece):
+            await send({"type": "http.response.body", "body": packed, "more_body": True})
+        await asyncio.sleep(0)  # a client that reads as fast as this would leave nobody else a turn
 
     async def _packed(self, piece: bytes) -> bytes:
         """What the client can make the whole piece of."""

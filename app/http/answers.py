@@ -13,6 +13,11 @@ from uvicorn._types import (
 )
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from app.errors import BrokenOff
+from app.logs import get_logger
+
+logger = get_logger("http")
+
 
 class AnswerTransport(asyncio.Transport):
     """A connection as uvicorn's cycle of one request and its answer uses it; its end is the protocol's to decide."""
@@ -44,7 +49,21 @@ def is_old(version: str) -> bool:
 def framed(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
     """The application, whose answer is framed as the client of this request can read it."""
     is_plain = not is_old(cycle.scope["http_version"]) and not cycle.waiting_for_100_continue
-    return app if is_plain else _Framing(app, cycle)
+    return _ending(app if is_plain else _Framing(app, cycle), cycle)
+
+
+def _ending(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
+    """The application, whose answer ends with its connection when it cannot be completed."""
+
+    async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        try:
+            await app(scope, receive, send)
+        except BrokenOff as error:
+            logger.warning("answer_broken_off", reason=str(error))
+            cycle.disconnected = True
+            cycle.transport.close()
+
+    return serve
 
 
 class _Framing:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from app.batches.lines import refusal_of
 from app.batches.record import NO_LABEL
 from app.batches.result_stream import as_line
 from app.batches.results import Status, encode_result
+from app.errors import BrokenOff
 from app.journal.errors import JournalUnavailable
 from app.journal.journal import Journal
 from app.journal.keeper import JournalKeeper
@@ -25,6 +27,7 @@ from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
 
 WINDOW_RESULTS = 500
 WINDOW_BYTES = 1024**2
+LOOK_AGAIN_S = 0.2
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,11 +50,13 @@ class StoredResults:
 
     async def lines(self, stored: StoredBatch, wanted: Wanted) -> AsyncIterator[bytes]:
         """Pieces of whole lines: results in order of seq, progress while there are none, and in the end the summary, or
-        a progress line where there is more to come. Raises JournalUnavailable before the first piece alone.
+        a progress line where there is more to come. `limit` is not of items that are made up: no `after` goes on from
+        one of them. Raises JournalUnavailable, and NoSuchBatch when the batch is deleted meanwhile.
         """
         if wanted.is_following:
             yield await self._progress(stored)
         seq, left = wanted.after, wanted.limit
+        seen = seq  # all up to it were asked for; a seq may be missing, of a result that was taken back
         while left is None or left > 0:
             batch = self._batches.find(stored.ordinal)
             news = batch.news if batch is not None else None
@@ -64,32 +69,39 @@ class StoredResults:
                 yield b"".join(numbered(result.seq, result.body) for result in found)
                 continue
             stored = await self._journal.of_ordinal(stored.ordinal)
-            if stored.last_seq > seq:
+            if stored.last_seq > max(seen, seq):
+                seen = stored.last_seq
                 continue
             if stored.state in ENDED:
-                async for piece in self._rest(stored, left):
-                    yield piece
+                async for item in self._unfinished(stored):
+                    yield numbered(stored.last_seq, _made_up(stored, item))
                 yield _encode(summary_of(stored)) + b"\n"
                 return
             if not wanted.is_following or self._batches.is_stopping.is_set():
                 break
-            if news is None or not await self._comes_soon(news):
+            if not await self._comes_soon(news):
                 yield await self._progress(stored)
         yield await self._progress(stored)
 
     async def whole(self, stored: StoredBatch) -> AsyncIterator[bytes]:
         """The answer at once: spaces until the batch has ended, then one JSON object with the results in the order of
-        their items. Breaks off when the service stops."""
-        while stored.state not in ENDED:
+        their items. Raises BrokenOff when the service stops, and what `lines` does.
+        """
+        yield b" "
+        spoke = time.monotonic()
+        while True:
             batch = self._batches.find(stored.ordinal)
-            if batch is not None and not await self._comes_soon(batch.news):
-                yield b" "
+            if batch is None:
+                with contextlib.suppress(JournalUnavailable):
+                    stored = await self._journal.of_ordinal(stored.ordinal)
+                if stored.state in ENDED:
+                    break
             if self._batches.is_stopping.is_set():
-                raise ConnectionAbortedError("the service is stopping")
-            with contextlib.suppress(JournalUnavailable):
-                stored = await self._journal.of_ordinal(stored.ordinal)
-            if batch is None and stored.state not in ENDED:
-                await asyncio.sleep(self._keepalive_s)  # it is being taken up, or another gateway's
+                raise BrokenOff("the service is stopping")
+            await self._comes_soon(None if batch is None else batch.news)
+            if time.monotonic() >= spoke + self._keepalive_s:
+                yield b" "
+                spoke = time.monotonic()
         head = {"id": stored.id, "object": "batch_generation", "model": stored.model}
         yield _encode(head | {"created_at": int(stored.created_at)})[:-1] + b',"results":['
         is_first = True
@@ -119,17 +131,9 @@ class StoredResults:
             yield _made_up(stored, missing)
             missing = await anext(rest, None)
 
-    async def _rest(self, stored: StoredBatch, limit: int | None) -> AsyncIterator[bytes]:
-        """Lines of the items that will get no result of their own."""
-        count = 0
-        async for item in self._unfinished(stored):
-            if limit is not None and count >= limit:
-                return
-            count += 1
-            yield numbered(stored.last_seq, _made_up(stored, item))
-
     async def _unfinished(self, stored: StoredBatch) -> AsyncIterator[StoredItem]:
-        if not stored.unfinished:
+        """Of a batch that has ended, but for one that is being resumed just now."""
+        if not stored.unfinished or stored.state not in REST:
             return
         after = -1
         while found := await self._journal.unfinished_items(stored.ordinal, after, WINDOW_RESULTS, WINDOW_BYTES):
@@ -147,12 +151,13 @@ class StoredResults:
         batch = self._batches.find(stored.ordinal)
         return Figures() if batch is None else batch.figures
 
-    async def _comes_soon(self, news: asyncio.Event) -> bool:
-        """Whether there is news, or the service stops, before the client has to hear something."""
+    async def _comes_soon(self, news: asyncio.Event | None) -> bool:
+        """Whether there is news, or the service stops, before the client has to hear something. None: of a batch that
+        is just being taken up, or was ended while it was looked for."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._keepalive_s):
-                await news.wait()
-        return news.is_set()
+            async with asyncio.timeout(min(self._keepalive_s, LOOK_AGAIN_S) if news is None else self._keepalive_s):
+                await (news or self._batches.is_stopping).wait()
+        return news is None or news.is_set()
 
     @property
     def _journal(self) -> Journal:
