@@ -7,16 +7,17 @@ thousand batches cost what a few do, and fairness between tenants, and between t
 import asyncio
 import contextlib
 import contextvars
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from app.batches.detached.running import Ending, OpenBatch, seconds_until
+from app.batches.detached.running import Ending, OpenBatch
 from app.batches.detached.starting import RunStarter
 from app.batches.detached.states import BatchStates
 from app.batches.detached.turns import BatchTurns, Lane, lane_of
 from app.batches.runs import Runs
 from app.batches.sampling import ParamsRefused
 from app.errors import RequestError
-from app.journal.errors import NoSuchBatch, WrongState
+from app.journal.errors import JournalUnavailable, NoSuchBatch, Superseded, WrongState
 from app.journal.keeper import JournalKeeper
 from app.journal.records import StoredBatch
 from app.journal.states import ENDED, BatchState
@@ -97,6 +98,21 @@ class DetachedBatches:
             self._queue(batch)
         return batch
 
+    async def discard(self, stored: StoredBatch) -> None:
+        """One that was not sealed is gone, and its key free: now, or as soon as the journal can write."""
+        try:
+            await self._discard(stored)
+        except JournalUnavailable:
+            self._own(self._states.persist(lambda: self._discard(stored)), f"{stored.id} is discarded")
+
+    async def _discard(self, stored: StoredBatch) -> None:
+        with contextlib.suppress(NoSuchBatch, Superseded):
+            try:
+                await self._keeper.journal.delete(stored.ordinal)
+            except WrongState:  # it was sealed, though the journal could not say so
+                self.take_up(await self._keeper.journal.of_ordinal(stored.ordinal))
+        self._keeper.sweep_soon()
+
     def find(self, ordinal: int) -> OpenBatch | None:
         """One that is open."""
         return self._open.get(ordinal)
@@ -168,7 +184,7 @@ class DetachedBatches:
     def _begin_next(self, lane: Lane) -> None:
         while not self.is_stopping.is_set() and (ordinal := self._turns.begin_next(lane)) is not None:
             batch = self._open.get(ordinal)
-            if batch is None or batch.life is not None or batch.is_settling or batch.stored.state not in _RUNNABLE:
+            if batch is None or batch.life is not None or batch.settling or batch.stored.state not in _RUNNABLE:
                 self._turns.end(lane)  # it has ended, or is held, since it began to wait
                 continue
             batch.end = asyncio.get_running_loop().create_future()
@@ -178,8 +194,8 @@ class DetachedBatches:
         """One batch, from its turn to its end, or until it has to stop."""
         lane = lane_of(batch)
         try:
-            ending = await self._run(batch)
-            await self._become(batch, ending)
+            with contextlib.suppress(Superseded):  # the keeper has told, and this gateway ends
+                await self._become(batch, await self._run(batch))
         finally:
             batch.life = batch.end = batch.run = None
             self._turns.end(lane)
@@ -202,12 +218,13 @@ class DetachedBatches:
             ending = batch.end.result() if batch.end.done() else Ending(BatchState.COMPLETED)
             self._drop(batch)
             await run.sink.drained()
+            await (started if run.started.is_set() else tasks.end(started))
         except asyncio.CancelledError:
             self._drop(batch)
             await run.sink.abandon()
             raise
         finally:
-            await (started if run.started.is_set() else tasks.end(started))
+            await tasks.end(started)
         return ending
 
     async def _mark_started(self, batch: OpenBatch) -> None:
@@ -215,7 +232,7 @@ class DetachedBatches:
         assert batch.run is not None  # noqa: S101  set before
         await batch.run.started.wait()
         batch.mark_begun()
-        with contextlib.suppress(WrongState, NoSuchBatch):  # it was cancelled just now
+        with contextlib.suppress(WrongState, NoSuchBatch, Superseded):  # it was cancelled just now
             await self._states.persist(lambda: self._states.set(batch, BatchState.IN_PROGRESS, None))
 
     def _drop(self, batch: OpenBatch) -> None:
@@ -223,7 +240,8 @@ class DetachedBatches:
             self._runs.drop(batch.run)
 
     def _fail_batch(self, ordinal: int, error: BaseException) -> None:
-        if (batch := self._open.get(ordinal)) is not None:
+        batch = self._open.get(ordinal)
+        if batch is not None:
             batch.stop(Ending(BatchState.FAILED, f"its items cannot be read: {error}"))
 
     # -- states
@@ -233,35 +251,38 @@ class DetachedBatches:
         if batch.stop(ending):
             self._drop(batch)  # now: whoever asks may end all other runs next
             return
-        batch.is_settling = True
-        task = tasks.start(self._become(batch, ending), f"{batch.stored.id} becomes {ending.state}", self._on_failure)
+        batch.settling += 1
+        self._own(self._settled(batch, ending), f"{batch.stored.id} becomes {ending.state}")
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:  # Any: a coroutine's
+        task = tasks.start(work, name, self._on_failure)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+    async def _settled(self, batch: OpenBatch, ending: Ending) -> None:
+        try:
+            with contextlib.suppress(Superseded):
+                await self._become(batch, ending)
+        finally:
+            batch.settling -= 1
 
     async def _become(self, batch: OpenBatch, ending: Ending) -> None:
         if batch.stored.state in ENDED:
             return
-        run = batch.run
-        stats = run.stats.encoded() if run is not None and ending.state in ENDED else None
-        if batch.stored.state is BatchState.CANCELLING:  # asked for meanwhile
-            ending = Ending(BatchState.CANCELLED)
-        try:
-            await self._states.persist(lambda: self._states.set(batch, ending.state, ending.reason, stats))
-        except (WrongState, NoSuchBatch) as error:
-            logger.warning("batch_state_refused", batch=batch.stored.id, state=ending.state, reason=str(error))
-            return
-        finally:
-            batch.is_settling = False
-        if ending.state in ENDED:
-            batch.forget_timers()
-            self._open.pop(batch.stored.ordinal, None)
-            self._log_end(batch, ending)
-            self._starter.note_end()
-        elif ending.state is BatchState.HELD:
-            logger.warning("batch_held", batch=batch.stored.id, reason=ending.reason)
-        else:
+        stats = None if batch.run is None else batch.run.stats.encoded()
+        state = await self._states.become(batch, ending, stats)
+        if state is None or state in ENDED:
+            if self._forget(batch) and state is not None:
+                self._starter.note_end()
+        elif state is BatchState.QUEUED:
             asyncio.get_running_loop().call_soon(self._queue, batch)  # once it has left its place
         batch.tell()
+
+    def _forget(self, batch: OpenBatch) -> bool:
+        """It is not open any more. Whether it was."""
+        batch.forget_timers()
+        batch.stop(Ending(batch.stored.state))
+        return self._open.pop(batch.stored.ordinal, None) is batch
 
     async def _release(self, batch: OpenBatch, deadline_at: float | None, expires_at: float | None) -> StoredBatch:
         stored = batch.stored
@@ -277,23 +298,4 @@ class DetachedBatches:
         return resumed
 
     def _watch_clock(self, batch: OpenBatch) -> None:
-        stored, loop = batch.stored, asyncio.get_running_loop()
-        if stored.deadline_at is not None:
-            reason = "its timeout_s is over"
-            overdue = tasks.guarded(lambda: self._expire(batch, reason), "batch deadline", self._on_failure)
-            batch.timers.append(loop.call_later(seconds_until(stored.deadline_at), overdue))
-        if stored.expires_at is not None and stored.started_at is None:
-            late = tasks.guarded(lambda: self._expire_unbegun(batch), "batch expiry", self._on_failure)
-            batch.timers.append(loop.call_later(seconds_until(stored.expires_at), late))
-
-    def _expire(self, batch: OpenBatch, reason: str) -> None:
-        self._settle(batch, Ending(BatchState.EXPIRED, reason))
-
-    def _expire_unbegun(self, batch: OpenBatch) -> None:
-        if batch.stored.started_at is None:
-            self._expire(batch, "it had not begun within its expires_after_s")
-
-    def _log_end(self, batch: OpenBatch, ending: Ending) -> None:
-        stored = batch.stored
-        counts = {name: getattr(stored.counts, name) for name in stored.counts.__struct_fields__}
-        logger.info("detached_batch_ended", batch=stored.id, state=ending.state, reason=ending.reason, **counts)
+        batch.watch_clock(lambda overdue: self._settle(batch, overdue), self._on_failure)

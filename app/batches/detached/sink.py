@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from app.batches.results import Status
 from app.batches.sink import Brake, Rest
-from app.journal.errors import JournalUnavailable, NoSuchBatch, WrongState
+from app.journal.errors import JournalUnavailable, NoSuchBatch, Superseded, WrongState
 from app.journal.journal import Journal
 from app.journal.records import NewResult
 from app.journal.states import ResultStatus
@@ -95,7 +95,7 @@ class JournalSink:
             except JournalUnavailable:
                 self._hold()
                 await self._until_available()
-            except (NoSuchBatch, WrongState) as error:  # it was ended meanwhile, and nobody reads them
+            except (NoSuchBatch, WrongState, Superseded) as error:  # nobody reads them, or another gateway has it
                 logger.warning("results_dropped", results=len(taken), reason=str(error))
                 break
             else:

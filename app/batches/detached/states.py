@@ -1,15 +1,18 @@
 """The states of open batches: each step is durable before it counts, however long the journal takes."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from app.batches.detached.answer_settings import difference
-from app.batches.detached.running import OpenBatch
-from app.journal.errors import JournalUnavailable
+from app.batches.detached.running import Ending, OpenBatch
+from app.journal.errors import JournalUnavailable, NoSuchBatch, WrongState
 from app.journal.keeper import JournalKeeper
 from app.journal.records import StoredBatch
 from app.journal.states import ENDED, BatchState
+from app.logs import get_logger
 
+logger = get_logger("batches")
 T = TypeVar("T")
 MAX_RESTARTS_WITHOUT_RESULT = 3
 
@@ -29,6 +32,59 @@ class BatchStates:
                 return await act()
             except JournalUnavailable:
                 await self._keeper.until_available()
+
+    async def become(self, batch: OpenBatch, ending: Ending, stats: bytes | None = None) -> BatchState | None:
+        """Takes this step, or the one that has to be taken instead. The state then; None: there is no such batch."""
+        try:
+            await self._become(batch, ending, stats)
+        except NoSuchBatch:  # nobody deletes what is open, but whoever can write to the database
+            logger.warning("batch_gone", batch=batch.stored.id)
+            return None
+        stored = batch.stored
+        if stored.state is BatchState.HELD:
+            logger.warning("batch_held", batch=stored.id, reason=stored.reason)
+        elif stored.state in ENDED:
+            counts = {name: getattr(stored.counts, name) for name in stored.counts.__struct_fields__}
+            logger.info("detached_batch_ended", batch=stored.id, state=stored.state, reason=stored.reason, **counts)
+        return stored.state
+
+    async def _become(self, batch: OpenBatch, ending: Ending, stats: bytes | None) -> None:
+        while True:
+            ending = self._instead(batch, ending)
+            kept = stats if ending.state in ENDED else None
+            try:
+                await self.persist(partial(self.set, batch, ending.state, ending.reason, kept))
+            except WrongState as error:
+                logger.warning("batch_state_refused", batch=batch.stored.id, state=ending.state, reason=str(error))
+                ending = await self._look_again(batch, ending)
+            if batch.stored.state in ENDED:
+                return
+            if batch.stored.state is ending.state and self._instead(batch, ending) is ending:
+                return
+
+    def _instead(self, batch: OpenBatch, ending: Ending) -> Ending:
+        """What has come up since a step was decided on goes before it: the journal may have taken its time."""
+        if ending.state in ENDED or batch.stored.state in ENDED:
+            return ending
+        if batch.stored.state is BatchState.CANCELLING:
+            return Ending(BatchState.CANCELLED)
+        if batch.overdue is not None:
+            return batch.overdue
+        reason = self.why_held(batch.stored)
+        if ending.state is BatchState.HELD and reason is None:
+            return Ending(BatchState.QUEUED)
+        if ending.state is BatchState.QUEUED and reason is not None:
+            return Ending(BatchState.HELD, reason)
+        return ending
+
+    async def _look_again(self, batch: OpenBatch, refused: Ending) -> Ending:
+        """What is left to do for a batch whose step the journal has refused."""
+        known = batch.stored.state
+        stored = await self.persist(lambda: self._keeper.journal.of_ordinal(batch.stored.ordinal))
+        self.note(batch, stored)
+        if stored.state is not known:
+            return refused
+        return Ending(BatchState.FAILED, f"{stored.unfinished} of its items have no result: resume it to run them")
 
     async def set(self, batch: OpenBatch, state: BatchState, reason: str | None, stats: bytes | None = None) -> None:
         """Raises WrongState, NoSuchBatch and JournalUnavailable."""

@@ -23,8 +23,8 @@ class BatchTurns:
 
     def begin_next(self, lane: Lane) -> int | None:
         """The ordinal of the batch whose turn has come: it counts as running, until `end`. None: none's has."""
-        if not self._waiting[lane] or self._running[lane] >= MAX_RUNNING:
-            return None
+        if not self._waiting.get(lane) or self._running.get(lane, 0) >= MAX_RUNNING:
+            return None  # and nothing is kept of a lane in which there is none
         self._running[lane] += 1
         return heapq.heappop(self._waiting[lane])
 
@@ -32,7 +32,8 @@ class BatchTurns:
         """One of these does not run any more."""
         self._running[lane] -= 1
         if not self._running[lane] and not self._waiting[lane]:
-            del self._running[lane], self._waiting[lane]
+            del self._running[lane]
+            self._waiting.pop(lane, None)
 
 
 def lane_of(batch: OpenBatch) -> Lane:
