@@ -35,7 +35,7 @@ from app.journal.sql import batches, holdings, items, removal, results, resuming
 from app.journal.sql.engines import READERS
 from app.journal.sql.results import Put
 from app.journal.sql.store import Store
-from app.journal.states import ENDED, BatchState
+from app.journal.states import BatchState
 from app.journal.writer import Writer
 
 if TYPE_CHECKING:
@@ -146,9 +146,8 @@ class Journal:
         slice. One that is held goes on as it is. Raises WrongState and NoSuchBatch.
         """
         batch = await self._read(lambda db: batches.of_ordinal(db, ordinal))
-        if batch.state in ENDED:
-            for first in range(0, batch.size, RESUME_SLICE):
-                await self._writer.write(partial(resuming.take_back, ordinal=ordinal, first=first, rows=RESUME_SLICE))
+        for first in range(0, batch.size if batch.state is not BatchState.HELD else 0, RESUME_SLICE):
+            await self._writer.write(partial(resuming.take_back, ordinal=ordinal, first=first, rows=RESUME_SLICE))
         return await self._writer.write(lambda db: batches.reopen(db, ordinal, deadline_at, expires_at))
 
     # -- it is asked for

@@ -87,13 +87,12 @@ def request_cancel(connection: Connection, ordinal: int) -> StoredBatch:
 def reopen(connection: Connection, ordinal: int, deadline_at: float | None, expires_at: float | None) -> StoredBatch:
     """A batch that has ended, or is held, is queued again; what counted for items without a result does so no more."""
     batch = of_ordinal(connection, ordinal)
-    if batch.state not in ENDED and batch.state is not BatchState.HELD:
-        raise WrongState(f"{batch.id} is {batch.state}: one that has ended or is held can be resumed")
     values: dict[str, Any] = {"state": BatchState.QUEUED, "reason": None, "restarts_without_result": 0}  # Any: columns
     if batch.state is BatchState.HELD:  # it goes on within the limits that it has, unless there are new ones
         limits = {"deadline_at": deadline_at, "expires_at": expires_at}
         values |= {name: value for name, value in limits.items() if value is not None}
     else:
+        check_ended(batch)
         values |= {"deadline_at": deadline_at, "expires_at": expires_at}
         values |= {"started_at": None, "ended_at": None, "stats": None}
     rest = batch.counts.total - batch.stored_results
@@ -201,6 +200,12 @@ def _batch(row: Mapping[Any, Any]) -> StoredBatch:  # Any: columns and their val
 
 
 # -- rules
+
+
+def check_ended(batch: StoredBatch) -> None:
+    """Raises WrongState for one that cannot be resumed."""
+    if batch.state not in ENDED:
+        raise WrongState(f"{batch.id} is {batch.state}: one that has ended or is held can be resumed")
 
 
 def _check_step(batch: StoredBatch, state: BatchState, *allowed_from: BatchState) -> None:

@@ -11,7 +11,9 @@ from app.journal.sql.schema import results
 
 def take_back(connection: Connection, ordinal: int, first: int, rows: int) -> int:
     """Removes the retryable results of `rows` items from `first` on: they run again. Returns how many. What they used
-    stays used by the tenant."""
+    stays used by the tenant. Raises WrongState for a batch that has not ended: somebody else has resumed it."""
+    batch = batches.of_ordinal(connection, ordinal)
+    batches.check_ended(batch)
     end = first + rows
     which = (
         (results.c.batch == ordinal) & (results.c.idx >= first) & (results.c.idx < end) & results.c.retryable.is_(True)
@@ -31,6 +33,5 @@ def take_back(connection: Connection, ordinal: int, first: int, rows: int) -> in
     connection.execute(delete(results).where(which))
     values = {name: table[name] - number for name, number in less.items()}
     connection.execute(update(batches_table).where(table.ordinal == ordinal).values(**values))
-    tenant = batches.of_ordinal(connection, ordinal).tenant
-    holdings.add(connection, tenant, size=-less["stored_bytes"])
+    holdings.add(connection, batch.tenant, size=-less["stored_bytes"])
     return less["stored_results"]
