@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
-from msgspec import UNSET
-
 from app.batches.admission import AdmissionGate, owner_of
 from app.batches.availability import Availability
 from app.batches.engine_check import EngineCheck
@@ -13,7 +11,7 @@ from app.batches.intake import Intake
 from app.batches.memory import Holding
 from app.batches.parsing import parse_in_turn
 from app.batches.record import BatchRecord, Label
-from app.batches.request import DEFAULT_PRIORITY, DETACHED_ONLY, BatchRequest, bytes_of
+from app.batches.request import DEFAULT_PRIORITY, BatchRequest, bytes_of
 from app.batches.run import BatchRun
 from app.batches.runs import Runs
 from app.batches.sampling import ParamsRefused, SamplingResolver
@@ -159,8 +157,9 @@ class Acceptance:
     def check_attached(self, request: BatchRequest) -> None:
         """What only concerns a batch that lives as long as its client's connection. Raises InvalidRequest."""
         settings = self._settings
-        for name in DETACHED_ONLY:
-            if getattr(request, name) is not None and getattr(request, name) is not UNSET:
+        given = {"expires_after_s": request.expires_after_s, "metadata": bytes_of(request.metadata)}
+        for name, value in given.items():
+            if value is not None:
                 raise InvalidRequest(
                     f"{name} is for batches that outlive their connection: set background to true, or send an "
                     "Idempotency-Key",

@@ -8,10 +8,14 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+MAX_SECONDS = 1e9  # 31 years, after which a time is still a date
 PRIORITY_BOUND = 2**31 - 1
 CUSTOM_ID_LENGTH = 512
 
 CustomId = Annotated[str, Meta(min_length=1, max_length=CUSTOM_ID_LENGTH)]
+
+
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -20,13 +24,13 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     prompts: Raw  # a list, taken apart by app/batches/splitting.py
     model: str | None = None
     sampling_params: Raw | UnsetType = UNSET
-    timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    timeout_s: Seconds | None = None
     priority: Annotated[int, Meta(ge=-PRIORITY_BOUND, le=PRIORITY_BOUND)] | None = None
     return_token_ids: bool | None = None
     return_prompt: bool | None = None
     stream: bool | None = None
     background: bool | None = None
-    expires_after_s: Annotated[float, Meta(gt=0)] | None = None
+    expires_after_s: Seconds | None = None
     metadata: Raw | UnsetType = UNSET
     dry_run: bool | None = None
 
@@ -53,7 +57,6 @@ MISPLACED = {
     "custom_ids": "custom_id belongs in an entry of prompts",
 }
 DEFAULT_PRIORITY = 0
-DETACHED_ONLY = ("expires_after_s", "metadata")
 
 
 def bytes_of(raw: Raw | UnsetType) -> bytes | None:

@@ -9,15 +9,13 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 
-from msgspec import UNSET
-
 from app.batches.acceptance import Acceptance, priority_of
 from app.batches.availability import Availability
 from app.batches.detached.batches import DetachedBatches
 from app.batches.detached.options import encode_options
 from app.batches.detached.sink import new_result
 from app.batches.intake import duplicate, label_of
-from app.batches.request import BatchRequest
+from app.batches.request import BatchRequest, bytes_of
 from app.batches.results import encode_result
 from app.errors import Conflict, InvalidRequest, TryLater, Unprocessable
 from app.journal.errors import JournalError, KeyInUse
@@ -139,9 +137,7 @@ class DetachedAcceptance:
                 await self._append(stored.ordinal, request, some)
             sealed = await self._journal.seal(stored.ordinal, _sealing(request, digest()))
         except BaseException:
-            with contextlib.suppress(JournalError):  # a restart removes what was not sealed
-                await self._journal.delete(stored.ordinal)
-            self._keeper.sweep_soon()
+            await self._batches.discard(stored)
             raise
         self._batches.take_up(sealed)
         return sealed
@@ -186,10 +182,8 @@ def _sealing(request: BatchRequest, digest: bytes | None) -> Sealing:
 
 
 def _metadata(request: BatchRequest) -> bytes | None:
-    if request.metadata is UNSET:
-        return None
-    raw = bytes(request.metadata)
-    if raw == b"null":
+    raw = bytes_of(request.metadata)
+    if raw is None:
         return None
     if raw[:1] != b"{":
         raise InvalidRequest("metadata must be an object", param="metadata")
