@@ -1,5 +1,6 @@
 """Batches that outlive their connection: list, look at, read, cancel, resume and delete them."""
 
+import re
 import time
 from collections.abc import Collection
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from app.api.piped_response import PipedResponse, accepts_gzip
 from app.api.state import gateway_of
 from app.batches.detached.reading import Wanted
 from app.batches.detached.view import DetachedBatch, DetachedProgress, DetachedSummary, NumberedResult, view_of
+from app.batches.request import Seconds
 from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
 from app.journal.errors import JournalError
@@ -52,10 +54,11 @@ class DeletedBatch(msgspec.Struct, kw_only=True):
 class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What may be said of a batch that runs again. The body may be left out."""
 
-    timeout_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    expires_after_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    timeout_s: Seconds | None = None
+    expires_after_s: Seconds | None = None
 
 
+_ID = re.compile("batchgen-[0-9a-f]{32}")  # not every database takes every text
 _decode_resume = msgspec.json.Decoder(ResumeRequest).decode
 _STATES = {"status": one_of(VISIBLE)}
 _TIMES = {
@@ -193,7 +196,7 @@ def accepted(gateway: Gateway, stored: StoredBatch) -> Response:
 async def _find(gateway: Gateway, batch_id: str, tenant: str | None) -> StoredBatch:
     """Raises NotFound for one of another tenant, too."""
     try:
-        found = await gateway.keeper.journal.get(batch_id, tenant)
+        found = await gateway.keeper.journal.get(batch_id, tenant) if _ID.fullmatch(batch_id) else None
     except JournalError as error:
         raise refusal_of(error) from error
     if found is None:
