@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from app.api.refusals import log_refusal
@@ -84,6 +85,8 @@ def install(app: FastAPI) -> None:
         response = refusal(request.scope, _translate(request, error))
         response.status_code = error.status_code
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["allow"] = _allowed(app, request)
         return response
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
@@ -94,6 +97,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """Every method of a path: each has a route of its own, and the router names those of the first one only."""
+    matching = (route for route in app.routes if isinstance(route, Route))
+    methods = {
+        method
+        for route in matching
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return ", ".join(sorted(methods))
 
 
 def _translate(request: Request, error: HTTPException) -> RequestError:
