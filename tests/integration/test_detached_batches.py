@@ -1,0 +1,368 @@
+"""Batches in the background over HTTP: what a client sees of them while the service lives.
+
+How they outlive it is in test_detached_restarts.py; the Python client and the commands are in test_client_batches.py.
+"""
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.journal.place import FILE_NAME
+from app.keys.store import KeysFile
+from tests.service import BATCH, Json, Service, bearer, serving, until
+
+SHORT = {"max_tokens": 4, "ignore_eos": True}
+LONG = {"max_tokens": 300, "ignore_eos": True}  # a second and a half
+ENDLESS = {"max_tokens": 8000, "ignore_eos": True}
+SHORT_AND_LONG = [{"prompt": "short", "sampling_params": SHORT}, *["long"] * 3]
+SECRETS: dict[str, str] = {}
+FLAGS = ("--max-tenant-items", "1000", "--max-stored-bytes", "2MB", "--log-level", "debug", "--keepalive-s", "0.2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("journal") / "data"
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Its client is `ours`, no admin."""
+    keys = KeysFile(tmp_path_factory.mktemp("keys") / "keys.json")
+    for name in ("ours", "theirs", "boss"):
+        SECRETS[name] = keys.create(name, tenant=name, admin=name == "boss").secret
+    flags = ("--data-dir", str(folder), "--api-keys-file", str(keys.path), *FLAGS)
+    with serving(*flags, api_key=SECRETS["ours"], step_ms=5, max_num_seqs=16) as service:
+        yield service
+
+
+def submit(service: Service, prompts: object, **fields: object) -> Json:
+    answer = service.post(prompts, background=True, **fields)
+    assert answer.status_code == 202, answer.text
+    found: Json = answer.json()
+    assert answer.headers["Location"] == f"{BATCH}/{found['id']}"
+    return found
+
+
+def look(service: Service, batch: Json) -> Json:
+    found: Json = service.client.get(f"{BATCH}/{batch['id']}").json()
+    return found
+
+
+def ended(service: Service, batch: Json) -> Json:
+    def look_again() -> Json | None:
+        found = look(service, batch)
+        return found if found["ended_at"] else None
+
+    return until(look_again, "it does not end") or {}
+
+
+def read(service: Service, batch: Json, **asked: object) -> list[Json]:
+    answer = service.client.get(f"{BATCH}/{batch['id']}/results", params=asked)  # type: ignore[arg-type]
+    assert answer.status_code == 200 and answer.headers["Content-Type"] == "application/x-ndjson"
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def act(service: Service, batch: Json, what: str, **fields: object) -> httpx.Response:
+    return service.client.post(f"{BATCH}/{batch['id']}/{what}", json=fields or None)
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def dispatched(service: Service, batch: Json) -> list[int]:
+    return [fact["index"] for fact in service.facts("item_dispatched", batch=batch["id"])]
+
+
+def cancel(service: Service, batch: Json) -> Json:
+    assert act(service, batch, "cancel").json()["status"] in ("cancelling", "cancelled")
+    return ended(service, batch)
+
+
+# ---------------------------------------------------------------- from its acceptance to its end
+
+
+def test_a_batch_is_stored_runs_and_is_counted(service: Service) -> None:
+    items, batches = (service.metric(f"phalanx_{name}_total") for name in ("items", "batches"))
+    prompts = ["a", {"prompt": "b", "custom_id": "b", "metadata": {"row": 2}}, 7]
+    new = submit(service, prompts, sampling_params=SHORT, metadata={"mine": [1]}, priority=2)
+    assert new["id"].startswith("batchgen-") and new["object"] == "batch_generation.batch"
+    assert new["status"] in ("queued", "in_progress") and new["metadata"] == {"mine": [1]} and new["priority"] == 2
+    assert new["request_counts"] == {"total": 3, "ok": 0, "error": 0, "cancelled": 0, "timeout": 0}
+    done = ended(service, new)
+    assert (done["status"], done["reason"], done["last_seq"]) == ("completed", None, 3)
+    assert done["request_counts"] == {"total": 3, "ok": 2, "error": 1, "cancelled": 0, "timeout": 0}
+    assert done["usage"]["completion_tokens"] == 8
+    assert done["created_at"] <= done["started_at"] <= done["ended_at"]
+    assert done["stats"]["wall_s"] > 0 and done["predicted_s_left"] is None
+    *results, summary = read(service, new)
+    assert [result["seq"] for result in results] == [1, 2, 3] and next(iter(results[0])) == "seq"
+    by_index = sorted(results, key=lambda result: int(result["index"]))
+    assert [result["status"] for result in by_index] == ["ok", "ok", "error"]
+    assert (by_index[1]["custom_id"], by_index[1]["metadata"]) == ("b", {"row": 2})
+    assert by_index[2]["error"]["param"] == "prompts[2]"
+    assert summary["object"] == "batch_generation.summary" and summary["status"] == "completed"
+    assert {name: summary[name] for name in ("request_counts", "usage", "stats")} == {
+        name: done[name] for name in ("request_counts", "usage", "stats")
+    }
+    assert service.metric("phalanx_items_total") == items + 3 and service.metric("phalanx_batches_total") == batches + 1
+
+
+def test_results_are_read_from_any_seq_and_gzipped(service: Service) -> None:
+    batch = submit(service, [f"prompt {index}" for index in range(700)], sampling_params=SHORT)
+    followed = read(service, batch, follow=1)
+    assert followed[0]["object"] == "batch_generation.progress" and followed[-1]["status"] == "completed"
+    results = [line for line in followed if line["object"] == "batch_generation.result"]
+    assert [result["seq"] for result in results] == list(range(1, 701))
+    assert sorted(result["index"] for result in results) == list(range(700))
+    assert read(service, batch, after=690)[:-1] == results[690:]
+    page = read(service, batch, after=100, limit=50)
+    assert page[:-1] == results[100:150] and page[-1]["object"] == "batch_generation.progress"
+    assert [line["object"] for line in read(service, batch, after=700)] == ["batch_generation.summary"]
+    headers = {"Accept-Encoding": "gzip"}
+    with service.client.stream("GET", f"{BATCH}/{batch['id']}/results", headers=headers) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        packed = b"".join(answer.iter_raw())
+    assert [json.loads(line) for line in gzip.decompress(packed).splitlines()][:-1] == results
+    assert len(packed) < sum(len(json.dumps(result)) for result in results) / 2
+    assert service.client.delete(f"{BATCH}/{batch['id']}").status_code == 200
+
+
+def test_batches_are_listed_page_by_page_and_by_status(service: Service) -> None:
+    ids = [submit(service, ["x"], sampling_params=SHORT)["id"] for _ in range(5)]
+    endless = submit(service, ["x"], sampling_params=ENDLESS)
+    for batch_id in ids:
+        ended(service, {"id": batch_id})
+    seen, after = [], {}
+    for number in range(2):
+        page = service.client.get(BATCH, params={"limit": 2, "status": "completed,failed", **after}).json()
+        assert page["object"] == "list" and (page["first_id"], page["last_id"]) == tuple(
+            batch["id"] for batch in page["data"]
+        )
+        seen += [batch["id"] for batch in page["data"]]
+        assert page["has_more"] or number == 1
+        after = {"after": page["last_id"]}
+    assert seen == ids[:0:-1]
+    going = service.client.get(BATCH, params={"status": "queued, in_progress"}).json()
+    assert [batch["id"] for batch in going["data"]] == [endless["id"]] and not going["has_more"]
+    for query, param in (("status=done", "status"), ("limit=0", "limit"), ("limit=1001", "limit")):
+        answer = service.client.get(f"{BATCH}?{query}")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert code(service.client.get(BATCH, params={"after": "batchgen-0"})) == (404, "batch_not_found")
+    cancel(service, endless)
+
+
+def test_a_batch_of_another_tenant_is_not_there_and_an_admin_sees_it(service: Service) -> None:
+    batch = submit(service, ["x"], sampling_params=SHORT)
+    ended(service, batch)
+    path = f"{BATCH}/{batch['id']}"
+    theirs = httpx.Client(base_url=service.url, headers=bearer(SECRETS["theirs"]), timeout=60)
+    boss = httpx.Client(base_url=service.url, headers=bearer(SECRETS["boss"]), timeout=60)
+    with theirs, boss:
+        for method, route in (
+            *(("GET", path), ("GET", f"{path}/results"), ("POST", f"{path}/cancel"), ("POST", f"{path}/resume")),
+            *(("DELETE", path), ("GET", f"{BATCH}?after={batch['id']}")),
+        ):
+            answer = theirs.request(method, route)
+            assert code(answer) == (404, "batch_not_found"), (method, route)
+        assert theirs.get(BATCH).json()["data"] == []
+        assert boss.get(path).json()["id"] == batch["id"]
+        assert batch["id"] in [found["id"] for found in boss.get(BATCH).json()["data"]]
+        assert boss.delete(path).json() == {
+            "id": batch["id"],
+            "object": "batch_generation.deleted",
+            "deleted": True,
+        }
+    for answer in (service.client.get(path), service.client.get(f"{path}/results"), service.client.delete(path)):
+        assert code(answer) == (404, "batch_not_found")
+
+
+# ---------------------------------------------------------------- cancelled, resumed, out of time
+
+
+def test_a_cancelled_batch_keeps_what_it_has_and_runs_the_rest_when_it_is_resumed(service: Service) -> None:
+    batch = submit(service, SHORT_AND_LONG, sampling_params=LONG)
+    until(lambda: look(service, batch)["last_seq"] == 1, "there is no first result")
+    for refused in (act(service, batch, "resume"), service.client.delete(f"{BATCH}/{batch['id']}")):
+        assert code(refused) == (409, "wrong_state")
+    done = cancel(service, batch)
+    assert done["status"] == "cancelled"
+    assert done["request_counts"] == {"total": 4, "ok": 1, "error": 0, "cancelled": 3, "timeout": 0}
+    assert act(service, batch, "cancel").json() == done, "one that has ended stays as it is"
+    first, *rest, summary = read(service, batch)
+    assert (first["index"], first["status"]) == (0, "ok") and summary["status"] == "cancelled"
+    assert [(line["index"], line["status"], line["seq"]) for line in rest] == [(n, "cancelled", 1) for n in (1, 2, 3)]
+    *made_up, summary = read(service, batch, after=1, limit=1)
+    assert made_up == rest and summary["object"] == "batch_generation.summary", "no after goes on from one of them"
+    resumed = act(service, batch, "resume").json()
+    assert resumed["request_counts"]["cancelled"] == 0 and resumed["ended_at"] is None
+    results = [line for line in read(service, batch, follow=1) if line["object"] == "batch_generation.result"]
+    assert [line["seq"] for line in results] == [1, 2, 3, 4] and results[0] == first
+    assert ended(service, batch)["usage"]["completion_tokens"] == 4 + 3 * 300
+    assert dispatched(service, batch).count(0) == 1
+    until(service.is_idle, "something still runs")
+
+
+def test_results_that_were_taken_back_leave_gaps_that_no_reader_waits_for(service: Service) -> None:
+    """What ends with a retryable error, or is lost with a cancel, runs again, under a higher number."""
+    batch = submit(service, ["a", "b"], sampling_params=SHORT)
+    ended(service, batch)
+    assert code(act(service, batch, "resume", unknown=1)) == (400, "invalid_request")
+    assert code(act(service, batch, "resume", timeout_s=1e300)) == (400, "invalid_request")
+    assert act(service, batch, "resume").json()["status"] == "queued"
+    done = ended(service, batch)
+    assert done["status"] == "completed" and sorted(dispatched(service, batch)) == [0, 1]
+
+
+def test_what_has_no_result_when_its_time_is_over_is_a_timeout(service: Service) -> None:
+    batch = submit(service, SHORT_AND_LONG, sampling_params=LONG, timeout_s=0.5)
+    assert batch["deadline_at"] is not None
+    done = ended(service, batch)
+    assert (done["status"], done["reason"]) == ("expired", "its timeout_s is over")
+    assert (done["request_counts"]["ok"], done["request_counts"]["timeout"]) == (1, 3)
+    assert [line["status"] for line in read(service, batch)] == ["ok", "timeout", "timeout", "timeout", "expired"]
+    assert act(service, batch, "resume", timeout_s=0.3).json()["deadline_at"] is not None
+    assert ended(service, batch)["status"] == "expired"
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.003, 0.01, 0.03])
+def test_it_can_be_cancelled_at_any_moment(service: Service, pause_s: float) -> None:
+    batch = submit(service, ["x"] * 40, sampling_params=SHORT)
+    threading.Event().wait(pause_s)
+    act(service, batch, "cancel")
+    counts = ended(service, batch)["request_counts"]
+    assert counts["ok"] + counts["cancelled"] == 40
+    *results, _ = read(service, batch)
+    assert sorted(result["index"] for result in results) == list(range(40))
+    assert [result["status"] for result in results].count("ok") == counts["ok"]
+
+
+# ---------------------------------------------------------------- idempotency keys
+
+
+def with_key(service: Service, key: str, prompts: object, **fields: object) -> httpx.Response:
+    return service.client.post(BATCH, json={"prompts": prompts, **fields}, headers={"Idempotency-Key": key})
+
+
+def test_a_key_stands_for_one_batch_and_its_body(service: Service) -> None:
+    first, again = (with_key(service, "a", ["x", "y"], sampling_params=SHORT) for _ in range(2))
+    assert first.status_code == 200 and first.json() == again.json()
+    assert [result["index"] for result in first.json()["results"]] == [0, 1]
+    assert look(service, first.json())["idempotency_key"] == "a"
+    assert sorted(dispatched(service, first.json())) == [0, 1]
+    assert code(with_key(service, "a", ["z"], sampling_params=SHORT)) == (422, "idempotency_key_reused")
+    stream = with_key(service, "b", ["x", "y"], sampling_params=SHORT, stream=True)
+    lines = [json.loads(line) for line in stream.text.splitlines()]
+    assert [line["seq"] for line in lines if line["object"] == "batch_generation.result"] == [1, 2]
+    assert lines[-1]["object"] == "batch_generation.summary"
+    background = with_key(service, "c", ["x"], sampling_params=SHORT, background=True)
+    assert background.status_code == 202
+    ended(service, background.json())
+    assert with_key(service, "c", ["x"], sampling_params=SHORT, background=True).json()["status"] == "completed"
+    for key in ("", "x" * 256):
+        assert code(with_key(service, key, ["x"])) == (400, "invalid_request")
+
+
+def test_two_with_the_same_key_at_once_run_once(service: Service) -> None:
+    def ask(_: int) -> httpx.Response:
+        return with_key(service, "at once", ["x"] * 20, sampling_params=SHORT)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(4)))
+    ids = {answer.json()["id"] for answer in answers if answer.status_code == 200}
+    refused = [code(answer) for answer in answers if answer.status_code != 200]
+    assert len(ids) == 1 and set(refused) <= {(409, "idempotency_key_in_use")}
+    assert sorted(dispatched(service, {"id": ids.pop()})) == list(range(20))
+
+
+def test_lines_with_a_key_are_stored_and_known_again(service: Service) -> None:
+    head = {"object": "batch_generation.options", "sampling_params": SHORT}
+    body = "\n".join([json.dumps(head), '"a"', "{broken", '"c"'])
+    headers = {"Idempotency-Key": "lines", "Content-Type": "application/x-ndjson"}
+    first, again = (service.client.post(BATCH, content=body, headers=headers) for _ in range(2))
+    results = [json.loads(line) for line in again.text.splitlines()]
+    by_index = {line["index"]: line for line in results if line["object"] == "batch_generation.result"}
+    assert [by_index[index]["status"] for index in range(3)] == ["ok", "error", "ok"]
+    assert json.loads(first.text.splitlines()[-1]) == results[-1]
+    changed = service.client.post(BATCH, content=f'{body}\n"d"', headers=headers)
+    assert code(changed) == (422, "idempotency_key_reused")
+
+
+def test_a_reader_who_goes_away_cancels_nothing(service: Service) -> None:
+    request = {"prompts": ["x"] * 3, "sampling_params": {"max_tokens": 60}}
+    with service.client.stream("POST", BATCH, json=request | {"stream": True}, headers={"Idempotency-Key": "d"}) as _:
+        pass
+    with pytest.raises(httpx.ReadTimeout):
+        service.client.post(BATCH, json=request, headers={"Idempotency-Key": "e"}, timeout=0.1)
+    for key, more in (("d", {"stream": True}), ("e", {})):
+        found = with_key(service, key, request["prompts"], sampling_params=request["sampling_params"], **more)
+        assert found.text.count('"status":"ok"') == 3
+    assert not service.facts("client_disconnected")
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"background": True, "stream": True}, "stream"),
+        ({"background": True, "metadata": [1]}, "metadata"),
+        ({"background": True, "metadata": {"a": "x" * 70_000}}, "metadata"),
+        ({"background": True, "timeout_s": 1e300}, "timeout_s"),
+        ({"background": True, "expires_after_s": 0}, "expires_after_s"),
+        ({"background": True, "sampling_params": {"temperature": -1}}, "sampling_params.temperature"),
+        ({"metadata": {}}, "metadata"),
+        ({"expires_after_s": 1}, "expires_after_s"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_stored(service: Service, fields: Json, param: str) -> None:
+    before = service.client.get(BATCH).json()["first_id"]
+    answer = service.post(["x"], **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert service.client.get(BATCH).json()["first_id"] == before
+
+
+def test_no_more_is_stored_than_quotas_allow(service: Service) -> None:
+    theirs = bearer(SECRETS["theirs"])
+    key = {"Idempotency-Key": "full"}
+
+    def ask(items: int) -> httpx.Response:
+        request = {"prompts": ["x"] * items, "background": True, "sampling_params": SHORT}
+        return service.client.post(BATCH, json=request, headers=theirs | key)
+
+    assert code(ask(1001)) == (413, "quota_exceeded")
+    assert ask(1000).status_code == 202, "what was refused keeps neither key nor room"
+    answer = service.client.post(BATCH, json={"prompts": ["x"], "background": True}, headers=theirs)
+    assert code(answer) == (429, "quota_exceeded") and int(answer.headers["Retry-After"]) > 0
+
+
+# ---------------------------------------------------------------- while nothing can be stored
+
+
+def test_while_the_journal_takes_no_writes_what_runs_waits_and_nothing_is_lost(
+    service: Service, folder: Path, tmp_path: Path
+) -> None:
+    service.errors_expected = True
+    batch = submit(service, ["x"] * 3, sampling_params={"max_tokens": 40})
+    until(lambda: look(service, batch)["status"] == "in_progress", "it does not begin")
+    for path in folder.glob(f"{FILE_NAME}*"):
+        path.rename(tmp_path / path.name)
+    health = until(lambda: service.health() if service.health()["status"] == "degraded" else None, "it is not told")
+    assert health is not None and health["journal"]["status"] == "unavailable"
+    refused = service.post(["x"], background=True)
+    assert code(refused) == (503, "journal_unavailable") and int(refused.headers["Retry-After"]) > 0
+    assert code(with_key(service, "while away", ["x"])) == (503, "journal_unavailable")
+    assert code(act(service, batch, "cancel")) == (503, "journal_unavailable")
+    assert service.batch(["attached"])["request_counts"]["ok"] == 1
+    for path in tmp_path.glob(f"{FILE_NAME}*"):
+        path.rename(folder / path.name)
+    assert ended(service, batch)["request_counts"]["ok"] == 3
+    assert len(dispatched(service, batch)) == 3
+    assert with_key(service, "while away", ["x"], sampling_params=SHORT).status_code == 200
