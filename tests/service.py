@@ -112,6 +112,7 @@ class Service:
         (listening,) = until(lambda: self.facts("gateway_listening") or self._ended(), "it does not listen")
         self.url = str(listening["address"])
         self.host, self.port = httpx.URL(self.url).host, int(self.url.rpartition(":")[2])
+        self.client.close()  # of a former start
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, headers=self._headers)
 
     # -- what a client does
