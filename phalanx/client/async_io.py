@@ -92,7 +92,7 @@ async def _follow(connection: AsyncConnection, following: Following) -> AsyncGen
         finally:
             await response.aclose()
         if not following.is_over:
-            await asyncio.sleep(following.patience.pause_s(following.broken_off(broken)))
+            await asyncio.sleep(connection.pause_s(following.patience, following.broken_off(broken)))
 
 
 async def _send(connection: AsyncConnection, call: Call, patience: Patience, *, is_streamed: bool) -> httpx.Response:
@@ -117,7 +117,7 @@ async def _send(connection: AsyncConnection, call: Call, patience: Patience, *, 
             failed = call.lost(connection.url, error)
         if not call.can_be_sent_again:
             raise failed
-        await asyncio.sleep(patience.pause_s(failed))
+        await asyncio.sleep(connection.pause_s(patience, failed))
 
 
 async def _pieces(content: Iterator[bytes]) -> AsyncIterator[bytes]:

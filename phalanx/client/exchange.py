@@ -5,7 +5,7 @@ import random
 import ssl
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
 
@@ -25,6 +25,7 @@ PROXYS_OUTAGES = (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT)  # a pro
 SPREAD = 0.1  # of a pause, at random: clients that were refused together do not come back together
 
 HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
+OnWait = Callable[[PhalanxError, float], None]  # what went wrong, and for how many seconds one waits
 Prompt = str | list[int] | Mapping[str, Any]  # Any: the JSON of an item, such as {"messages": [...]}
 
 
@@ -91,8 +92,8 @@ class ServiceClient(ABC, Generic[HttpT]):
 
     `silence_s`: a service that says nothing for so long is given up. `patience_s`: for how long a request is sent again
     while there is no room, at the service's own pace (Retry-After); waiting for a detached batch, reading it and
-    submitting it with a key outlast an outage of the service for as long. Raises ImpossibleKey, and ConnectionFailed
-    for what is no URL.
+    submitting it with a key outlast an outage of the service for as long. `on_wait` is called before each such pause,
+    with what went wrong and the seconds. Raises ImpossibleKey, and ConnectionFailed for what is no URL.
     """
 
     def __init__(
@@ -102,13 +103,14 @@ class ServiceClient(ABC, Generic[HttpT]):
         api_key: str | None = None,
         silence_s: float = 120.0,
         patience_s: float = 600.0,
+        on_wait: OnWait | None = None,
     ) -> None:
         self.url = base_url(url)
         try:
             http = self._open(authorization(api_key or None), timeout(silence_s, patience_s))
         except httpx.InvalidURL as error:
             raise unreachable(self.url, error) from error
-        self._connection: Connection[HttpT] = Connection(http, self.url, patience_s)
+        self._connection: Connection[HttpT] = Connection(http, self.url, patience_s, on_wait)
 
     @abstractmethod
     def _open(self, headers: dict[str, str], timeout: httpx.Timeout) -> HttpT: ...
@@ -121,6 +123,14 @@ class Connection(Generic[HttpT]):
     http: HttpT
     url: str
     patience_s: float
+    on_wait: OnWait | None
+
+    def pause_s(self, patience: Patience, error: PhalanxError) -> float:
+        """How long to wait before the next attempt; whoever wants to know is told. Raises the error."""
+        pause_s = patience.pause_s(error)
+        if self.on_wait is not None:
+            self.on_wait(error, pause_s)
+        return pause_s
 
 
 class BatchStream:

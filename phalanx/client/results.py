@@ -86,13 +86,14 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag_field="object", tag="batch_generation.progress"):
-    """How far a batch is. The last four are there for a detached one."""
+    """How far a batch is. The last five are there for a detached one; `reason` says why it is held."""
 
     id: str
     request_counts: Counts
     running: int = 0
     waiting: int = 0
     status: str | None = None
+    reason: str | None = None
     last_seq: int = 0
     tokens_per_s: float | None = None
     predicted_s_left: float | None = None

@@ -90,7 +90,7 @@ def _follow(connection: SyncConnection, following: Following) -> Generator[Resul
         finally:
             response.close()
         if not following.is_over:
-            time.sleep(following.patience.pause_s(following.broken_off(broken)))
+            time.sleep(connection.pause_s(following.patience, following.broken_off(broken)))
 
 
 def _send(connection: SyncConnection, call: Call, patience: Patience, *, is_streamed: bool) -> httpx.Response:
@@ -110,4 +110,4 @@ def _send(connection: SyncConnection, call: Call, patience: Patience, *, is_stre
             failed = call.lost(connection.url, error)
         if not call.can_be_sent_again:
             raise failed
-        time.sleep(patience.pause_s(failed))
+        time.sleep(connection.pause_s(patience, failed))

@@ -1,7 +1,7 @@
 """Sends the rows that have no result as one batch, and keeps its results as they come.
 
-A batch that was sent before is taken up again by its id. One that the service does not know any more is sent anew, but
-only the rows that have no result.
+A batch that was sent before is taken up again by its id, and resumed if it was cancelled or has expired. One that the
+service does not know any more is sent anew, but only the rows that have no result.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ from phalanx.generate.rows import Source
 from phalanx.generate.service import BatchState, SentBatch, Service, explained, row_entry
 from phalanx.generate.spool import Spool
 
+GIVEN_UP = ("cancelling", "cancelled", "expired", "failed")  # until the same command comes again
 MAX_BATCHES = 3  # a service that forgets more of them in one run is not worth asking again
 
 
@@ -76,29 +77,35 @@ class Delivery:
 
     def _run(self) -> None:
         for _ in range(MAX_BATCHES):
-            batch = self._taken_up() or self._sent()
+            batch, last_seq = self._taken_up()
+            batch = batch or self._sent()
             if batch is None:
                 return
             try:
-                self._follow(batch)
+                self._follow(batch, last_seq)
             except NotFound:
                 self._forget()
             else:
                 return
         raise ServiceProblem(f"the service has lost this job's batch {MAX_BATCHES} times")
 
-    def _taken_up(self) -> SentBatch | None:
+    def _taken_up(self) -> tuple[SentBatch | None, int]:
+        """The batch that was sent before, and the seq of its last result so far."""
         if self._job.batch_id is None:
-            return None
+            return None, 0
         self._reporter.set_phase("asking for the batch")
         try:
             batch = self._service.batch(self._job.batch_id)
             state = batch.refresh()
         except NotFound:
             self._forget()
-            return None
+            return None, 0
         self._reporter.say(f"going on with batch {batch.id}, which is {_shown(state)}")
-        return batch
+        if state.status in GIVEN_UP:
+            last_seq = batch.wait().last_seq
+            batch.resume(self._job.parameters.timeout_s)
+            return batch, last_seq
+        return batch, state.last_seq
 
     def _forget(self) -> None:
         self._reporter.say(f"the service does not know batch {self._job.batch_id} any more: what has no result is sent")
@@ -124,10 +131,11 @@ class Delivery:
             self._reporter.say(f"{self._items.sent:,} of {self._items.rows:,} rows were sent as batch {batch.id}")
         return batch
 
-    def _follow(self, batch: SentBatch) -> None:
-        """Keeps its results until it has ended. Raises NotFound."""
+    def _follow(self, batch: SentBatch, last_seq: int) -> None:
+        """Keeps its results until it has ended. Those up to `last_seq` were there before. Raises NotFound."""
         results = batch.results(self._spool.last_seq, follow=True)
-        self._reporter.follow(results, self._job.rows or 0, self._job.bad_rows)
+        known = max(0, last_seq - self._spool.last_seq)
+        self._reporter.follow(results, self._job.rows or 0, self._job.bad_rows, known)
         for result in results:
             self._spool.append(row_entry(result, self._job.batch))
         self._spool.sync()

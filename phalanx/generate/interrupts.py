@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -62,8 +62,8 @@ def choose(wish: OnInterrupt, number: int, is_terminal: bool) -> OnInterrupt:
     return OnInterrupt(answer)
 
 
-def settle(chosen: OnInterrupt, job: Job, service: Service, forget: Callable[[], None], is_local: bool) -> str:
-    """Leaves the batch, or cancels it and forgets it. What has become of it."""
+def settle(chosen: OnInterrupt, job: Job, service: Service, is_local: bool) -> str:
+    """Leaves the batch, or cancels it. What has become of it."""
     batch_id = job.batch_id
     if batch_id is None:
         return "interrupted before a batch was accepted"
@@ -73,5 +73,4 @@ def settle(chosen: OnInterrupt, job: Job, service: Service, forget: Callable[[],
         service.batch(batch_id).cancel()
     except PhalanxError as error:
         return f"interrupted, and batch {batch_id} could not be cancelled ({error})"
-    forget()
     return f"interrupted: batch {batch_id} is cancelled"

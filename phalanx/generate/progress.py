@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from phalanx.client import PhalanxError
 from phalanx.generate.progress_line import Figures, bar_lines, pieces
 from phalanx.generate.service import Prediction, SentResults
 from phalanx.generate.spool import Totals
@@ -36,8 +37,9 @@ class Reporter(Protocol):
     def count(self, phase: str, rows: Callable[[], int]) -> None:
         """What is done now, and with how many rows it was done."""
 
-    def follow(self, results: SentResults, rows: int, bad_rows: int) -> None:
-        """From here on the bar shows how many results have come."""
+    def follow(self, results: SentResults, rows: int, bad_rows: int, known: int) -> None:
+        """From here on the bar shows how many results have come. The first `known` were there before: rates are of the
+        others."""
 
 
 class Progress:
@@ -52,6 +54,9 @@ class Progress:
         self._ended = Event()
         self._results: SentResults | None = None
         self._rows = self._bad_rows = 0
+        self._known_until = 0  # results; those beyond are new
+        self._began: tuple[float, int] | None = None  # when the first new one was waited for, and the tokens by then
+        self._trouble, self._trouble_until = "", 0.0
         self._said: Prediction | None = None  # by the service, the last time that it did
         self._said_at = 0.0
         self._samples: deque[tuple[float, int, int]] = deque()  # time, results, tokens
@@ -88,30 +93,62 @@ class Progress:
         """The same, with a number of rows."""
         self._phase, self._counted = phase, rows
 
-    def follow(self, results: SentResults, rows: int, bad_rows: int) -> None:
+    def follow(self, results: SentResults, rows: int, bad_rows: int, known: int) -> None:
         """Shows the bar."""
         self._results, self._rows, self._bad_rows = results, rows, bad_rows
+        self._known_until = self._totals.results + known
         self._samples.clear()
         self._phase = self._counted = None
+        self._sample()
+
+    def wait(self, error: PhalanxError, seconds: float) -> None:
+        """Shows for so long why nothing happens."""
+        self._trouble_until = time.monotonic() + seconds + SAMPLE_EVERY_S
+        self._trouble = str(error)
+
+    @property
+    def mean_tokens_per_s(self) -> float | None:
+        """Of new results, since they began to come."""
+        if self._began is None:
+            return None
+        began, tokens = self._began
+        return (self._totals.completion_tokens - tokens) / (time.monotonic() - began)
 
     def _render(self) -> Text:
         self._sample()
         if self._phase is not None:
             text = Text(self._phase_text())
             text.truncate(self._console.width, overflow="ellipsis")
-            return text
-        return Text("\n".join(bar_lines(self._figures(), self._console.width, self._console.options.ascii_only)))
+        else:
+            lines = bar_lines(self._figures(), self._console.width, self._console.options.ascii_only)
+            text = Text("\n".join(lines))
+        if why := self._why_it_waits():
+            text.append(f"\n{why}")  # as many lines as it needs
+        return text
 
     def _print_now_and_then(self) -> None:
-        while not self._ended.wait(PLAIN_EVERY_S):
+        said_at = time.monotonic()
+        while not self._ended.wait(min(SAMPLE_EVERY_S, PLAIN_EVERY_S)):
             self._sample()
-            self.say(self._phase_text() if self._phase is not None else ", ".join(pieces(self._figures())))
+            if time.monotonic() - said_at >= PLAIN_EVERY_S:
+                said_at = time.monotonic()
+                said = self._phase_text() if self._phase is not None else ", ".join(pieces(self._figures()))
+                self.say(": ".join(filter(None, (said, self._why_it_waits()))))
 
     def _phase_text(self) -> str:
         return f"{self._phase}" + (f": {self._counted():,} rows" if self._counted else "")
 
+    def _why_it_waits(self) -> str | None:
+        if time.monotonic() < self._trouble_until:
+            return f"trying again: {self._trouble}"
+        said = self._results.progress if self._results else None
+        return said.reason if said is not None and said.status == "held" else None
+
     def _sample(self) -> None:
+        if self._results is None or self._totals.results < self._known_until:
+            return
         now, samples = time.monotonic(), self._samples
+        self._began = self._began or (now, self._totals.completion_tokens)
         if not samples or now - samples[-1][0] >= SAMPLE_EVERY_S:
             samples.append((now, self._totals.results, self._totals.completion_tokens))
         while now - samples[0][0] > RATE_OVER_S:
@@ -127,13 +164,10 @@ class Progress:
         return max(said.predicted_s_left - age_s, 0.0)
 
     def _figures(self) -> Figures:
-        (began, results, tokens), (until, *_) = self._samples[0], self._samples[-1]
-        seconds = until - began
-        rate = (self._samples[-1][1] - results) / seconds if seconds else None
-        token_rate = (self._samples[-1][2] - tokens) / seconds if seconds else None
+        rate, token_rate = self._rates()
         done = self._totals.results + self._bad_rows
         said = self._results.progress if self._results else None
-        left = self._predicted_s_left(said, until)
+        left = self._predicted_s_left(said, time.monotonic())
         if left is None and rate:
             left = (self._rows - done) / rate
         return Figures(
@@ -141,7 +175,14 @@ class Progress:
             total=self._rows,
             failed=self._totals.failed + self._bad_rows,
             items_per_s=rate,
-            tokens_per_s=token_rate or (said.tokens_per_s if said else None),
+            tokens_per_s=token_rate or (said and said.tokens_per_s) or None,
             s_left=left,
             is_held=said is not None and said.status == "held",
         )
+
+    def _rates(self) -> tuple[float | None, float | None]:
+        """New results and their tokens, each second, of late."""
+        if not self._samples or self._samples[-1][0] == self._samples[0][0]:
+            return None, None
+        (began, results, tokens), (until, last_results, last_tokens) = self._samples[0], self._samples[-1]
+        return (last_results - results) / (until - began), (last_tokens - tokens) / (until - began)

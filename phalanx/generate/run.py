@@ -60,7 +60,6 @@ class JobRun:
         try:
             with interruptible(), self._progress:
                 self._begin()
-                tokens = self._spool.totals.completion_tokens
                 if self._job.needs_results(self._spool.totals.results):
                     self._generate()
                 merge = self._write()
@@ -69,8 +68,8 @@ class JobRun:
             if not self._is_settled:
                 self._progress.say("interrupted" + _again(self._place))
             return interrupt.exit_code
-        tokens = self._spool.totals.completion_tokens - tokens
-        self._progress.say(summary(merge, self._spool.totals, tokens, time.monotonic() - self._began))
+        seconds = time.monotonic() - self._began
+        self._progress.say(summary(merge, self._spool.totals, self._progress.mean_tokens_per_s, seconds))
         return 1 if merge.failed else 0
 
     def _begin(self) -> None:
@@ -96,7 +95,8 @@ class JobRun:
         try:
             with self._serving() as url:
                 self._job.url = url
-                with contextlib.closing(connect(url, self._request.api_key, self._patience_s())) as service:
+                client = connect(url, self._request.api_key, self._patience_s(), self._progress.wait)
+                with contextlib.closing(client) as service:
                     try:
                         self._deliver(service)
                     except Interrupted as interrupt:
@@ -114,7 +114,7 @@ class JobRun:
         self._progress.close()
         chosen = choose(self._request.on_interrupt, interrupt.number, sys.stdin.isatty() and sys.stderr.isatty())
         is_local = self._request.parameters.local is not None
-        self._progress.say(settle(chosen, self._job, service, self._forget_batch, is_local) + _again(self._place))
+        self._progress.say(settle(chosen, self._job, service, is_local) + _again(self._place))
         self._is_settled = True
 
     @contextlib.contextmanager
@@ -142,10 +142,6 @@ class JobRun:
         """What the service refused can be asked otherwise: nothing is left to go on with."""
         if self._job.batch_id is None and not self._spool.totals.results:
             self._place.job.unlink(missing_ok=True)
-
-    def _forget_batch(self) -> None:
-        self._job.forget_batch()
-        self._save()
 
     def _save(self) -> None:
         write_job(self._place.job, self._job)

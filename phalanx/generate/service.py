@@ -3,7 +3,7 @@
 phalanx.Client does it. What of it is relied on stands here, and its errors become those of the command here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -43,10 +43,12 @@ class SentResult(Protocol):
 
 
 class Prediction(Protocol):
-    """How far a batch is, as the service said last."""
+    """How far a batch is, as the service said last. `reason` says why it is held."""
 
     @property
     def status(self) -> str | None: ...
+    @property
+    def reason(self) -> str | None: ...
     @property
     def tokens_per_s(self) -> float | None: ...
     @property
@@ -62,12 +64,14 @@ class SentResults(Protocol):
 
 
 class BatchState(Protocol):
-    """How a batch is. `reason` says why it is held, or did not complete."""
+    """How a batch is. `reason` says why it is held, or did not complete; results up to `last_seq` are there."""
 
     @property
     def status(self) -> str: ...
     @property
     def reason(self) -> str | None: ...
+    @property
+    def last_seq(self) -> int: ...
 
 
 class SentBatch(Protocol):
@@ -83,6 +87,12 @@ class SentBatch(Protocol):
 
     def cancel(self) -> BatchState:
         """Ends it."""
+
+    def wait(self) -> BatchState:
+        """How it is once it has ended."""
+
+    def resume(self, timeout_s: float | None = None) -> BatchState:
+        """Runs what has no result."""
 
 
 class Service(Protocol):
@@ -107,10 +117,12 @@ class Service(Protocol):
         """Closes its connections."""
 
 
-def connect(url: str, api_key: str | None, patience_s: float = PATIENCE_S) -> Service:
-    """The service at a URL. Raises UsageProblem."""
+def connect(
+    url: str, api_key: str | None, patience_s: float, on_wait: Callable[[PhalanxError, float], None]
+) -> Service:
+    """The service at a URL. `on_wait` hears of what is tried again, and in how many seconds. Raises UsageProblem."""
     try:
-        return cast(Service, Client(url, api_key=api_key, patience_s=patience_s))
+        return cast(Service, Client(url, api_key=api_key, patience_s=patience_s, on_wait=on_wait))
     except ImpossibleKey as error:
         raise UsageProblem(f"{error}: set PHALANX_API_KEY, or --api-key, anew") from None
 

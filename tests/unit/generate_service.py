@@ -26,6 +26,7 @@ class MemoryResult(msgspec.Struct):
 
 class MemoryState(msgspec.Struct):
     status: str
+    last_seq: int = 0
     reason: str | None = None
 
 
@@ -52,8 +53,8 @@ class MemoryBatch:
         self.id = id_
 
     def refresh(self) -> MemoryState:
-        self._service.items(self.id)
-        return MemoryState("in_progress")
+        results = len(self._service.items(self.id))
+        return MemoryState("cancelled" if self.id in self._service.cancelled else "in_progress", results)
 
     def results(self, after: int = 0, *, follow: bool = True) -> MemoryResults:
         assert follow
@@ -67,6 +68,14 @@ class MemoryBatch:
         self._service.cancelled.append(self.id)
         return MemoryState("cancelled")
 
+    def wait(self) -> MemoryState:
+        return self.refresh()
+
+    def resume(self, timeout_s: float | None = None) -> MemoryState:
+        self._service.cancelled.remove(self.id)
+        self._service.resumed.append(self.id)
+        return self.refresh()
+
 
 class MemoryService:
     """What was sent, and what was asked. `stop` is raised once, after `stops_after` results of a reading."""
@@ -77,6 +86,7 @@ class MemoryService:
         self.keys: dict[str, str] = {}
         self.asked_after: list[int] = []
         self.cancelled: list[str] = []
+        self.resumed: list[str] = []
         self.stop: BaseException | None = None
         self.stops_after: int | None = None
         self.on_submit: Callable[[], None] = lambda: None

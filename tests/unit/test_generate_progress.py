@@ -53,7 +53,7 @@ def test_a_log_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -
 
     log = Log()
     with Progress(Totals(results=30, failed=1), Console(file=log, width=20)) as shown:
-        shown.follow(MemoryResults([], None, None), 60, 2)
+        shown.follow(MemoryResults([], None, None), 60, 2, known=0)
         assert written.wait(10)
     lines = [line for line in log.getvalue().splitlines() if "rows" in line]
     assert lines[0].startswith("phalanx: 32/60 rows, 3 failed") and "\x1b" not in log.getvalue()
@@ -62,6 +62,6 @@ def test_a_log_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -
 def test_the_terminals_bar_fits_its_width() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=40, height=10)
     with Progress(Totals(results=30), console) as shown:
-        shown.follow(MemoryResults([], None, None), 60, 0)
+        shown.follow(MemoryResults([], None, None), 60, 0, known=0)
         console.print(shown._render())
     assert "30/60 rows" in console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO

@@ -226,14 +226,15 @@ def test_an_interrupt_leaves_the_batch(command: Command, service: MemoryService)
     assert (service.cancelled, service.asked_after) == ([], [0, 2])
 
 
-def test_an_interrupt_cancels_the_batch_on_demand_and_the_rest_is_sent_anew(
+def test_an_interrupt_cancels_the_batch_on_demand_and_the_next_command_resumes_it(
     command: Command, service: MemoryService
 ) -> None:
     interrupt(service)
     done = command("in.jsonl", "out.jsonl", "--on-interrupt", "cancel")
     assert done.exit_code == 130 and "batchgen-1 is cancelled" in done.stderr
+    assert service.cancelled == ["batchgen-1"]
     assert command("in.jsonl", "out.jsonl").exit_code == 0
-    assert (service.cancelled, service.sent[1]) == (["batchgen-1"], ["1", "2", "3"])
+    assert (service.resumed, len(service.sent), service.asked_after) == (["batchgen-1"], 1, [0, 2])
     assert len(command.rows("out.jsonl")) == 5
 
 

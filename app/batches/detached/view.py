@@ -44,6 +44,7 @@ class DetachedProgress(msgspec.Struct, kw_only=True):
     object: Literal["batch_generation.progress"] = "batch_generation.progress"
     id: str
     status: str
+    reason: str | None
     request_counts: RequestCounts
     last_seq: int
     running: int
@@ -103,6 +104,7 @@ def progress_of(stored: StoredBatch, figures: Figures) -> DetachedProgress:
     return DetachedProgress(
         id=stored.id,
         status=str(stored.state),
+        reason=stored.reason,
         request_counts=counts_of(stored),
         last_seq=stored.last_seq,
         running=figures.running,
