@@ -6,6 +6,7 @@ All goes to stderr: the output may be standard output.
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Event, Thread
 from types import TracebackType
 from typing import Protocol, Self
@@ -22,6 +23,8 @@ from phalanx.generate.spool import Totals
 PLAIN_EVERY_S = 10.0
 RATE_OVER_S = 30.0
 SAMPLE_EVERY_S = 0.5
+HELD = "held"
+STANDING = ("queued", HELD)
 PLAIN_WIDTH = 100_000  # a line that nothing breaks
 
 
@@ -58,7 +61,7 @@ class Progress:
         self._began: tuple[float, int] | None = None  # when the first new one was waited for, and the tokens by then
         self._trouble, self._trouble_until = "", 0.0
         self._said: Prediction | None = None  # by the service, the last time that it did
-        self._said_at = 0.0
+        self._said_at, self._said_results = 0.0, 0
         self._samples: deque[tuple[float, int, int]] = deque()  # time, results, tokens
 
     def __enter__(self) -> Self:
@@ -141,44 +144,52 @@ class Progress:
     def _why_it_waits(self) -> str | None:
         if time.monotonic() < self._trouble_until:
             return f"trying again: {self._trouble}"
-        said = self._results.progress if self._results else None
-        return said.reason if said is not None and said.status == "held" else None
+        said = self._last_said()
+        return said.reason if said is not None and self._standing(said) == HELD else None
 
     def _sample(self) -> None:
         if self._results is None or self._totals.results < self._known_until:
             return
         now, samples = time.monotonic(), self._samples
+        if self._totals.results == self._known_until:  # time in a queue says nothing about speed
+            samples.clear()
+            self._began = None
         self._began = self._began or (now, self._totals.completion_tokens)
         if not samples or now - samples[-1][0] >= SAMPLE_EVERY_S:
             samples.append((now, self._totals.results, self._totals.completion_tokens))
         while now - samples[0][0] > RATE_OVER_S:
             samples.popleft()
 
-    def _predicted_s_left(self, said: Prediction | None, now: float) -> float | None:
+    def _predicted_s_left(self, said: Prediction | None) -> float | None:
         """By the service's prediction, which comes when there is nothing else to say, and so may be old."""
-        if said is not self._said:
-            self._said, self._said_at = said, now
-        age_s = now - self._said_at
+        age_s = time.monotonic() - self._said_at
         if said is None or said.predicted_s_left is None or age_s > RATE_OVER_S:
             return None
         return max(said.predicted_s_left - age_s, 0.0)
 
-    def _figures(self) -> Figures:
-        rate, token_rate = self._rates()
-        done = self._totals.results + self._bad_rows
+    def _standing(self, said: Prediction | None) -> str | None:
+        """Why nothing comes, in a word. A result that came since is news of its own."""
+        if said is None or said.status not in STANDING or self._totals.results != self._said_results:
+            return None
+        return said.status
+
+    def _last_said(self) -> Prediction | None:
         said = self._results.progress if self._results else None
-        left = self._predicted_s_left(said, time.monotonic())
+        if said is not self._said:
+            self._said, self._said_at, self._said_results = said, time.monotonic(), self._totals.results
+        return said
+
+    def _figures(self) -> Figures:
+        said, done = self._last_said(), self._totals.results + self._bad_rows
+        figures = Figures(done, self._rows, self._totals.failed + self._bad_rows, standing=self._standing(said))
+        if figures.standing == HELD:
+            return figures
+        rate, token_rate = self._rates()
+        left = self._predicted_s_left(said)
         if left is None and rate:
             left = (self._rows - done) / rate
-        return Figures(
-            done=done,
-            total=self._rows,
-            failed=self._totals.failed + self._bad_rows,
-            items_per_s=rate,
-            tokens_per_s=token_rate or (said and said.tokens_per_s) or None,
-            s_left=left,
-            is_held=said is not None and said.status == "held",
-        )
+        tokens_per_s = token_rate or (said and said.tokens_per_s) or None
+        return replace(figures, items_per_s=rate, tokens_per_s=tokens_per_s, s_left=left)
 
     def _rates(self) -> tuple[float | None, float | None]:
         """New results and their tokens, each second, of late."""

@@ -16,7 +16,7 @@ class Figures:
     items_per_s: float | None = None
     tokens_per_s: float | None = None
     s_left: float | None = None
-    is_held: bool = False
+    standing: str | None = None  # "queued" or "held", while nothing comes
 
     @property
     def share(self) -> float:
@@ -27,8 +27,8 @@ class Figures:
 def pieces(figures: Figures) -> list[str]:
     """What is said, in the order of its weight."""
     said = [f"{figures.done:,}/{figures.total:,} rows", f"{figures.failed:,} failed"]
-    if figures.is_held:
-        said.append("held")
+    if figures.standing is not None:
+        said.append(figures.standing)
     if figures.items_per_s is not None:
         said.append(f"{_number(figures.items_per_s)} rows/s")
     if figures.tokens_per_s is not None:

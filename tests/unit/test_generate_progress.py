@@ -6,6 +6,7 @@ import threading
 import pytest
 from rich.console import Console
 
+from phalanx.client import ConnectionFailed
 from phalanx.generate import progress
 from phalanx.generate.progress import Progress
 from phalanx.generate.progress_line import Figures, bar_lines, duration
@@ -24,7 +25,7 @@ def test_one_line_of_80_columns_has_it_all() -> None:
     assert rest == "25%  120/480 rows  2 failed  12.3 rows/s  457 tok/s  3:20 left"
 
 
-@pytest.mark.parametrize("figures", [FEW, MANY, Figures(0, 0), Figures(1, 3, is_held=True)])
+@pytest.mark.parametrize("figures", [FEW, MANY, Figures(0, 0), Figures(1, 3, standing="held")])
 @pytest.mark.parametrize("width", [80, 40, 20])
 def test_no_line_is_too_wide_and_nothing_is_left_out(figures: Figures, width: int) -> None:
     lines = bar_lines(figures, width)
@@ -57,6 +58,22 @@ def test_a_log_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -
         assert written.wait(10)
     lines = [line for line in log.getvalue().splitlines() if "rows" in line]
     assert lines[0].startswith("phalanx: 32/60 rows, 3 failed") and "\x1b" not in log.getvalue()
+
+
+def test_what_was_there_before_is_no_speed_and_what_is_waited_for_is_said() -> None:
+    totals = Totals(results=10)
+    console = Console(file=io.StringIO(), force_terminal=True, width=40, height=10)
+    shown = Progress(totals, console)
+    shown.follow(MemoryResults([], None, None), 60, 0, known=20)
+    totals.results = 29
+    shown._render()
+    assert shown.mean_tokens_per_s is None
+    shown.wait(ConnectionFailed("nobody answers"), 60)
+    assert shown._render().plain.endswith("29/60 rows  0 failed\ntrying again: nobody answers")
+    totals.results = 30
+    shown._render()
+    totals.completion_tokens += 100
+    assert shown.mean_tokens_per_s
 
 
 def test_the_terminals_bar_fits_its_width() -> None:
