@@ -5,7 +5,6 @@ import json
 import signal
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from engines.host.ports import free_port_run
 from phalanx.cli import main
 from phalanx.client import Conflict, InvalidRequest, NotFound
 from phalanx.client.exchange import Prompt
-from tests.service import Service, serving, starting, until
+from tests.service import Service, serving, until
 
 SHORT = {"max_tokens": 4, "ignore_eos": True}
 ENDLESS = {"max_tokens": 1900, "ignore_eos": True}
@@ -24,8 +23,10 @@ WAIT_S = 60
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with serving(step_ms=5, max_num_seqs=16) as running:
-        yield running
+    with tempfile.TemporaryDirectory(prefix="px-journal-") as folder:
+        place = ("--port", str(free_port_run(1)), "--data-dir", folder)  # the same ones after a kill
+        with serving(*place, dp_size=1, step_ms=5, max_num_seqs=32) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
@@ -130,24 +131,16 @@ def test_commands_show_read_and_end_batches(
     assert code_of(service, "delete", mixed.id, endless.id) == 0
 
 
-def test_reading_and_waiting_go_on_over_a_gateway_that_was_killed() -> None:
-    port = str(free_port_run(1))
-    with tempfile.TemporaryDirectory(prefix="px-journal-") as folder:
-        flags = ("--port", port, "--data-dir", str(Path(folder) / "data"))
-        killed = Service(*flags, dp_size=1, step_ms=20, max_num_seqs=8)
-        killed.errors_expected = True
-        killed.start()
-        try:
-            killed.wait_ready()
-            with phalanx.Client(killed.url, patience_s=WAIT_S) as client:
-                batch = client.submit([f"prompt {index}" for index in range(60)], sampling_params=SHORT)
-                results = batch.results()
-                indexes = [next(results).index]
-                killed.signal(signal.SIGKILL)
-                killed.wait()
-                with starting(*flags, dp_size=1, step_ms=1, max_num_seqs=8):
-                    indexes += [result.index for result in results]
-                    assert sorted(indexes) == list(range(60))
-                    assert batch.wait(WAIT_S).request_counts.ok == 60
-        finally:
-            killed.discard()
+def test_reading_and_waiting_go_on_over_a_gateway_that_was_killed(service: Service) -> None:
+    waits: list[str] = []
+    with phalanx.Client(service.url, on_wait=lambda error, _: waits.append(str(error))) as client:
+        batch = client.submit(["x"] * 100, sampling_params={"max_tokens": 20, "ignore_eos": True})  # 0.1 s an item
+        results = batch.results()
+        indexes = [next(results).index]
+        service.signal(signal.SIGKILL)
+        service.wait()
+        service.start()
+        indexes += [result.index for result in results]
+        assert sorted(indexes) == list(range(100))
+        assert batch.wait(WAIT_S).request_counts.ok == 100
+    assert waits and batch.id in waits[0]

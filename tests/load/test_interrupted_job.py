@@ -3,6 +3,7 @@ comes out once, in order, with all its columns.
 """
 
 import datetime
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 ROWS = 50_000
+ENGINE = ("--engine", "simulated", "--engine-args", json.dumps({"step_ms": 5, "max_num_seqs": 64}))
 SOME = 2_000  # results between one interruption and the next
 TOKENS = 16
 FLAGS = ("--template", "Q: {question} {tags}", "--max-tokens", f"{TOKENS}", "--sampling-params", '{"ignore_eos": true}')
@@ -56,15 +58,15 @@ def write_input(path: Path) -> None:
 class Job:
     """The same command again and again."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, *where: str) -> None:
         self._folder = folder
-        self._command = [COMMAND, "generate", "in.parquet", "out.parquet", "--url", url, *FLAGS]
+        self._where = where  # flags of the service come last
         write_input(folder / "in.parquet")
 
     def start(self, *flags: str) -> subprocess.Popen[str]:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
         return subprocess.Popen(
-            [*self._command, *flags],
+            [COMMAND, "generate", "in.parquet", "out.parquet", *FLAGS, *flags, *self._where],
             cwd=self._folder,
             env=variables,
             stdin=subprocess.DEVNULL,
@@ -103,7 +105,7 @@ class Job:
 
 
 def test_every_row_comes_out_once_whatever_ends_the_command_and_its_service(tmp_path: Path, service: Service) -> None:
-    job = Job(tmp_path, service.url)
+    job = Job(tmp_path, "--url", service.url)
     code, said = job.end(signal.SIGINT)
     assert code == 130 and "runs on: the same command again goes on" in said
     code, said = job.end(signal.SIGINT, "--on-interrupt", "cancel")
@@ -121,3 +123,14 @@ def test_every_row_comes_out_once_whatever_ends_the_command_and_its_service(tmp_
     job.check()
     (batch,) = service.client.get("/v1/batch_generate").json()["data"]  # none was sent twice
     assert batch["request_counts"]["ok"] == ROWS
+
+
+def test_a_service_of_the_jobs_own_goes_on_with_it(tmp_path: Path) -> None:
+    job = Job(tmp_path, "--local", "any/model", "--dp-size", "2", "--", *ENGINE)
+    assert job.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    code, said = job.end(signal.SIGINT)
+    assert code == 130 and "is kept, its service stopped" in said
+    process = job.start()
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0 and f"{ROWS:,} rows: {ROWS:,} ok, 0 failed" in said, said
+    job.check()
