@@ -45,6 +45,7 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slow_on: Needle = None  # steps take `slow_factor` times as long while the item runs
     choke_on: Needle = None  # report the engine's death
     slow_factor: Annotated[float, Meta(ge=1)] = 10.0
+    prompts_file: str | None = None  # to append each prompt to, a line each time: what really ran, and how often
 
     def needles(self) -> list[tuple[Fault, bytes]]:
         """What to look for in a prompt, as it stands in JSON, and what it brings about."""
@@ -59,6 +60,16 @@ def hold_shared_memory(spec: RankSpec, size_bytes: int) -> SharedMemory | None:
     """
     name = f"{Path(spec.directory).parent.name}-{os.getpid()}"
     return SharedMemory(name, create=True, size=size_bytes) if size_bytes else None
+
+
+def open_prompts_file(args: SimulatedArgs) -> int | None:
+    """A descriptor that appends to it, as those of all other ranks do. Raises EngineConfigError. None for no file."""
+    if args.prompts_file is None:
+        return None
+    try:
+        return os.open(args.prompts_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EngineConfigError(f"prompts_file: {error}") from error
 
 
 def read_args(spec: RankSpec) -> SimulatedArgs:

@@ -22,7 +22,7 @@ from engines.contract.spec import GroupKind, RankSpec
 from engines.failures import summary
 from engines.rank.engine import EmitResult, Engine, EngineLoad, ReportStage
 from engines.simulated.answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt, size_of
-from engines.simulated.arguments import Fault, SimulatedArgs, hold_shared_memory, read_args
+from engines.simulated.arguments import Fault, SimulatedArgs, hold_shared_memory, open_prompts_file, read_args
 
 MAX_LAG_S = 0.25
 
@@ -57,6 +57,7 @@ class SimulatedEngine(Engine):
         self._timer: asyncio.Handle | None = None
         self._shared_memory: SharedMemory | None = None
         self._tick_guarded = tasks.guarded(self._tick, "step", self._on_failure)
+        self._prompts_file: int | None = None  # a descriptor
         self._stopped = False  # hung, dead or closed: no step will ever come
 
     async def start(self, report: ReportStage) -> RankFacts:
@@ -66,6 +67,7 @@ class SimulatedEngine(Engine):
         self._needles = self._args.needles()
         report(Stage.LOADING)
         self._shared_memory = hold_shared_memory(self.spec, self._args.shared_memory_kib * 1024)
+        self._prompts_file = open_prompts_file(self._args)
         time.sleep(self._args.block_loop_s)  # noqa: ASYNC251  it is what this argument asks for
         await asyncio.sleep(self._args.start_s)
         if self._args.crash_at_start:
@@ -75,6 +77,8 @@ class SimulatedEngine(Engine):
         return self._facts()
 
     def submit(self, run: Run) -> None:
+        if self._prompts_file is not None:  # in one piece and unbuffered: it is there when this process is killed
+            os.write(self._prompts_file, b"".join(item.prompt + b"\n" for item in run.items))
         plans = [self._planner.plan(params) for params in run.params]
         for item in run.items:
             self._accept(item, plans[item.params])
@@ -111,6 +115,9 @@ class SimulatedEngine(Engine):
         if self._shared_memory is not None:
             self._shared_memory.close()
             self._shared_memory.unlink()
+        if self._prompts_file is not None:
+            os.close(self._prompts_file)
+            self._prompts_file = None
 
     # -- starting
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,6 +169,20 @@ def test_a_slow_prompt_slows_its_neighbours_while_it_runs() -> None:
         assert min(walls) < 4 * 0.1
 
     drive(scenario, slow_on="slow", slow_factor=100, step_ms=1)
+
+
+def test_prompts_are_recorded_as_they_come_each_time(tmp_path: Path) -> None:
+    record = tmp_path / "prompts"
+
+    async def scenario(bench: Bench) -> None:
+        bench.submit(text(1, "a"), text(2, "a bone"), max_tokens=2)
+        assert record.read_text() == '"a"\n"a bone"\n', "before anything can end the rank"
+        bench.submit(text(3, "a"), max_tokens=2)
+
+    drive(scenario, prompts_file=str(record), choke_on="bone")
+    assert record.read_text() == '"a"\n"a bone"\n"a"\n'
+    with pytest.raises(EngineConfigError, match=r"prompts_file: .*No such file"):
+        drive(scenario, prompts_file=str(tmp_path / "nowhere" / "prompts"))
 
 
 def test_a_crashing_prompt_kills_the_process_before_anyone_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
