@@ -32,11 +32,14 @@ CHUNKS_AT_ONCE = 64  # between two looks at what else happens: a rank may print 
 
 
 def main(spec_path: str) -> int:
-    """Runs one rank to its end. Returns the rank's exit code, 128 + n when signal n ended it."""
+    """Runs one rank to its end. Returns the rank's exit code, 128 + n when signal n ended it; 0 if its spec is gone."""
     # Ctrl-C is for the gateway alone. A group and not a session: Linux schedules each session as one (sched_autogroup),
     # and vLLM's engine core, which spins and yields while it waits, would then yield to nobody but its own rank.
     os.setpgid(0, 0)
-    spec = read_spec(Path(spec_path))
+    try:
+        spec = read_spec(Path(spec_path))
+    except FileNotFoundError:  # the gateway was killed just now, and another guardian has removed its folder
+        return 0
     setproctitle.setproctitle(spec.guardian_title)
     processes.become_subreaper()
     command = [sys.executable, "-P", "-m", "engines", "rank", spec_path]

@@ -70,6 +70,12 @@ def test_when_the_gateway_is_dead_its_folder_goes_with_the_last_rank(tmp_path: P
         assert not runtime.exists()
 
 
+def test_a_guardian_whose_folder_went_with_the_gateway_ends_without_a_word(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "engines", "guard", str(tmp_path / "0.1" / "rank.json")]
+    ended = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
 def test_a_process_without_its_first_thread_does_not_stay(tmp_path: Path) -> None:
     """It shows as a zombie and is none: the others hold its memory. A killed worker is that for a moment."""
     exit_thread = 60 if os.uname().machine == "x86_64" else 93  # the system call
