@@ -63,9 +63,9 @@ nodes: ## Nodes as network namespaces: links cut, agents and gateways killed; ro
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/netns $(ARGS)
 
-journal: ## The durable store on SQLite and on a PostgreSQL of its own (apt-get install postgresql); about a minute
+journal: ## The durable store on SQLite and on a PostgreSQL of its own (apt-get install postgresql), and gateways killed; ten minutes
 	$(SETUP) --dev
-	$(BIN)/python -m pytest tests/journal --postgres $(ARGS)
+	$(BIN)/python -m pytest tests/journal --postgres --kills 50 $(ARGS)
 
 gpu: ## On a host with GPUs: values at the edge of what vLLM's workers hold; about two minutes
 	$(SETUP)

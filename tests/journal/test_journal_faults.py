@@ -6,9 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 KILLS = 20
 SIZE = 20_000
 DEADLINE_S = 30.0
-TMPFS_MIB = 8
 
 
 @pytest.fixture(autouse=True)
@@ -103,16 +100,6 @@ def test_kill_minus_nine_loses_nothing_that_was_said_to_be_stored(place: Place) 
 
 
 # ---------------------------------------------------------------- the disk
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="phalanx-journal.") as folder:
-        mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={TMPFS_MIB}m", "tmpfs", folder]
-        if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-            pytest.skip("only root may mount a small tmpfs, and not in every container")
-        yield Path(folder)
-        subprocess.run(["/bin/umount", folder], check=True)
 
 
 def test_a_full_disk_stores_nothing_halfway_and_is_written_again_when_there_is_room(small_disk: Path) -> None:

@@ -1,0 +1,166 @@
+"""One gateway after another on a journal, each on a machine of its own as far as it knows, with ranks that record what
+they were given."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from app.journal.place import FILE_NAME, FolderPlace, Place, ServerPlace
+from engines.host.runtime import sweep
+from tests.service import BATCH, Json, Service, as_object, until
+
+RESULTS = """
+    SELECT batches.idempotency_key, results.idx, results.seq, results.body
+    FROM results JOIN batches ON batches.ordinal = results.batch WHERE batches.removed_at IS NULL
+"""
+SLOW_ENOUGH: dict[str, Any] = {"step_ms": 4, "max_num_seqs": 16}  # about a thousand items a second
+PARAMS = {"max_tokens": 8, "ignore_eos": True}
+FLAGS = ("--stop-timeout-s", "2", "--drain-timeout-s", "2", "--restart-backoff-s", "20ms", "--keepalive-s", "0.2")
+Item = tuple[str, int]  # a batch's idempotency key, and an index
+
+
+class Gateways:
+    """`record` is where the ranks write. Services that have ended are gone with their folders."""
+
+    def __init__(self, place: Place, record: Path) -> None:
+        self.place = place
+        self._record = record
+        self._read = 0
+        self.service: Service | None = None
+
+    def start(self) -> Service:
+        """Until it listens. Its ranks load."""
+        where = ("--journal-url", self.place.url) if isinstance(self.place, ServerPlace) else self._data_dir(self.place)
+        self.service = Service(*where, *FLAGS, prompts_file=str(self._record), **SLOW_ENOUGH)
+        self.service.errors_expected = True
+        self.service.start()
+        return self.service
+
+    def kill_rank(self) -> None:
+        """One of them, if there is one."""
+        if self.service is not None and (ranks := self.service.titled("phalanx-rank")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(ranks[0], signal.SIGKILL)
+
+    def end(self, number: signal.Signals) -> str:
+        """Returns its log when nothing of it runs any more."""
+        service = self.service
+        assert service is not None
+        service.signal(number)
+        code = service.wait()
+        assert code == (0 if number is signal.SIGTERM else -number), service.log
+        until(lambda: not service.processes(), "processes are left", 15)
+        sweep(service.folder)
+        assert list(service.folder.glob("phalanx*")) == []
+        log = service.log
+        assert "Traceback" not in log, log
+        self.discard()
+        return log
+
+    def discard(self) -> None:
+        """Whatever has come of it."""
+        if self.service is not None:
+            self.service.discard()
+            self.service = None
+
+    # -- what is true of them
+
+    def ran(self) -> Counter[str]:
+        """Prompts that ranks were given since this was last asked."""
+        with self._record.open("rb") as record:
+            record.seek(self._read)
+            lines = record.read().decode().splitlines()
+            self._read = record.tell()
+        return Counter(line.strip('"') for line in lines)
+
+    def stored(self) -> dict[Item, bytes]:
+        """Results that are durable, by batch and index."""
+        found: dict[Item, bytes] = {}
+        for key, index, _, body in self._rows():
+            assert (key, index) not in found, f"two results of {key}, {index}"
+            found[key, index] = bytes(body)
+        return found
+
+    def _rows(self) -> list[tuple[str, int, int, bytes]]:
+        if isinstance(self.place, ServerPlace):
+            with psycopg.connect(self.place.url) as server:
+                return server.execute(RESULTS).fetchall()
+        with tempfile.TemporaryDirectory(prefix="phalanx-copy.") as folder:  # the next gateway recovers, not this
+            for path in self.place.folder.glob(f"{FILE_NAME}*"):
+                shutil.copy(path, folder)
+            with contextlib.closing(sqlite3.connect(Path(folder) / FILE_NAME)) as file:
+                return file.execute(RESULTS).fetchall()
+
+    def _data_dir(self, place: FolderPlace) -> tuple[str, str]:
+        return "--data-dir", str(place.folder)
+
+
+class Reader:
+    """One batch and its reader, who goes on with every gateway where it was."""
+
+    def __init__(self, key: str, size: int) -> None:
+        self.key = key
+        self.prompts = [prompt_of(key, index) for index in range(size)]
+        self.id: str | None = None
+        self.heard: dict[int, Json] = {}
+        self.last_seq = 0
+
+    def run(self, service: Service) -> None:
+        """Until the batch has ended and all is read. Raises httpx.HTTPError when the gateway ends before."""
+        submitted = submit(service, self.key, self.prompts)
+        assert self.id in (None, submitted["id"]), "the same key stands for another batch"
+        self.id = submitted["id"]
+        summary = None
+        while summary is None:
+            summary = self.follow(service)
+        assert summary["status"] == "completed" and summary["request_counts"]["ok"] == len(self.prompts), summary
+        assert sorted(self.heard) == list(range(len(self.prompts)))
+
+    def follow(self, service: Service) -> Json | None:
+        """What comes, up to the summary, or to a progress line because the service stops."""
+        url = f"{BATCH}/{self.id}/results"
+        last: Json | None = None
+        with service.client.stream("GET", url, params={"follow": 1, "after": self.last_seq}) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines():
+                last = as_object(line)
+                if last["object"] == "batch_generation.result":
+                    self._hear(last)
+                elif last["object"] == "batch_generation.progress" and last["status"] == "held":
+                    self._resume(service)
+        return last if last is not None and last["object"] == "batch_generation.summary" else None
+
+    def _hear(self, result: Json) -> None:
+        assert result["seq"] > self.last_seq, "results are not in order"
+        assert result["index"] not in self.heard, f"a second result of {result['index']}"
+        assert result["status"] == "ok", result
+        self.last_seq = result["seq"]
+        self.heard[result["index"]] = result
+
+    def _resume(self, service: Service) -> None:
+        """Several gateways were ended before they came to a result."""
+        assert self.id is not None
+        shown = service.client.get(f"{BATCH}/{self.id}").json()
+        assert shown["status"] != "held" or "was restarted" in shown["reason"], shown
+        service.client.post(f"{BATCH}/{self.id}/resume")
+
+
+def prompt_of(key: str, index: int) -> str:
+    """By which the ranks' record tells one item from all others."""
+    return f"{key} item {index}"
+
+
+def submit(service: Service, key: str, prompts: list[str]) -> Json:
+    """The batch in the background that this key stands for. Raises httpx.HTTPError when the gateway ends."""
+    body = {"prompts": prompts, "background": True, "sampling_params": PARAMS}
+    answer = service.client.post(BATCH, json=body, headers={"Idempotency-Key": key})
+    answer.raise_for_status()
+    return as_object(answer.text)

@@ -1,0 +1,107 @@
+"""Batches in the background outlive their gateway, whenever and however it ends: one result an item, and no item whose
+result is durable runs again. What ran is counted by the ranks; what is durable is read from the dead gateway's journal.
+"""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.journal.place import Place, ServerPlace
+from tests.journal.gateways import PARAMS, Gateways, Item, Reader, prompt_of
+from tests.service import Service, until
+
+SIZE = 5000
+LONGEST_LIFE_S = 3.0  # a gateway needs a second until its ranks are ready, and a batch takes five
+TERM_SHARE, RANK_SHARE = 0.25, 0.3
+
+
+@pytest.fixture
+def gateways(place: Place, tmp_path: Path) -> Iterator[Gateways]:
+    gateways = Gateways(place, tmp_path / "prompts")
+    yield gateways
+    gateways.discard()
+
+
+@pytest.fixture
+def ends(request: pytest.FixtureRequest, place: Place) -> int:
+    """How many gateways are ended: fewer on PostgreSQL, where each opening takes longer."""
+    asked: int = request.config.getoption("--kills", default=0)
+    if not asked:
+        pytest.skip("`make journal` runs it")
+    return asked * 2 // 5 if isinstance(place, ServerPlace) else asked
+
+
+@pytest.mark.timeout(3600)
+def test_no_end_of_a_gateway_loses_or_repeats_what_is_durable(gateways: Gateways, ends: int) -> None:
+    chance = random.Random(7)
+    readers = [Reader("batch 0", SIZE)]
+    durable: dict[Item, bytes] = {}
+    ended_within = 0  # batches that were under way
+    for _ in range(ends):
+        service = gateways.start()
+        number = signal.SIGTERM if chance.random() < TERM_SHARE else signal.SIGKILL
+        loses_rank = chance.random() < RANK_SHARE
+        errors: list[BaseException] = []
+        reading = threading.Thread(target=read, args=(service, readers, errors))
+        reading.start()
+        time.sleep(chance.uniform(0, LONGEST_LIFE_S))
+        if loses_rank:
+            gateways.kill_rank()
+        gateways.end(number)
+        reading.join()
+        if errors:
+            raise errors[0]
+        before, durable = durable, gateways.stored()
+        check(gateways, before, durable, loses_rank=loses_rank)
+        assert heard(readers) <= durable.keys(), "somebody has read what is not durable"
+        ended_within += 0 < sum(key == readers[-1].key for key, _ in durable) < SIZE
+    service = gateways.start().wait_ready()
+    readers[-1].run(service)
+    check(gateways, durable, gateways.stored(), loses_rank=False)
+    for reader in readers:
+        compare(service, reader)
+    until(service.is_idle, "something still runs")
+    assert service.metric("phalanx_detached_batches") == 0
+    gateways.end(signal.SIGTERM)
+    assert ended_within >= ends // 3, "the gateways ended too early or too late to show anything"
+
+
+def read(service: Service, readers: list[Reader], errors: list[BaseException]) -> None:
+    """The last batch, and new ones after that, until the gateway ends."""
+    try:
+        with suppress(httpx.HTTPError):
+            while True:
+                readers[-1].run(service)
+                readers.append(Reader(f"batch {len(readers)}", SIZE))
+    except BaseException as error:  # noqa: BLE001  handed to the test
+        errors.append(error)
+
+
+def check(gateways: Gateways, before: dict[Item, bytes], now: dict[Item, bytes], *, loses_rank: bool) -> None:
+    """What was durable before this gateway is so now, and none of it was given to a rank."""
+    assert before.items() <= now.items(), "a durable result is gone, or another one"
+    ran = gateways.ran()
+    repeated = [item for item in before if prompt_of(*item) in ran]
+    assert not repeated, f"{len(repeated)} items ran although they had results: {repeated[:5]}"
+    missing = [item for item in now.keys() - before.keys() if prompt_of(*item) not in ran]
+    assert not missing, f"results of items that no rank was given: {missing[:5]}"
+    if not loses_rank:
+        assert set(ran.values()) <= {1}, "items ran twice, and no rank was lost"
+
+
+def heard(readers: list[Reader]) -> set[Item]:
+    return {(reader.key, index) for reader in readers for index in reader.heard}
+
+
+def compare(service: Service, reader: Reader) -> None:
+    """The texts are those of a rank to which nothing has happened."""
+    some = range(0, SIZE, 10)
+    undisturbed = service.batch([reader.prompts[index] for index in some], sampling_params=PARAMS)["results"]
+    assert [reader.heard[index]["outputs"] for index in some] == [result["outputs"] for result in undisturbed]
