@@ -55,7 +55,7 @@ survival: ## Kill real vLLM's processes in every stage and see it recover, and v
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/survival $(ARGS)
 
-chaos: ## 500 random rounds of kills, stops, stalls and poison on simulated ranks; ARGS='--seed 2 --only 17'; ARGS=--nodes on nodes
+chaos: ## 500 random rounds of kills, restarts, stalls and poison on simulated ranks; ARGS='--seed 2 --only 17'; ARGS=--nodes on nodes
 	$(SETUP) --dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 

@@ -87,8 +87,9 @@ def check_answer(planned: PlannedBatch, answer: Json, played: Round) -> int:
 def _may_fail(planned: PlannedBatch, status: str, code: str | None, played: Round) -> bool:
     return (
         (status == "timeout" and planned.timeout_s is not None)
+        or (status == "cancelled" and planned.in_background and planned.hang_up_s is not None)
         or code == "poisoned"
-        or (played.ends_gateway and code == "shutting_down")
+        or (played.ends_gateway and code == "shutting_down" and not planned.in_background)
     )
 
 
@@ -96,6 +97,7 @@ def settle(service: Service, before: Sequence[Footprint], measure: Callable[[], 
     """Waits until all is well and as it was. Raises AssertionError, naming what is not."""
     until(lambda: service.health()["status"] == "ok", "not all ranks are ready again", SETTLED_S)
     until(service.is_idle, "something still waits or runs", SETTLED_S)
+    until(lambda: not service.metric("phalanx_detached_batches"), "batches in the background are open", SETTLED_S)
     seen: list[Sequence[Footprint]] = []
 
     def is_back() -> bool:

@@ -68,6 +68,7 @@ class Nodes(Arena):
             agent.check_nothing_left()
 
     def abandon(self) -> None:
+        super().abandon()
         self._around.close()
 
     def log(self) -> str:
@@ -76,24 +77,28 @@ class Nodes(Arena):
 
     # -- what an arena is made of
 
-    def _start(self) -> Service:
+    def _launch(self) -> Service:
         for node in range(1, self._nodes):
             if node not in self._agents:
                 self._agents[node] = self._cluster.start_agent(node)
-        self._service = self._cluster.start_gateway("--host", self._network.address(0))
+        self._service = self._cluster.start_gateway("--host", self._network.address(0), "--data-dir", str(self._data))
         self._losses_seen = 0
-        until(self._is_whole, "not all nodes serve")
         return self._service
+
+    def _wait_whole(self, service: Service) -> None:
+        until(self._is_whole, "not all nodes serve")
 
     def _measure(self) -> Sequence[Footprint]:
         parties = [*([self._service] if self._service is not None else []), *self._agents.values()]
         self._past_runtimes.update(name for party in parties for name in runtimes(party))
         return [Footprint.of(party) for party in parties]
 
-    def _ready(self) -> Service:
+    def _ready(self, *, is_loaded: bool = False) -> Service:
         is_new = self._service is None
-        service = super()._ready()
-        if is_new:  # agents are measured once: they are to stay as they were from one gateway to the next
+        service = super()._ready(is_loaded=is_loaded)
+        if (
+            is_new and not is_loaded
+        ):  # agents are measured once: they are to stay as they were from one gateway to the next
             self._agents_before = self._agents_before or self._before[1:]
             self._before = [self._before[0], *self._agents_before]
         return service
@@ -113,16 +118,14 @@ class Nodes(Arena):
         if "Traceback" in service.log or any("Traceback" in agent.log for agent in self._agents.values()):
             raise Broken("a log has a traceback")
 
-    def _bury(self, service: Service, round_: Round) -> None:
+    def _bury(self, service: Service, *, was_killed: bool) -> None:
         """The agents are rid of their ranks, and the next gateway has them again."""
         self._past_runtimes.update(runtimes(service))
         self._past_log += f"\n--- the gateway before\n{service.log}"
         for node, agent in self._agents.items():
             until(lambda agent=agent: not agent.ranks(), f"node {node} has ranks without a gateway", GONE_S)  # type: ignore[misc]
-        super()._bury(service, round_)
+        super()._bury(service, was_killed=was_killed)
         self._cluster.gateways.remove(service)
-        following = Round(round_.number)
-        self._settle(self._ready(), following)
 
     def _is_whole(self) -> bool:
         """Whether all nodes have joined, and all ranks are ready."""

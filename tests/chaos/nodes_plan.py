@@ -13,6 +13,7 @@ from tests.chaos.plan import (
     Round,
     draw_batches,
     draw_blow,
+    with_background,
 )
 from tests.netns.network import WAYS
 
@@ -44,7 +45,8 @@ def draw_on_nodes(seed: int, number: int, nodes: int, ranks: int) -> Round:
     if chance.random() < GATEWAY_SHARE:
         blows.append(draw_blow(chance, ranks, ON_GATEWAY))
     longest_s = max(blow.lasts_s for blow in blows)
-    return Round(number, [_perhaps_later(chance, batch, longest_s) for batch in batches], blows)
+    later = [_perhaps_later(chance, batch, longest_s) for batch in batches]
+    return with_background(chance, Round(number, later, blows), ranks)
 
 
 def _cut(chance: random.Random, node: int) -> PlannedBlow:

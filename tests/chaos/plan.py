@@ -1,7 +1,7 @@
 """What happens in one round, drawn from its seed: the same seed gives the same round."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 CRASH, CHOKE, HANG, SLOW = "crashes", "chokes", "hangs", "dawdles"  # words in prompts that bring a fault about
@@ -27,12 +27,17 @@ class Blow(StrEnum):
 
 ON_RANKS = (Blow.KILL_RANK, Blow.KILL_RANK, Blow.KILL_GUARDIAN, Blow.STOP_RANK, Blow.STOP_GUARDIAN, Blow.RESTART)
 ON_GATEWAY = (Blow.TERM_GATEWAY, Blow.TERM_GATEWAY, Blow.KILL_GATEWAY)
+ENDS = (Blow.TERM_GATEWAY, Blow.KILL_GATEWAY)
+BACKGROUND_SHARE = 0.4
+TIMES_LARGER = 4  # than others
+LONGEST_LIFE_S = 1.5  # of a gateway that is ended while it goes on with batches in the background
 CRASHING = (Blow.KILL_RANK, Blow.KILL_GUARDIAN, Blow.STOP_RANK)
 
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """One request. `hang_up_s`: when its client goes away; None for one that waits for the answer."""
+    """One request. `hang_up_s`: when its client goes away, or cancels it if it is in the background; None for one that
+    waits for the answer."""
 
     prompts: list[str]
     max_tokens: int
@@ -40,6 +45,7 @@ class PlannedBatch:
     priority: int = 0
     timeout_s: float | None = None
     hang_up_s: float | None = None
+    in_background: bool = False
 
     @property
     def poisoned(self) -> set[int]:
@@ -61,15 +67,17 @@ class PlannedBlow:
 
 @dataclass(frozen=True)
 class Round:
-    """Batches and blows, all at once."""
+    """Batches and blows, all at once. `more_ends` are those of the gateways that follow one that was ended: each is hit
+    so long after it listens."""
 
     number: int
     batches: list[PlannedBatch] = field(default_factory=list)
     blows: list[PlannedBlow] = field(default_factory=list)
+    more_ends: list[PlannedBlow] = field(default_factory=list)
 
     @property
     def ends_gateway(self) -> bool:
-        """Whether the service does not survive it."""
+        """Whether the gateway does not survive it."""
         return any(blow.what in ON_GATEWAY for blow in self.blows)
 
     @property
@@ -100,7 +108,31 @@ def draw(seed: int, number: int, ranks: int) -> Round:
         blows = [draw_blow(chance, ranks, ON_RANKS) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
     if chance.random() < 0.08:
         blows.append(draw_blow(chance, ranks, ON_GATEWAY))
-    return Round(number, batches, blows)
+    return with_background(chance, Round(number, batches, blows), ranks)
+
+
+def with_background(chance: random.Random, round_: Round, ranks: int) -> Round:
+    """In some rounds most batches are in the background; their gateway is often ended then, and the next ones, too."""
+    if chance.random() >= BACKGROUND_SHARE:
+        return round_
+    first = chance.randrange(len(round_.batches))
+    batches = [
+        _in_background(batch) if index == first or chance.random() < 0.7 else batch
+        for index, batch in enumerate(round_.batches)
+    ]
+    blows = list(round_.blows)
+    if not round_.ends_gateway and chance.random() < 0.7:
+        blows.append(replace(draw_blow(chance, ranks, ON_GATEWAY), what=chance.choice(ENDS)))
+    after = chance.choice((0, 0, 1, 1, 2)) if any(blow.what in ON_GATEWAY for blow in blows) else 0
+    more = [PlannedBlow(chance.choice(ENDS), 0, chance.uniform(0, LONGEST_LIFE_S)) for _ in range(after)]
+    return replace(round_, batches=batches, blows=blows, more_ends=more)
+
+
+def _in_background(batch: PlannedBatch) -> PlannedBatch:
+    """It is larger, so that more than one gateway has to do with it."""
+    first = len(batch.prompts)
+    more = [f"{batch.prompts[0].partition(' item ')[0]} item {item}" for item in range(first, TIMES_LARGER * first)]
+    return replace(batch, prompts=batch.prompts + more, in_background=True)
 
 
 def draw_batches(chance: random.Random, number: int) -> list[PlannedBatch]:

@@ -4,18 +4,22 @@ import abc
 import contextlib
 import http.client
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from engines.host.runtime import sweep
-from tests.chaos.checks import Broken, Footprint, check_answer, settle
-from tests.chaos.plan import CHOKE, CRASH, HANG, SLOW, Blow, PlannedBatch, PlannedBlow, Round, draw
+from tests.chaos.background import PATIENCE_S, RETRY_S, Background
+from tests.chaos.checks import Broken, Footprint, check_answer, left_in_shared_memory, runtimes, settle
+from tests.chaos.plan import CHOKE, CRASH, HANG, ON_GATEWAY, SLOW, Blow, PlannedBatch, PlannedBlow, Round, draw
 from tests.service import Service, until
 
 ENGINE: dict[str, Any] = {
@@ -31,28 +35,32 @@ FLAGS = (
     *("--restart-backoff-s", "20ms", "--max-restart-backoff-s", "100ms", "--stall-timeout-s", "2s"),
     *("--breaker-failures", "100000", "--trial-restarts", "100000", "--drain-timeout-s", "2", "--stop-timeout-s", "2"),
 )
-RETRY_S = 0.05
-PATIENCE_S = 60.0
 STOPPED_FOR_S = 0.5
 RANKS = 2
 
 
 class Arena(abc.ABC):
-    """A service that is played on until a round ends it, and the next one after that."""
+    """A service that is played on until a round ends it, and the next one after that, on the same journal."""
 
     def __init__(self, *, is_moe: bool) -> None:
         self.is_moe = is_moe
         self.counts: Counter[str] = Counter()
         self._service: Service | None = None
         self._before: Sequence[Footprint] = ()
+        self._data = Path(tempfile.mkdtemp(prefix="px-data-"))
+        self._runtimes: list[str] = []
 
     @abc.abstractmethod
     def draw(self, seed: int, number: int) -> Round:
         """The round of this number."""
 
     @abc.abstractmethod
-    def _start(self) -> Service:
-        """A service that is ready."""
+    def _launch(self) -> Service:
+        """A service that listens, on the arena's journal."""
+
+    @abc.abstractmethod
+    def _wait_whole(self, service: Service) -> None:
+        """Until it is ready."""
 
     @abc.abstractmethod
     def _measure(self) -> Sequence[Footprint]:
@@ -66,9 +74,19 @@ class Arena(abc.ABC):
         """One round. Raises Broken or AssertionError."""
         service = self._ready()
         errors: list[BaseException] = []
+        background = [
+            Background(batch, f"round {round_.number} batch {index}")
+            for index, batch in enumerate(round_.batches)
+            if batch.in_background
+        ]
         acts = [
             threading.Thread(target=self._guarded, args=(errors, self._ask, service, batch, round_))
             for batch in round_.batches
+            if not batch.in_background
+        ]
+        acts += [
+            threading.Thread(target=self._guarded, args=(errors, self._begin, service, batch, round_))
+            for batch in background
         ]
         acts += [
             threading.Thread(target=self._guarded, args=(errors, self._strike, service, blow)) for blow in round_.blows
@@ -81,9 +99,29 @@ class Arena(abc.ABC):
             raise errors[0]
         self.counts["rounds"] += 1
         if round_.ends_gateway:
-            self._bury(service, round_)
-        else:
-            self._settle(service, round_)
+            self._bury(service, was_killed=round_.kills_gateway)
+            for end in round_.more_ends:
+                self._end_soon(end)
+        self._follow_up(background, round_)
+
+    def _end_soon(self, end: PlannedBlow) -> None:
+        """A gateway that has just begun to go on with what there was."""
+        service = self._launch()
+        self.counts["services"] += 1
+        self._strike(service, end)
+        self._bury(service, was_killed=end.what is Blow.KILL_GATEWAY)
+
+    def _follow_up(self, background: list[Background], round_: Round) -> None:
+        """All batches in the background come to their ends, on another gateway if need be, and all is well again."""
+        service = self._ready(is_loaded=bool(background))
+        for batch in background:
+            self.counts["convicted by a blow"] += batch.finish(service, round_)
+            self.counts["items in the background"] += len(batch.planned.prompts)
+        ends = background and round_.ends_gateway
+        self.counts["gateways ended amid batches"] += 1 + len(round_.more_ends) if ends else 0
+        self._settle(service, Round(round_.number) if round_.ends_gateway and not background else round_)
+        for batch in background:
+            batch.compare(service)
 
     def close(self) -> None:
         """Ends the service in order."""
@@ -93,11 +131,13 @@ class Arena(abc.ABC):
             finally:
                 self._service.discard()
                 self._service = None
+        shutil.rmtree(self._data)
 
     def abandon(self) -> None:
         """Ends whatever is left of it, however."""
         if self._service is not None:
             self._service.discard()
+        shutil.rmtree(self._data, ignore_errors=True)
 
     def log(self) -> str:
         """What the service has printed."""
@@ -110,28 +150,34 @@ class Arena(abc.ABC):
             return 0.0
         return self._service.metric("phalanx_process_resident_memory_bytes") / 2**20
 
-    def _ready(self) -> Service:
+    def _ready(self, *, is_loaded: bool = False) -> Service:
+        """The service, or a new one. A loaded one goes on with batches, and is to become as the one before it."""
         if self._service is None:
-            self._service = self._start()
-            self._service.batch(["warm up"])
-            self._before = self._measure()
+            service = self._launch()
+            self._wait_whole(service)
+            service.batch(["warm up"])
+            Background(PlannedBatch(["warm up"], max_tokens=1, delay_s=0), "warm up").begin(service)
+            if not is_loaded:
+                self._before = self._measure()
             self.counts["services"] += 1
+            return service
         return self._service
 
     def _settle(self, service: Service, round_: Round) -> None:
         """The service has survived the round: all is well again."""
         settle(service, self._before, self._measure)
 
-    def _bury(self, service: Service, round_: Round) -> None:
+    def _bury(self, service: Service, *, was_killed: bool) -> None:
         """The gateway was ended: in order with exit code 0, or by SIGKILL; either way nothing is left."""
         code = service.wait()
-        was_killed = round_.kills_gateway
         if code != 0 and not was_killed:
             raise Broken(f"the gateway ended with exit code {code}")
         until(lambda: not service.processes(), "processes are left", 15)
         if was_killed:  # in the instant between two lives of its only group there is no guardian that could clear up
             sweep(service.folder)
         until(lambda: not list(service.folder.glob("phalanx-*/*")), "sockets or folders are left", 15)
+        until(lambda: not left_in_shared_memory(self._runtimes), "shared memory is left", 15)
+        self._runtimes.clear()
         if not was_killed:
             service.check_nothing_left()
         service.discard()
@@ -176,9 +222,18 @@ class Arena(abc.ABC):
             time.sleep(RETRY_S)
         raise Broken("a batch was never accepted")
 
+    def _begin(self, service: Service, batch: Background, round_: Round) -> None:
+        """To the batch's end, or its gateway's."""
+        try:
+            batch.begin(service)
+        except httpx.HTTPError as error:
+            if not round_.ends_gateway:
+                raise Broken("a gateway that nobody had ended gave up a reader") from error
+
     def _strike(self, service: Service, blow: PlannedBlow) -> None:
         time.sleep(blow.delay_s)
         self.counts[blow.what] += 1
+        self._runtimes += runtimes(service) if blow.what in ON_GATEWAY else []
         with contextlib.suppress(ProcessLookupError):
             self._deal(service, blow)
 
@@ -210,11 +265,14 @@ class OneHost(Arena):
     def draw(self, seed: int, number: int) -> Round:
         return draw(seed, number, RANKS)
 
-    def _start(self) -> Service:
-        self._service = Service(*FLAGS, dp_size=RANKS, is_moe=self.is_moe, **ENGINE)
+    def _launch(self) -> Service:
+        self._service = Service(*FLAGS, "--data-dir", str(self._data), dp_size=RANKS, is_moe=self.is_moe, **ENGINE)
         self._service.errors_expected = True
         self._service.start()
-        return self._service.wait_ready()
+        return self._service
+
+    def _wait_whole(self, service: Service) -> None:
+        service.wait_ready()
 
     def _measure(self) -> Sequence[Footprint]:
         return [Footprint.of(self._service)] if self._service is not None else []

@@ -40,6 +40,15 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """Whoever takes its time over whole gateways asks for it."""
+    asked: int = request.config.getoption("--kills", default=0)
+    if not asked:
+        pytest.skip("`make journal` runs it")
+    return asked
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty journal's place."""
     if request.param == "sqlite":

@@ -15,6 +15,7 @@ from tests.journal.gateways import Gateways, Item, Reader, prompt_of
 from tests.postgres import Cluster
 from tests.service import BATCH, Json, Service, until
 
+pytestmark = pytest.mark.usefixtures("kills")
 SIZE = 5000
 SOME = 300  # results, so that the batch is well under way
 BLOCK_BYTES = 64 * 1024

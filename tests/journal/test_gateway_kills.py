@@ -30,12 +30,9 @@ def gateways(place: Place, tmp_path: Path) -> Iterator[Gateways]:
 
 
 @pytest.fixture
-def ends(request: pytest.FixtureRequest, place: Place) -> int:
+def ends(kills: int, place: Place) -> int:
     """How many gateways are ended: fewer on PostgreSQL, where each opening takes longer."""
-    asked: int = request.config.getoption("--kills", default=0)
-    if not asked:
-        pytest.skip("`make journal` runs it")
-    return asked * 2 // 5 if isinstance(place, ServerPlace) else asked
+    return kills * 2 // 5 if isinstance(place, ServerPlace) else kills
 
 
 @pytest.mark.timeout(3600)
