@@ -157,12 +157,11 @@ class DetachedBatches:
 
     def release_all(self) -> None:
         """There is a rank again that may come to be ready."""
-        if self._states.no_hope is None:
-            return
-        self._states.no_hope = None
-        for batch in list(self._open.values()):
-            if batch.is_held and self._states.why_held(batch.stored) is None:
-                self._settle(batch, Ending(BatchState.QUEUED))
+        if self._states.no_hope is not None:
+            self._states.no_hope = None
+            for batch in list(self._open.values()):
+                if batch.is_held and self._states.why_held(batch.stored) is None:
+                    self._settle(batch, Ending(BatchState.QUEUED))
 
     @property
     def open(self) -> int:
@@ -240,8 +239,7 @@ class DetachedBatches:
             self._runs.drop(batch.run)
 
     def _fail_batch(self, ordinal: int, error: BaseException) -> None:
-        batch = self._open.get(ordinal)
-        if batch is not None:
+        if (batch := self._open.get(ordinal)) is not None:
             batch.stop(Ending(BatchState.FAILED, f"its items cannot be read: {error}"))
 
     # -- states
