@@ -224,8 +224,7 @@ class Service:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", self.port))
-        assert list(self.folder.glob("phalanx-*")) == []
-        assert list(self.folder.glob("phalanx.journal-*")) == []
+        assert [*self.folder.glob("phalanx-*"), *self.folder.glob("phalanx.journal-*")] == []
         assert "Traceback" not in self.log
         errors = [event for event in self.events() if event.get("level") == "error"]
         assert self.errors_expected or not errors

@@ -100,8 +100,9 @@ class Delivery:
         except NotFound:
             self._forget()
             return None, 0
-        self._reporter.say(f"going on with batch {batch.id}, which is {_shown(state)}")
-        if state.status in GIVEN_UP:
+        resumed = ", and is resumed" if state.status in GIVEN_UP else ""
+        self._reporter.say(f"going on with batch {batch.id}, which is {_shown(state)}{resumed}")
+        if resumed:
             last_seq = batch.wait().last_seq
             batch.resume(self._job.parameters.timeout_s)
             return batch, last_seq
