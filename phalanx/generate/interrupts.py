@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +14,7 @@ from phalanx.generate.job import Job
 from phalanx.generate.request import OnInterrupt
 from phalanx.generate.service import Service
 
+SAME_SIGNAL_S = 0.5  # `timeout`, and other parents in a terminal, send each signal twice
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,23 +33,24 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block the first signal raises Interrupted, and the next ends the process."""
-    former = {number: signal.signal(number, _first) for number in SIGNALS}
+    """Within the block the first signal raises Interrupted, and another one later on ends the process."""
+    first_at: float | None = None
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        if first_at is None:
+            first_at = now
+            raise Interrupted(number)
+        if now - first_at > SAME_SIGNAL_S:
+            os._exit(128 + number)
+
+    former = {number: signal.signal(number, end) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _first(number: int, frame: FrameType | None) -> None:
-    for each in SIGNALS:
-        signal.signal(each, _second)
-    raise Interrupted(number)
-
-
-def _second(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + number)
 
 
 def choose(wish: OnInterrupt, number: int, is_terminal: bool) -> OnInterrupt:

@@ -151,9 +151,8 @@ class Progress:
         if self._results is None or self._totals.results < self._known_until:
             return
         now, samples = time.monotonic(), self._samples
-        if self._totals.results == self._known_until:  # time in a queue says nothing about speed
+        if self._standing(self._last_said()) == HELD:  # says nothing about speed
             samples.clear()
-            self._began = None
         self._began = self._began or (now, self._totals.completion_tokens)
         if not samples or now - samples[-1][0] >= SAMPLE_EVERY_S:
             samples.append((now, self._totals.results, self._totals.completion_tokens))
@@ -193,7 +192,7 @@ class Progress:
 
     def _rates(self) -> tuple[float | None, float | None]:
         """New results and their tokens, each second, of late."""
-        if not self._samples or self._samples[-1][0] == self._samples[0][0]:
+        if self._totals.results <= self._known_until or self._samples[-1][0] == self._samples[0][0]:
             return None, None
         (began, results, tokens), (until, last_results, last_tokens) = self._samples[0], self._samples[-1]
         return (last_results - results) / (until - began), (last_tokens - tokens) / (until - began)

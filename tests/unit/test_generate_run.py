@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.client import ConnectionFailed
-from phalanx.generate.interrupts import Interrupted
+from phalanx.generate.interrupts import Interrupted, interruptible
 from phalanx.generate.spool import Spool
 from tests.unit.generate_service import FAILS, Command, MemoryService
 
@@ -215,6 +215,13 @@ def test_an_input_that_changes_meanwhile_is_noticed(command: Command, service: M
 
 def interrupt(service: MemoryService, number: int = signal.SIGINT) -> None:
     service.stop, service.stops_after = Interrupted(number), 2
+
+
+def test_a_signal_that_comes_twice_at_once_is_one() -> None:
+    with interruptible():
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_an_interrupt_leaves_the_batch(command: Command, service: MemoryService) -> None:
