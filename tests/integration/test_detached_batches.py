@@ -1,13 +1,12 @@
 """Batches in the background over HTTP: what a client sees of them while the service lives.
 
-How they outlive it is in test_detached_restarts.py; the Python client and the commands are in test_client_batches.py.
+How they outlive it is in test_detached_restarts.py, and those with a key are in test_idempotency_keys.py.
 """
 
 import gzip
 import json
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,11 +14,9 @@ import pytest
 
 from app.journal.place import FILE_NAME
 from app.keys.store import KeysFile
+from tests.detached import ENDLESS, LONG, SHORT, act, cancel, code, dispatched, ended, look, read, submit, with_key
 from tests.service import BATCH, Json, Service, bearer, serving, until
 
-SHORT = {"max_tokens": 4, "ignore_eos": True}
-LONG = {"max_tokens": 300, "ignore_eos": True}  # a second and a half
-ENDLESS = {"max_tokens": 8000, "ignore_eos": True}
 SHORT_AND_LONG = [{"prompt": "short", "sampling_params": SHORT}, *["long"] * 3]
 SECRETS: dict[str, str] = {}
 FLAGS = ("--max-tenant-items", "1000", "--max-stored-bytes", "2MB", "--log-level", "debug", "--keepalive-s", "0.2")
@@ -39,50 +36,6 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     flags = ("--data-dir", str(folder), "--api-keys-file", str(keys.path), *FLAGS)
     with serving(*flags, api_key=SECRETS["ours"], step_ms=5, max_num_seqs=16) as service:
         yield service
-
-
-def submit(service: Service, prompts: object, **fields: object) -> Json:
-    answer = service.post(prompts, background=True, **fields)
-    assert answer.status_code == 202, answer.text
-    found: Json = answer.json()
-    assert answer.headers["Location"] == f"{BATCH}/{found['id']}"
-    return found
-
-
-def look(service: Service, batch: Json) -> Json:
-    found: Json = service.client.get(f"{BATCH}/{batch['id']}").json()
-    return found
-
-
-def ended(service: Service, batch: Json) -> Json:
-    def look_again() -> Json | None:
-        found = look(service, batch)
-        return found if found["ended_at"] else None
-
-    return until(look_again, "it does not end") or {}
-
-
-def read(service: Service, batch: Json, **asked: object) -> list[Json]:
-    answer = service.client.get(f"{BATCH}/{batch['id']}/results", params=asked)  # type: ignore[arg-type]
-    assert answer.status_code == 200 and answer.headers["Content-Type"] == "application/x-ndjson"
-    return [json.loads(line) for line in answer.text.splitlines()]
-
-
-def act(service: Service, batch: Json, what: str, **fields: object) -> httpx.Response:
-    return service.client.post(f"{BATCH}/{batch['id']}/{what}", json=fields or None)
-
-
-def code(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
-
-
-def dispatched(service: Service, batch: Json) -> list[int]:
-    return [fact["index"] for fact in service.facts("item_dispatched", batch=batch["id"])]
-
-
-def cancel(service: Service, batch: Json) -> Json:
-    assert act(service, batch, "cancel").json()["status"] in ("cancelling", "cancelled")
-    return ended(service, batch)
 
 
 # ---------------------------------------------------------------- from its acceptance to its end
@@ -241,69 +194,6 @@ def test_it_can_be_cancelled_at_any_moment(service: Service, pause_s: float) -> 
     *results, _ = read(service, batch)
     assert sorted(result["index"] for result in results) == list(range(40))
     assert [result["status"] for result in results].count("ok") == counts["ok"]
-
-
-# ---------------------------------------------------------------- idempotency keys
-
-
-def with_key(service: Service, key: str, prompts: object, **fields: object) -> httpx.Response:
-    return service.client.post(BATCH, json={"prompts": prompts, **fields}, headers={"Idempotency-Key": key})
-
-
-def test_a_key_stands_for_one_batch_and_its_body(service: Service) -> None:
-    first, again = (with_key(service, "a", ["x", "y"], sampling_params=SHORT) for _ in range(2))
-    assert first.status_code == 200 and first.json() == again.json()
-    assert [result["index"] for result in first.json()["results"]] == [0, 1]
-    assert look(service, first.json())["idempotency_key"] == "a"
-    assert sorted(dispatched(service, first.json())) == [0, 1]
-    assert code(with_key(service, "a", ["z"], sampling_params=SHORT)) == (422, "idempotency_key_reused")
-    stream = with_key(service, "b", ["x", "y"], sampling_params=SHORT, stream=True)
-    lines = [json.loads(line) for line in stream.text.splitlines()]
-    assert [line["seq"] for line in lines if line["object"] == "batch_generation.result"] == [1, 2]
-    assert lines[-1]["object"] == "batch_generation.summary"
-    background = with_key(service, "c", ["x"], sampling_params=SHORT, background=True)
-    assert background.status_code == 202
-    ended(service, background.json())
-    assert with_key(service, "c", ["x"], sampling_params=SHORT, background=True).json()["status"] == "completed"
-    for key in ("", "x" * 256):
-        assert code(with_key(service, key, ["x"])) == (400, "invalid_request")
-
-
-def test_two_with_the_same_key_at_once_run_once(service: Service) -> None:
-    def ask(_: int) -> httpx.Response:
-        return with_key(service, "at once", ["x"] * 20, sampling_params=SHORT)
-
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(ask, range(4)))
-    ids = {answer.json()["id"] for answer in answers if answer.status_code == 200}
-    refused = [code(answer) for answer in answers if answer.status_code != 200]
-    assert len(ids) == 1 and set(refused) <= {(409, "idempotency_key_in_use")}
-    assert sorted(dispatched(service, {"id": ids.pop()})) == list(range(20))
-
-
-def test_lines_with_a_key_are_stored_and_known_again(service: Service) -> None:
-    head = {"object": "batch_generation.options", "sampling_params": SHORT}
-    body = "\n".join([json.dumps(head), '"a"', "{broken", '"c"'])
-    headers = {"Idempotency-Key": "lines", "Content-Type": "application/x-ndjson"}
-    first, again = (service.client.post(BATCH, content=body, headers=headers) for _ in range(2))
-    results = [json.loads(line) for line in again.text.splitlines()]
-    by_index = {line["index"]: line for line in results if line["object"] == "batch_generation.result"}
-    assert [by_index[index]["status"] for index in range(3)] == ["ok", "error", "ok"]
-    assert json.loads(first.text.splitlines()[-1]) == results[-1]
-    changed = service.client.post(BATCH, content=f'{body}\n"d"', headers=headers)
-    assert code(changed) == (422, "idempotency_key_reused")
-
-
-def test_a_reader_who_goes_away_cancels_nothing(service: Service) -> None:
-    request = {"prompts": ["x"] * 3, "sampling_params": {"max_tokens": 60}}
-    with service.client.stream("POST", BATCH, json=request | {"stream": True}, headers={"Idempotency-Key": "d"}) as _:
-        pass
-    with pytest.raises(httpx.ReadTimeout):
-        service.client.post(BATCH, json=request, headers={"Idempotency-Key": "e"}, timeout=0.1)
-    for key, more in (("d", {"stream": True}), ("e", {})):
-        found = with_key(service, key, request["prompts"], sampling_params=request["sampling_params"], **more)
-        assert found.text.count('"status":"ok"') == 3
-    assert not service.facts("client_disconnected")
 
 
 # ---------------------------------------------------------------- what is refused

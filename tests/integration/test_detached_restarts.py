@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.journal.place import FILE_NAME
-from tests.integration.test_detached_batches import ENDLESS, SHORT, act, cancel, code, dispatched, ended, look, submit
+from tests.detached import ENDLESS, SHORT, act, cancel, code, dispatched, ended, look, submit
 from tests.service import BATCH, Json, Service, starting, until
 
 SLOWLY = {"step_ms": 20, "max_num_seqs": 4}
