@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from app.journal.place import FILE_NAME, FolderPlace, Place, ServerPlace
+from app.journal.place import FILE_NAME, Place, ServerPlace
 from engines.host.runtime import sweep
 from tests.service import BATCH, Json, Service, as_object, until
 
@@ -38,7 +38,8 @@ class Gateways:
 
     def start(self) -> Service:
         """Until it listens. Its ranks load."""
-        where = ("--journal-url", self.place.url) if isinstance(self.place, ServerPlace) else self._data_dir(self.place)
+        is_server = isinstance(self.place, ServerPlace)
+        where = ("--journal-url", self.place.url) if is_server else ("--data-dir", str(self.place.folder))
         self.service = Service(*where, *FLAGS, prompts_file=str(self._record), **SLOW_ENOUGH)
         self.service.errors_expected = True
         self.service.start()
@@ -98,9 +99,6 @@ class Gateways:
                 shutil.copy(path, folder)
             with contextlib.closing(sqlite3.connect(Path(folder) / FILE_NAME)) as file:
                 return file.execute(RESULTS).fetchall()
-
-    def _data_dir(self, place: FolderPlace) -> tuple[str, str]:
-        return "--data-dir", str(place.folder)
 
 
 class Reader:
