@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import msgspec
 
+from app.journal.opening import upgrade
+from app.journal.place import ServerPlace
 from bench.phalanx_server import PhalanxServer, serving
 from bench.processes import MeasurementFailed, cost_of
 from tests.postgres import MISSING, Cluster, binaries
@@ -169,7 +171,7 @@ def measure(given: argparse.Namespace, flags: list[str], folder: Path) -> None:
                     f"VmHWM {peak_mib(pid):.0f} MiB, lag p99 <= {lag_p99_ms(server):g} ms",
                     flush=True,
                 )
-        if not given.flags.count("--journal-url"):
+        if given.store == "sqlite":
             print(f"journal: {folder_mib(journal):.0f} MiB for {given.rounds} batches")
         print(f"looks, in ms: {looks(server, last, given.items)}")
         print(f"read: {read_all(server, last, given.items):.0f} results/s, VmHWM {peak_mib(pid):.0f} MiB")
@@ -207,6 +209,7 @@ def main(arguments: list[str], prog: str) -> int:
             return 1
         cluster = Cluster()
         try:
+            upgrade(ServerPlace(cluster.url()))
             measure(given, ["--journal-url", cluster.url()], Path(folder))
         finally:
             cluster.remove()

@@ -67,7 +67,9 @@ class PhalanxServer:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-P", "-m", "phalanx", "serve", "--port", str(port)]
-        command += ["--log-dir", str(self._folder / "ranks"), "--data-dir", str(self._folder / f"journal.{port}")]
+        command += ["--log-dir", str(self._folder / "ranks")]
+        if "--journal-url" not in self._arguments:
+            command += ["--data-dir", str(self._folder / f"journal.{port}")]
         command += self._arguments
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
         began = time.monotonic()
