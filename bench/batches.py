@@ -2,7 +2,7 @@
 loop, size of the journal, and how long looking takes. By default a million items on simulated ranks.
 
 Both ways send the same NDJSON. The attached one's answer is read as it comes; the one in the background is looked at
-ten times a second, and read when it has ended.
+four times a second, and read when it has ended.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tests.postgres import MISSING, Cluster, binaries
 
 PROMPT = "Name the capital of a country, and say when it became that. "
 LINES_A_PIECE = 500
-LOOK_S = 0.1
+LOOK_S = 0.25
 LOOKS = 20  # of each kind
 QUICK_RANKS = '{"step_ms": 0, "max_num_seqs": 256}'  # they answer at once
 _encode = msgspec.json.Encoder().encode

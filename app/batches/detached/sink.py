@@ -4,6 +4,7 @@ A journal that falls behind, or cannot write, holds the batch back; what runs al
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from app.batches.results import Status
@@ -20,6 +21,7 @@ logger = get_logger("batches")
 MAX_WAITING_BYTES = 8 * 1024**2  # beyond it the batch is held back
 EACH_RESULT_BYTES = 200  # beside its JSON
 MAX_PUT_RESULTS = 2000  # in one write
+GATHER_S = 0.05  # for more results to come along: each write has its cost, however little it stores
 _STATUSES: dict[Status, ResultStatus] = {
     "ok": ResultStatus.OK,
     "error": ResultStatus.ERROR,
@@ -48,6 +50,7 @@ class JournalSink:
         self._waiting_bytes = 0
         self._brake: Brake | None = None
         self._holds_back = False
+        self._hurry = asyncio.Event()  # no more will come
         self._storing: asyncio.Task[None] | None = None
 
     def open(self, brake: Brake) -> None:
@@ -64,10 +67,12 @@ class JournalSink:
             self._storing = tasks.start(self._store(), f"results of batch {self._ordinal}", self._on_failure)
 
     def close(self, rest: Rest | None) -> None:
-        """Nothing to do: results that items lack are made up by whoever reads them."""
+        """What waits is stored at once. Results that items lack are made up by whoever reads them."""
+        self._hurry.set()
 
     async def drained(self) -> None:
         """Returns when all that was put is durable."""
+        self._hurry.set()
         while self._storing is not None:
             await asyncio.wait([self._storing])
 
@@ -78,11 +83,18 @@ class JournalSink:
     async def _store(self) -> None:
         try:
             while self._waiting:
+                await self._gather()
                 await self._put(self._take())
                 if self._waiting_bytes <= MAX_WAITING_BYTES // 2:
                     self._release()
         finally:
             self._storing = None
+
+    async def _gather(self) -> None:
+        if len(self._waiting) < MAX_PUT_RESULTS:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self._hurry.wait()
 
     def _take(self) -> list[NewResult]:
         taken, self._waiting = self._waiting[:MAX_PUT_RESULTS], self._waiting[MAX_PUT_RESULTS:]
