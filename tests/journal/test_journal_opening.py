@@ -35,6 +35,7 @@ from app.journal.sql.version import MIGRATIONS, VERSION_TABLE
 from phalanx.cli import main
 from tests.journal.stored import opened, queued
 from tests.postgres import Cluster
+from tests.unprivileged import public_folder, unprivileged
 
 
 def refusal(place: Place, kind: type[CannotOpen]) -> str:
@@ -149,10 +150,12 @@ def test_a_named_folder_is_not_made_in_one_that_is_missing(tmp_path: Path) -> No
     assert "File exists" in refusal(FolderPlace(tmp_path / "file"), FolderUnusable)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_must_be_writable(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir(mode=0o500)
-    assert "may write" in refusal(FolderPlace(tmp_path / "data"), FolderUnusable)
+def test_a_folder_must_be_writable() -> None:
+    with public_folder() as folder:
+        (folder / "data").mkdir(mode=0o555)
+        with unprivileged():
+            said = refusal(FolderPlace(folder / "data"), FolderUnusable)
+    assert "Permission denied" in said and "may write" in said
 
 
 @pytest.mark.parametrize("garbage", [b"no database " * 5000, b"SQLite format 3\0" + b"\xff" * 20_000])

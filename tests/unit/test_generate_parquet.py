@@ -1,15 +1,13 @@
-"""Parquet in and out of `phalanx generate`, where pyarrow is installed; what is said where it is not."""
+"""Parquet in and out of `phalanx generate`; what is said where pyarrow is not installed."""
 
 import datetime
-import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.generate_service import Command, MemoryService
-
-needs_pyarrow = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
 
 
 @pytest.fixture
@@ -32,14 +30,15 @@ def read(path: Path) -> Any:
     return parquet.read_table(path)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_without_pyarrow_the_extra_is_named(command: Command) -> None:
+def test_without_pyarrow_the_extra_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pyarrow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     (command.folder / "in.parquet").touch()
     done = command("in.parquet", "out.jsonl")
     assert done.exit_code == 2 and "phalanx[parquet]" in done.stderr
 
 
-@needs_pyarrow
 def test_columns_keep_their_types(command: Command) -> None:
     import pyarrow
 
@@ -57,7 +56,6 @@ def test_columns_keep_their_types(command: Command) -> None:
     assert [failure["row"] for failure in command.rows("out.parquet.failures.jsonl")] == [4]
 
 
-@needs_pyarrow
 def test_messages_of_parquet_become_jsonl(command: Command) -> None:
     messages = [[{"role": "user", "content": f"hi {number}"}] for number in range(3)]
     write(command.folder / "in.parquet", {"m": messages, "raw": [b"\xff"] * 3})
@@ -67,7 +65,6 @@ def test_messages_of_parquet_become_jsonl(command: Command) -> None:
     ]
 
 
-@needs_pyarrow
 def test_jsonl_becomes_parquet_and_mixed_columns_become_json(command: Command) -> None:
     command.write("in.jsonl", '{"prompt": "a", "x": 1, "y": 1}', "broken", '{"prompt": "b", "x": 2.5, "y": "z"}')
     assert command("in.jsonl", "out.parquet", "--n", "2").exit_code == 1
@@ -77,7 +74,6 @@ def test_jsonl_becomes_parquet_and_mixed_columns_become_json(command: Command) -
     assert found["status"] == ["ok", "error", "ok"]
 
 
-@needs_pyarrow
 def test_a_column_or_a_file_that_is_not_there_is_said_at_once(command: Command) -> None:
     write(command.folder / "in.parquet", {"id": [1]})
     done = command("in.parquet", "out.jsonl")
