@@ -19,7 +19,7 @@ import msgspec
 from app.journal.opening import upgrade
 from app.journal.place import ServerPlace
 from bench.phalanx_server import PhalanxServer, serving
-from bench.processes import MeasurementFailed, cost_of
+from bench.processes import MIB, MeasurementFailed, cost_of, peak_bytes
 from tests.postgres import MISSING, Cluster, binaries
 
 PROMPT = "Name the capital of a country, and say when it became that. "
@@ -141,15 +141,9 @@ def lag_p99_ms(server: PhalanxServer) -> float:
     return next(edge for edge, count in buckets if count >= 0.99 * total) * 1000
 
 
-def peak_mib(pid: int) -> float:
-    """VmHWM."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def folder_mib(folder: Path) -> float:
     """All files together."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MIB
 
 
 def measure(given: argparse.Namespace, flags: list[str], folder: Path) -> None:
@@ -168,13 +162,13 @@ def measure(given: argparse.Namespace, flags: list[str], folder: Path) -> None:
                 print(
                     f"round {number} {done.way}: taken in {done.intake_s:.2f} s, ended after {done.seconds:.2f} s, "
                     f"{done.items_per_s:.0f} items/s, gateway {done.gateway_cpu_us:.0f} us an item, "
-                    f"VmHWM {peak_mib(pid):.0f} MiB, lag p99 <= {lag_p99_ms(server):g} ms",
+                    f"VmHWM {peak_bytes(pid) / MIB:.0f} MiB, lag p99 <= {lag_p99_ms(server):g} ms",
                     flush=True,
                 )
         if given.store == "sqlite":
             print(f"journal: {folder_mib(journal):.0f} MiB for {given.rounds} batches")
         print(f"looks, in ms: {looks(server, last, given.items)}")
-        print(f"read: {read_all(server, last, given.items):.0f} results/s, VmHWM {peak_mib(pid):.0f} MiB")
+        print(f"read: {read_all(server, last, given.items):.0f} results/s, VmHWM {peak_bytes(pid) / MIB:.0f} MiB")
         if given.compare:
             ratio = _median(rounds, "attached") / _median(rounds, "background")
             print(f"attached / background, in seconds from first byte to end: {ratio:.3f}")

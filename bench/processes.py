@@ -42,6 +42,12 @@ def cost_of(pid: int) -> Cost:
     return Cost(times.user + times.system, process.memory_info().rss / MIB, process.num_fds(), process.num_threads())
 
 
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process ever had (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
+
+
 def tree_cpu_s(pid: int) -> float:
     """CPU time so far of a process and of everything below it."""
     total = 0.0

@@ -4,10 +4,10 @@ import http.client
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
+from bench.processes import peak_bytes
 from tests.service import BATCH, DEADLINE_S, Json, Service, as_object, serving
 
 MB = 1_000_000
@@ -28,13 +28,6 @@ def service() -> Iterator[Service]:
         yield service
 
 
-def peak_bytes(service: Service) -> int:
-    """The most memory that the gateway's process has ever had."""
-    status = Path(f"/proc/{service.process.pid}/status").read_text()
-    (kib,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(kib) * 1024
-
-
 def post(service: Service, body: bytes) -> tuple[http.client.HTTPConnection, int, str | None]:
     """A connection, the status of its answer, and the code of its error."""
     client = http.client.HTTPConnection("127.0.0.1", service.port, timeout=DEADLINE_S)
@@ -48,10 +41,10 @@ def test_large_batches_at_once_take_no_more_memory_than_is_allowed(service: Serv
     fields = {"prompts": PROMPTS, "sampling_params": {"max_tokens": 100}, "return_prompt": True}
     body = json.dumps(fields).encode()
     assert len(body) > 40 * MB
-    before = peak_bytes(service)
+    before = peak_bytes(service.process.pid)
     with ThreadPoolExecutor(CLIENTS) as clients:
         answers = [sent.result() for sent in [clients.submit(post, service, body) for _ in range(CLIENTS)]]
-    grown = peak_bytes(service) - before
+    grown = peak_bytes(service.process.pid) - before
     for client, _, _ in answers:
         client.close()
     assert {answer[1:] for answer in answers} == {(200, None), (503, "memory_full")}  # there is no room for all

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.processes import peak_bytes
 from tests.service import BATCH, Service, starting, until
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]
@@ -37,11 +38,6 @@ def lines(size: int, **options: object) -> Iterator[bytes]:
 
 def items_in(size: int) -> int:
     return size // len(PROMPT) // LINES_A_PIECE * LINES_A_PIECE
-
-
-def peak_bytes(service: Service) -> int:
-    status = Path(f"/proc/{service.process.pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
 @contextlib.contextmanager
@@ -78,8 +74,8 @@ def test_a_client_that_reads_only_after_it_has_sent_a_gigabyte_is_answered(servi
     *results, summary = answer.text.splitlines()
     assert json.loads(summary)["request_counts"]["ok"] == items_in(size)
     assert sum('"batch_generation.result"' in line for line in results) == items_in(size)
-    print(f"peak {peak_bytes(service) / 1e6:.0f} MB")  # noqa: T201  a measurement
-    assert peak_bytes(service) < MOST_PEAK_BYTES
+    print(f"peak {peak_bytes(service.process.pid) / 1e6:.0f} MB")  # noqa: T201  a measurement
+    assert peak_bytes(service.process.pid) < MOST_PEAK_BYTES
 
 
 @pytest.mark.parametrize("way", ["background", "attached"])
@@ -99,6 +95,6 @@ def test_three_gigabytes_go_into_a_gateway_of_half_of_one(service: Service, way:
             path = f"{BATCH}/{answer.json()['id']}"
             until(lambda: service.client.get(path).json()["ended_at"], "it does not end", TIMEOUT_S)
             counts = service.client.get(path).json()["request_counts"]
-        print(f"{way}: peak {peak_bytes(service) / 1e6:.0f} MB")  # noqa: T201  a measurement
+        print(f"{way}: peak {peak_bytes(service.process.pid) / 1e6:.0f} MB")  # noqa: T201  a measurement
         assert counts["ok"] == counts["total"] == items_in(size)
         assert service.process.poll() is None

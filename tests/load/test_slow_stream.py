@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from bench.processes import peak_bytes
 from tests.service import Json, Service, serving, until
 from tests.stream_client import RESULT, SMALL_BUFFER_BYTES, Stream, results_of
 
@@ -26,20 +26,13 @@ def service() -> Iterator[Service]:
         yield service
 
 
-def peak_bytes(service: Service) -> int:
-    """The most memory that the gateway's process ever had."""
-    status = Path(f"/proc/{service.process.pid}/status").read_text()
-    (kib,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(kib) * 1024
-
-
 def test_a_slow_reader_of_a_large_stream_takes_no_memory_and_nobodys_time(service: Service) -> None:
     lines: list[Json] = []
     probes: list[float] = []
     with Stream(service, ["a"] * ITEMS, sampling_params=TOKENS, buffer_bytes=SMALL_BUFFER_BYTES) as slow:
         lines.append(slow.next("batch_generation.progress"))
         until(lambda: service.metric("phalanx_batches_held_back") == 1, "it is not held back")
-        began, before = time.monotonic(), peak_bytes(service)
+        began, before = time.monotonic(), peak_bytes(service.process.pid)
         for line in slow:
             lines.append(line)
             if len(lines) % 1000 == 0:
@@ -48,7 +41,7 @@ def test_a_slow_reader_of_a_large_stream_takes_no_memory_and_nobodys_time(servic
                 asked = time.monotonic()
                 assert service.batch(["b"] * 20)["request_counts"]["ok"] == 20
                 probes.append(time.monotonic() - asked)
-    took_s, grown = time.monotonic() - began, peak_bytes(service) - before
+    took_s, grown = time.monotonic() - began, peak_bytes(service.process.pid) - before
     print(f"{took_s:.0f} s, {slow.received_bytes / 1e6:.0f} MB", end=", ")  # noqa: T201  a measurement
     print(f"grown by {grown / 1e6:.1f} MB, slowest probe {max(probes):.2f} s")  # noqa: T201  the same
     assert sum(line["object"] == RESULT for line in results_of(lines, ITEMS)) == ITEMS
