@@ -6,6 +6,7 @@ gateway and in the ranks, and a test sees to that.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -39,6 +40,14 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:  # Any: whatever they r
     for task in living:
         task.cancel()
     await asyncio.gather(*living, return_exceptions=True)
+
+
+async def comes_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether an event comes before so many seconds are over. Returns as soon as that is known."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def guarded(act: Callable[P, object], name: str, on_failure: OnFailure) -> Callable[P, None]:

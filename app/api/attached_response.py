@@ -5,7 +5,6 @@ with an idle timeout hangs up.
 """
 
 import asyncio
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -13,6 +12,7 @@ from typing import Generic, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.leaving import until_gone
 from app.batches.result_stream import ResultStream
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
@@ -68,17 +68,11 @@ class AttachedResponse(Response, ABC, Generic[SinkT]):
 
     async def _comes_soon(self, event: asyncio.Event) -> bool:
         """Whether it comes before the client has to hear something."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._keepalive_s):
-                await event.wait()
-        return event.is_set()
+        return await tasks.comes_within(event, self._keepalive_s)
 
     async def _watch_client(self, receive: Receive) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self._lose_client()
-                return
+        await until_gone(receive)
+        self._lose_client()
 
     def _lose_client(self, *_: object) -> None:
         """It is gone, or nobody can tell any more."""

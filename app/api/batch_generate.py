@@ -16,7 +16,7 @@ from app.api.batch_schemas import ANSWER, LINE, REQUEST_LINE, SCHEMAS
 from app.api.batch_stream import BatchStream
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers
-from app.api.detached_answer import answer_detached, digest_of, is_detached
+from app.api.detached_answer import answer_detached, digest_of, is_detached, is_keyed
 from app.api.dry_run_response import DryRunResponse
 from app.api.ndjson_body import NdjsonBody, is_ndjson
 from app.api.plain_route import PlainRoute
@@ -83,7 +83,7 @@ async def batch_generate(request: Request) -> Response:
             gateway.availability.check()
             return DryRunResponse(gateway.dry_runs.run(asked, caller_of(request), holding), holding)
         if is_detached(request, asked):
-            digest = await asyncio.to_thread(digest_of, body)
+            digest = await asyncio.to_thread(digest_of, body) if is_keyed(request) else None
             answer = await answer_detached(request, gateway, asked, gateway.acceptance.cut(asked), lambda: digest)
             holding.close()
             return answer
@@ -99,7 +99,9 @@ async def batch_generate(request: Request) -> Response:
 async def _answer_lines(request: Request, gateway: Gateway, holding: Holding) -> Response:
     """Begins the batch of an NDJSON body, whose items come while it runs."""
     holding.take(HELD_BYTES)
-    body = NdjsonBody(request, gateway.settings, gateway.bodies, gateway.acceptance.turnstile)
+    body = NdjsonBody(
+        request, gateway.settings, gateway.bodies, gateway.acceptance.turnstile, is_hashed=is_keyed(request)
+    )
     options = await body.options()
     if is_detached(request, options):
         answer = await answer_detached(request, gateway, options, body.bodies(), body.digest)

@@ -30,7 +30,12 @@ def is_detached(request: Request, asked: BatchRequest) -> bool:
             "/v1/batch_generate/ID/results?follow=1",
             param="stream",
         )
-    return bool(asked.background) or KEY_HEADER in request.headers
+    return bool(asked.background) or is_keyed(request)
+
+
+def is_keyed(request: Request) -> bool:
+    """Whether it has an Idempotency-Key."""
+    return KEY_HEADER in request.headers
 
 
 def digest_of(body: bytearray) -> bytes:

@@ -21,9 +21,7 @@ from app.batches.detached.view import DetachedBatch, DetachedProgress, DetachedS
 from app.batches.request import Seconds
 from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
-from app.journal.errors import JournalError
 from app.journal.records import StoredBatch
-from app.journal.refusals import refusal_of
 from app.journal.states import BatchState
 from app.validation import DECODE_ERRORS, complaint
 
@@ -105,12 +103,9 @@ async def list_batches(
     """Newest first; `after` is the id of the last one seen, `status` a list such as `queued,in_progress`."""
     gateway, tenant = gateway_of(request), _tenant(request)
     states = _states(status)
-    try:
-        journal = gateway.keeper.journal
-        before = None if after is None else (await _find(gateway, after, tenant)).ordinal
-        page = await journal.list_batches(tenant, states=states, before=before, limit=limit)
-    except JournalError as error:
-        raise refusal_of(error) from error
+    journal = gateway.keeper.journal
+    before = None if after is None else (await _find(gateway, after, tenant)).ordinal
+    page = await journal.list_batches(tenant, states=states, before=before, limit=limit)
     views = [_view(gateway, stored) for stored in page.batches]
     ids = [view.id for view in views]
     answer = BatchList(
@@ -154,10 +149,7 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
     """What has a result keeps it. A batch that has ended stays as it is."""
     gateway = gateway_of(request)
     stored = await _find(gateway, batch_id, _tenant(request))
-    try:
-        return _json(_view(gateway, await gateway.detached.batches.cancel(stored)))
-    except JournalError as error:
-        raise refusal_of(error) from error
+    return _json(_view(gateway, await gateway.detached.batches.cancel(stored)))
 
 
 @router.post(f"{PATH}/resume", summary="Resume a batch in the background")
@@ -169,10 +161,7 @@ async def resume_batch(request: Request, batch_id: str) -> Response:
     now = time.time()
     deadline_at = None if asked.timeout_s is None else now + asked.timeout_s
     expires_at = None if asked.expires_after_s is None else now + asked.expires_after_s
-    try:
-        return _json(_view(gateway, await gateway.detached.batches.resume(stored, deadline_at, expires_at)))
-    except JournalError as error:
-        raise refusal_of(error) from error
+    return _json(_view(gateway, await gateway.detached.batches.resume(stored, deadline_at, expires_at)))
 
 
 @router.delete(PATH, summary="Delete a batch in the background")
@@ -180,10 +169,7 @@ async def delete_batch(request: Request, batch_id: str) -> Response:
     """Removes the prompts and results of a batch that has ended, for good."""
     gateway = gateway_of(request)
     stored = await _find(gateway, batch_id, _tenant(request))
-    try:
-        await gateway.detached.batches.delete(stored)
-    except JournalError as error:
-        raise refusal_of(error) from error
+    await gateway.detached.batches.delete(stored)
     return _json(DeletedBatch(id=stored.id))
 
 
@@ -195,10 +181,7 @@ def accepted(gateway: Gateway, stored: StoredBatch) -> Response:
 
 async def _find(gateway: Gateway, batch_id: str, tenant: str | None) -> StoredBatch:
     """Raises NotFound for one of another tenant, too."""
-    try:
-        found = await gateway.keeper.journal.get(batch_id, tenant) if _ID.fullmatch(batch_id) else None
-    except JournalError as error:
-        raise refusal_of(error) from error
+    found = await gateway.keeper.journal.get(batch_id, tenant) if _ID.fullmatch(batch_id) else None
     if found is None:
         raise NotFound(
             f"there is no batch {batch_id[:80]!r}: it was never here, or it has been deleted; GET /v1/batch_generate "

@@ -3,7 +3,6 @@
 Nothing is sent before that. A client that goes away ends its dry run.
 """
 
-from asyncio import FIRST_COMPLETED, wait
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,9 +11,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.attached_response import pieces
+from app.api.leaving import unless_gone
 from app.batches.dry_run import DryRun
 from app.batches.memory import Holding
-from engines import tasks
 
 _encode = msgspec.json.Encoder().encode
 
@@ -32,14 +31,11 @@ class DryRunResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer, unless the client has gone before."""
-        work = tasks.awaited(self._work, "dry run")
-        client = tasks.awaited(_leave(receive), "client of a dry run")
         try:
-            await wait((work, client), return_when=FIRST_COMPLETED)
-            if work.done():
-                await self._send(_encode(work.result()), send)
+            done = await unless_gone(self._work, receive, "dry run")
+            if done is not None:
+                await self._send(_encode(done), send)
         finally:
-            await tasks.end(work, client)
             self._holding.close()
 
     async def _send(self, body: bytes, send: Send) -> None:
@@ -47,9 +43,3 @@ class DryRunResponse(Response):
         for piece in pieces((body,)):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _leave(receive: Receive) -> None:
-    """Until the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

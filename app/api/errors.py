@@ -13,6 +13,8 @@ from starlette.types import Scope
 
 from app.api.refusals import log_refusal
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError
+from app.journal.errors import JournalError
+from app.journal.refusals import refusal_of
 from app.validation import short
 
 ErrorType = Literal[
@@ -79,6 +81,9 @@ def install(app: FastAPI) -> None:
     async def on_request_error(request: Request, error: Exception) -> Response:
         return refusal(request.scope, error) if isinstance(error, RequestError) else internal_error()
 
+    async def on_journal_error(request: Request, error: Exception) -> Response:
+        return refusal(request.scope, refusal_of(error)) if isinstance(error, JournalError) else internal_error()
+
     async def on_http_exception(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             return internal_error()
@@ -95,6 +100,7 @@ def install(app: FastAPI) -> None:
         return refusal(request.scope, InvalidRequest(f"{name}: {first['msg']}", param=name))
 
     app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(JournalError, on_journal_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
 

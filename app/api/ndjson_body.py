@@ -30,7 +30,9 @@ def is_ndjson(request: Request) -> bool:
 class NdjsonBody:
     """One body, which is read once. First `options`, then `bodies`."""
 
-    def __init__(self, request: Request, settings: Settings, reads: BodyReads, turnstile: Turnstile) -> None:
+    def __init__(
+        self, request: Request, settings: Settings, reads: BodyReads, turnstile: Turnstile, *, is_hashed: bool = False
+    ) -> None:
         """Raises WrongMediaType when it is compressed."""
         check_encoding(request)
         longest = settings.max_prompt_bytes + MAX_BESIDE_BYTES
@@ -42,7 +44,7 @@ class NdjsonBody:
         self._reader = LineReader(longest, turnstile)
         self._lines = self._read_lines()
         self._first: list[bytes] = []  # what was read with the options
-        self._hash = blake2b(digest_size=DIGEST_BYTES)
+        self._hash = blake2b(digest_size=DIGEST_BYTES) if is_hashed else None
         self._is_whole = False
 
     async def options(self) -> BatchRequest:
@@ -58,8 +60,8 @@ class NdjsonBody:
         return self._reader.options
 
     def digest(self) -> bytes | None:
-        """Of all its bytes, by which it is told apart from others; None before it has come to its end."""
-        return self._hash.digest() if self._is_whole else None
+        """Of all its bytes, by which it is told apart from others; None before its end, or where it is not hashed."""
+        return self._hash.digest() if self._is_whole and self._hash is not None else None
 
     async def bodies(self) -> AsyncIterator[list[bytes]]:
         """The bodies of its items in order, some hundreds at a time: see `LineReader.read`.
@@ -96,6 +98,7 @@ class NdjsonBody:
         if part is None:
             self._is_whole = True
         else:
-            self._hash.update(part)
+            if self._hash is not None:
+                self._hash.update(part)
             self._pace.count(len(part), now() - began)
         return part

@@ -8,10 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.leaving import unless_gone
 from app.errors import BrokenOff
 from app.journal.errors import JournalError
-from app.journal.refusals import refusal_of
-from engines import tasks
 
 GZIP_WBITS = 31  # zlib's name for gzip's format
 GZIP_LEVEL = 1  # texts shrink to a quarter at it; more costs several times the time
@@ -40,20 +39,10 @@ class PipedResponse(Response):
             self.headers["content-encoding"] = "gzip"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Until all is sent, or the client is gone. Raises RequestError, which is answered instead, before that."""
-        try:
-            first = await anext(self._pieces, b"")
-        except JournalError as error:
-            raise refusal_of(error) from error
+        """Until all is sent, or the client is gone. Before that it raises JournalError, which is answered instead."""
+        first = await anext(self._pieces, b"")
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        sending = tasks.awaited(self._send_all(first, send), f"answer to {scope['path']}")
-        watching = tasks.awaited(_until_gone(receive), f"client of {scope['path']}")
-        try:
-            await asyncio.wait([sending, watching], return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            await tasks.end(sending, watching)
+        await unless_gone(self._send_all(first, send), receive, f"answer to {scope['path']}")
 
     async def _send_all(self, first: bytes, send: Send) -> None:
         await self._send(first, send)
@@ -76,8 +65,3 @@ class PipedResponse(Response):
         if packer is None:
             return piece
         return await asyncio.to_thread(lambda: packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH))
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

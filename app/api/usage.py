@@ -14,9 +14,7 @@ from app.api.describing import Answers, Described
 from app.api.state import gateway_of
 from app.errors import InvalidRequest
 from app.journal.days import day_of
-from app.journal.errors import JournalError
 from app.journal.records import DayUsage
-from app.journal.refusals import refusal_of
 
 router = APIRouter()
 DEFAULT_DAYS = 30
@@ -72,10 +70,7 @@ async def usage(request: Request, since: str | None = None, until: str | None = 
     _check(first, last)
     tenant = None if caller.is_admin else caller.tenant
     await gateway.keeper.usage.flush()
-    try:
-        found = await gateway.keeper.journal.usage(tenant, first.isoformat(), last.isoformat())
-    except JournalError as error:
-        raise refusal_of(error) from error
+    found = await gateway.keeper.journal.usage(tenant, first.isoformat(), last.isoformat())
     return Response(_encode(UsageList(data=[_view(used) for used in found])), media_type="application/json")
 
 

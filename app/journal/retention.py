@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.journal.errors import JournalUnavailable, Superseded
 from app.logs import get_logger
+from engines import tasks
 
 if TYPE_CHECKING:
     from app.journal.journal import Journal
@@ -31,8 +32,7 @@ class Retention:
             self._asked.clear()
             with contextlib.suppress(JournalUnavailable, Superseded):  # the keeper hears of both; the next turn is soon
                 await self._remove()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), self._every_s)
+            await tasks.comes_within(self._asked, self._every_s)
 
     def soon(self) -> None:
         """Does not wait for the next turn."""

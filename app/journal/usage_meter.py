@@ -5,7 +5,6 @@ count by themselves, in the commits of their results.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -57,8 +56,7 @@ class UsageMeter:
 
     async def _run(self) -> None:
         while not self._is_ending.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_ending.wait(), EVERY_S)
+            await tasks.comes_within(self._is_ending, EVERY_S)
             await self.flush()
         if self._waiting:
             lost = self._waiting.values()

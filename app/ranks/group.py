@@ -1,7 +1,6 @@
 """The ranks that live and die together: one life after another, started, watched, ended, and started again."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -162,8 +161,7 @@ class Group:
             what = {"after": str(loss.kind), "delay_s": delay_s, "reason": loss.reason}
             logger.warning("group_restarting", group=self.number, **what)
             self._on_change(self)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), decision.delay_s)
+            await tasks.comes_within(self._wake, decision.delay_s)
         await self._environment.await_free_memory(self.ranks)
 
     # -- what its ranks say

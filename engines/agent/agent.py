@@ -5,7 +5,6 @@ only the first meeting has a deadline.
 """
 
 import asyncio
-import contextlib
 import os
 import secrets
 import signal
@@ -186,8 +185,7 @@ class Agent:
 
     async def _pause(self) -> None:
         self._over.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), PAUSE_S)
+        await tasks.comes_within(self._over, PAUSE_S)
 
     # -- the end
 

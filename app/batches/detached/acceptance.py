@@ -18,11 +18,10 @@ from app.batches.intake import duplicate, label_of
 from app.batches.request import BatchRequest, bytes_of
 from app.batches.results import encode_result
 from app.errors import Conflict, InvalidRequest, TryLater, Unprocessable
-from app.journal.errors import JournalError, KeyInUse
+from app.journal.errors import KeyInUse
 from app.journal.journal import Journal
 from app.journal.keeper import JournalKeeper
 from app.journal.records import NewBatch, NewItem, Sealing, StoredBatch
-from app.journal.refusals import refusal_of as refusal_of_journal
 from app.journal.states import BatchState
 from app.keys.ring import Caller
 from app.settings.declaration import Settings
@@ -53,11 +52,11 @@ class DetachedAcceptance:
         self._answer_settings = answer_settings
 
     async def known(self, caller: Caller, key: str, digest: bytes) -> StoredBatch | None:
-        """The batch that an idempotency key stands for. Raises Unprocessable for another body than its own."""
-        try:
-            found = await self._journal.find_by_key(caller.tenant, check_key(key))
-        except JournalError as error:
-            raise refusal_of_journal(error) from error
+        """The batch that an idempotency key stands for.
+
+        Raises Unprocessable for another body than its own, Conflict while that comes in, and JournalError.
+        """
+        found = await self._journal.find_by_key(caller.tenant, check_key(key))
         if found is None:
             return None
         if found.state is BatchState.RECEIVING:
@@ -80,22 +79,19 @@ class DetachedAcceptance:
     ) -> StoredBatch:
         """A batch with all its items, durable. `digest`, of the body, is asked for when `bodies` has ended.
 
-        Raises RequestError; nothing of the batch stays then.
+        Raises RequestError and JournalError; nothing of the batch stays then.
         """
         self._availability.check_open()
         self._keeper.check()
         new = await self._new_batch(request, caller, key)
         try:
-            try:
-                stored = await self._journal.create(new)
-            except KeyInUse:
-                return await self._beaten(request, bodies, caller, key, digest)
-            return await self._fill(stored, request, bodies, digest)
-        except JournalError as error:
-            raise refusal_of_journal(error) from error
+            stored = await self._journal.create(new)
+        except KeyInUse:
+            return await self._beaten(bodies, caller, key, digest)
+        return await self._fill(stored, request, bodies, digest)
 
     async def _beaten(
-        self, request: BatchRequest, bodies: Bodies, caller: Caller, key: str | None, digest: Callable[[], bytes | None]
+        self, bodies: Bodies, caller: Caller, key: str | None, digest: Callable[[], bytes | None]
     ) -> StoredBatch:
         """Another request with the same key was first: its batch, if the bodies are the same."""
         async for _ in bodies:
@@ -143,12 +139,11 @@ class DetachedAcceptance:
         return sealed
 
     async def _append(self, ordinal: int, request: BatchRequest, bodies: list[bytes]) -> None:
-        labels = [label_of(body, returns_prompts=bool(request.return_prompt)) for body in bodies]
-        items = [NewItem(body, label.custom_id) for body, label in zip(bodies, labels, strict=True)]
+        items = [NewItem(body, label_of(body, returns_prompts=False).custom_id) for body in bodies]
         appended = await self._journal.append(ordinal, items)
         refused = []
         for index in appended.duplicates:
-            label = labels[index - appended.first]
+            label = label_of(bodies[index - appended.first], returns_prompts=bool(request.return_prompt))
             complaint = duplicate(label.custom_id or "", f"prompts[{index}]")
             error = ItemError(ItemErrorCode.DUPLICATE_CUSTOM_ID, complaint.message, complaint.param)
             result = Result(0, Outcome.ERROR, error=error)

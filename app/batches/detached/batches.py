@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from app.batches.detached.running import Ending, OpenBatch
 from app.batches.detached.starting import RunStarter
@@ -26,7 +26,6 @@ from app.validation import DECODE_ERRORS
 from engines import tasks
 
 logger = get_logger("batches")
-T = TypeVar("T")
 _RUNNABLE = (BatchState.QUEUED, BatchState.IN_PROGRESS)
 STOP_TIMEOUT_S = 10.0  # for what is had to become durable when the service ends
 

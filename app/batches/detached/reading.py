@@ -13,8 +13,6 @@ from app.batches.detached.figures import Figures
 from app.batches.detached.options import decode_options
 from app.batches.detached.view import progress_of, summary_of
 from app.batches.intake import label_of
-from app.batches.lines import refusal_of
-from app.batches.record import NO_LABEL
 from app.batches.result_stream import as_line
 from app.batches.results import Status, encode_result
 from app.errors import BrokenOff
@@ -22,7 +20,8 @@ from app.journal.errors import JournalUnavailable
 from app.journal.journal import Journal
 from app.journal.keeper import JournalKeeper
 from app.journal.records import StoredBatch, StoredItem
-from app.journal.states import ENDED, REST, ResultStatus
+from app.journal.states import ENDED, REST
+from engines import tasks
 from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
 
 WINDOW_RESULTS = 500
@@ -73,8 +72,8 @@ class StoredResults:
                 seen = stored.last_seq
                 continue
             if stored.state in ENDED:
-                async for item in self._unfinished(stored):
-                    yield numbered(stored.last_seq, _made_up(stored, item))
+                async for _, body in self._made_up(stored):
+                    yield numbered(stored.last_seq, body)
                 yield _encode(summary_of(stored)) + b"\n"
                 return
             if not wanted.is_following or self._batches.is_stopping.is_set():
@@ -115,30 +114,30 @@ class StoredResults:
     async def _in_order(self, stored: StoredBatch) -> AsyncIterator[bytes]:
         """All results by index, those made up for items that have none among them."""
         index = -1
-        rest = self._unfinished(stored)
+        rest = self._made_up(stored)
         missing = await anext(rest, None)
         while index < stored.size - 1:
             found = await self._journal.results_by_index(stored.ordinal, index, WINDOW_RESULTS, WINDOW_BYTES)
             for result in found:
-                while missing is not None and missing.index < result.index:
-                    yield _made_up(stored, missing)
+                while missing is not None and missing[0] < result.index:
+                    yield missing[1]
                     missing = await anext(rest, None)
                 yield result.body
             if not found:
                 break
             index = found[-1].index
         while missing is not None:
-            yield _made_up(stored, missing)
+            yield missing[1]
             missing = await anext(rest, None)
 
-    async def _unfinished(self, stored: StoredBatch) -> AsyncIterator[StoredItem]:
-        """Of a batch that has ended, but for one that is being resumed just now."""
+    async def _made_up(self, stored: StoredBatch) -> AsyncIterator[tuple[int, bytes]]:
+        """Results, by index, of the items that have none in a batch that has ended. None while it is being resumed."""
         if not stored.unfinished or stored.state not in REST:
             return
-        after = -1
+        rest, after = _Rest(stored), -1
         while found := await self._journal.unfinished_items(stored.ordinal, after, WINDOW_RESULTS, WINDOW_BYTES):
             for item in found:
-                yield item
+                yield item.index, rest.make_up(item)
             after = found[-1].index
 
     async def _progress(self, stored: StoredBatch) -> bytes:
@@ -154,10 +153,10 @@ class StoredResults:
     async def _comes_soon(self, news: asyncio.Event | None) -> bool:
         """Whether there is news, or the service stops, before the client has to hear something. None: of a batch that
         is just being taken up, or was ended while it was looked for."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(self._keepalive_s, LOOK_AGAIN_S) if news is None else self._keepalive_s):
-                await (news or self._batches.is_stopping).wait()
-        return news is None or news.is_set()
+        if news is not None:
+            return await tasks.comes_within(news, self._keepalive_s)
+        await tasks.comes_within(self._batches.is_stopping, min(self._keepalive_s, LOOK_AGAIN_S))
+        return True
 
     @property
     def _journal(self) -> Journal:
@@ -169,17 +168,18 @@ def numbered(seq: int, body: bytes) -> bytes:
     return as_line(b'{"seq":%d,' % seq + body[1:])
 
 
-_REST_STATUS: dict[ResultStatus, Status] = {
-    ResultStatus.CANCELLED: "cancelled",
-    ResultStatus.TIMEOUT: "timeout",
-    ResultStatus.ERROR: "error",
-}
+class _Rest:
+    """The results of items that have none in a batch that has ended so, made up one by one."""
 
+    def __init__(self, stored: StoredBatch) -> None:
+        self._status: Status = REST[stored.state].value
+        self._returns_prompts = bool(decode_options(stored.options).return_prompt)
+        self._result: Result | None = None
+        if self._status == "error":
+            error = ItemError(ItemErrorCode.ENGINE_ERROR, stored.reason or "the batch failed")
+            self._result = Result(0, Outcome.ERROR, error=error)
 
-def _made_up(stored: StoredBatch, item: StoredItem) -> bytes:
-    status = _REST_STATUS[REST[stored.state]]
-    returns_prompts = bool(decode_options(stored.options).return_prompt)
-    label = NO_LABEL if refusal_of(item.body) else label_of(item.body, returns_prompts=returns_prompts)
-    error = ItemError(ItemErrorCode.ENGINE_ERROR, stored.reason or "the batch failed") if status == "error" else None
-    result = None if error is None else Result(0, Outcome.ERROR, error=error)
-    return encode_result(item.index, label, status, result, None, 0)
+    def make_up(self, item: StoredItem) -> bytes:
+        """Its JSON."""
+        label = label_of(item.body, returns_prompts=self._returns_prompts)
+        return encode_result(item.index, label, self._status, self._result, None, 0)

@@ -4,7 +4,6 @@ A journal that falls behind, or cannot write, holds the batch back; what runs al
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 from app.batches.results import Status
@@ -22,12 +21,6 @@ MAX_WAITING_BYTES = 8 * 1024**2  # beyond it the batch is held back
 EACH_RESULT_BYTES = 200  # beside its JSON
 MAX_PUT_RESULTS = 2000  # in one write
 GATHER_S = 0.05  # for more results to come along: each write has its cost, however little it stores
-_STATUSES: dict[Status, ResultStatus] = {
-    "ok": ResultStatus.OK,
-    "error": ResultStatus.ERROR,
-    "cancelled": ResultStatus.CANCELLED,
-    "timeout": ResultStatus.TIMEOUT,
-}
 
 
 class JournalSink:
@@ -92,9 +85,7 @@ class JournalSink:
 
     async def _gather(self) -> None:
         if len(self._waiting) < MAX_PUT_RESULTS:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GATHER_S):
-                    await self._hurry.wait()
+            await tasks.comes_within(self._hurry, GATHER_S)
 
     def _take(self) -> list[NewResult]:
         taken, self._waiting = self._waiting[:MAX_PUT_RESULTS], self._waiting[MAX_PUT_RESULTS:]
@@ -131,7 +122,7 @@ def new_result(index: int, encoded: bytes, status: Status, result: Result) -> Ne
     error = result.error
     return NewResult(
         index=index,
-        status=_STATUSES[status],
+        status=ResultStatus(status),
         body=encoded,
         retryable=status in ("cancelled", "timeout") or (error is not None and error.code.retryable),
         prompt_tokens=result.prompt_tokens,
