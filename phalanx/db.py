@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+DEFAULT_PORT = "8000"
+
+
 @click.group("db", invoke_without_command=True)
 @click.pass_context
 def db(ctx: click.Context) -> None:
@@ -40,7 +43,11 @@ def _place_options(command: "Callable[..., None]") -> "Callable[..., None]":
             help="A PostgreSQL database.",
         ),
         click.option(
-            "--port", envvar="PHALANX_PORT", default="8000", metavar="N", help="The gateway's, for the default folder."
+            "--port",
+            envvar="PHALANX_PORT",
+            default=DEFAULT_PORT,
+            metavar="N",
+            help="The gateway's, for the default folder.",
         ),
     )
     for option in reversed(options):
@@ -89,13 +96,16 @@ def _done(act: "Callable[[], T]") -> T:
 def _place(environ: "Mapping[str, str]", data_dir: Path | None, journal_url: str | None, port: str) -> "Place":
     from app.journal.place import url_problem
     from app.settings.folders import find_home, journal_place
+    from app.settings.service_links import is_service_link
 
     if journal_url and data_dir:
         raise click.UsageError("--journal-url and --data-dir each name a journal: keep one of them")
     if journal_url and (problem := url_problem(journal_url)):
         raise click.UsageError(f"--journal-url: {problem}")
-    if not port.isdecimal():  # PHALANX_PORT may be Kubernetes' link to a Service
-        port = "8000"
+    if journal_url or data_dir or is_service_link("PHALANX_PORT", port):  # not needed, or Kubernetes' and no setting
+        port = DEFAULT_PORT
+    if not port.isdecimal() or int(port) == 0:
+        raise click.UsageError(f"--port is {port!r}: it must be the port of the gateway whose journal it is")
     home = find_home(environ).variables
     folder = data_dir.expanduser() if data_dir else None
     return journal_place(folder, journal_url or None, int(port), {**environ, **home})

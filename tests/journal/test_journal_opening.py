@@ -279,6 +279,12 @@ def test_the_commands_find_the_gateways_own_place(
     monkeypatch.setenv("PHALANX_PORT", "8123")
     code, said = command(capsys, "upgrade")
     assert code == 0 and f"{tmp_path}/phalanx/8123 was made" in said
+    monkeypatch.setenv("PHALANX_PORT", "tcp://10.0.0.1:8123")  # Kubernetes' link to a Service
+    code, said = command(capsys, "upgrade")
+    assert code == 0 and f"{tmp_path}/phalanx/8000 was made" in said
+    for wrong in ("80o1", "0"):
+        code, said = command(capsys, "check", "--port", wrong)
+        assert code == 2 and f"--port is '{wrong}'" in said
     code, said = command(capsys, "check", "--journal-url", "postgresql://me:secret@127.0.0.1:9/j")
     assert code == 1 and "secret" not in said and said.count("\n") == 1
     code, said = command(capsys, "check", "--journal-url", "mysql://me:secret@h/j")
