@@ -9,6 +9,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import msgspec
 
 from app.journal.opening import upgrade
 from app.journal.place import ServerPlace
-from bench.phalanx_server import PhalanxServer, serving
-from bench.processes import MIB, MeasurementFailed, cost_of, peak_bytes
+from bench.phalanx_server import PhalanxServer, lags_of, serving
+from bench.processes import MIB, MeasurementFailed, cost_of, folder_bytes, peak_bytes
 from tests.postgres import MISSING, Cluster, binaries
 
 PROMPT = "Name the capital of a country, and say when it became that. "
@@ -131,19 +132,9 @@ def looks(server: PhalanxServer, batch_id: str, items: int) -> dict[str, float]:
     return found
 
 
-def lag_p99_ms(server: PhalanxServer) -> float:
+def p99_ms(lags: Counter[float]) -> float:
     """The upper edge of the bucket that it is in."""
-    buckets = []
-    for line in server.client.get("/metrics").text.splitlines():
-        if line.startswith("phalanx_event_loop_lag_seconds_bucket"):
-            buckets.append((float(line.split('le="')[1].split('"')[0]), float(line.split()[-1])))
-    total = buckets[-1][1]
-    return next(edge for edge, count in buckets if count >= 0.99 * total) * 1000
-
-
-def folder_mib(folder: Path) -> float:
-    """All files together."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MIB
+    return min(edge for edge, count in lags.items() if count >= 0.99 * max(lags.values())) * 1000
 
 
 def measure(given: argparse.Namespace, flags: list[str], folder: Path) -> None:
@@ -155,18 +146,20 @@ def measure(given: argparse.Namespace, flags: list[str], folder: Path) -> None:
         for number in range(given.rounds):
             ways = ["background", "attached"] if given.compare else ["background"]
             for way in ways if number % 2 == 0 else reversed(ways):
+                before = lags_of(server.client.get("/metrics").text)
                 done = attached(server, given) if way == "attached" else None
                 if done is None:
                     done, last = in_background(server, given)
                 rounds.append(done)
+                lag_ms = p99_ms(lags_of(server.client.get("/metrics").text) - before)
                 print(
                     f"round {number} {done.way}: taken in {done.intake_s:.2f} s, ended after {done.seconds:.2f} s, "
                     f"{done.items_per_s:.0f} items/s, gateway {done.gateway_cpu_us:.0f} us an item, "
-                    f"VmHWM {peak_bytes(pid) / MIB:.0f} MiB, lag p99 <= {lag_p99_ms(server):g} ms",
+                    f"VmHWM {peak_bytes(pid) / MIB:.0f} MiB, lag p99 <= {lag_ms:g} ms",
                     flush=True,
                 )
         if given.store == "sqlite":
-            print(f"journal: {folder_mib(journal):.0f} MiB for {given.rounds} batches")
+            print(f"journal: {folder_bytes(journal) / MIB:.0f} MiB for {given.rounds} batches")
         print(f"looks, in ms: {looks(server, last, given.items)}")
         print(f"read: {read_all(server, last, given.items):.0f} results/s, VmHWM {peak_bytes(pid) / MIB:.0f} MiB")
         if given.compare:

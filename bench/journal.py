@@ -21,6 +21,7 @@ from app.journal.opening import open_journal, upgrade
 from app.journal.place import FolderPlace, Place, ServerPlace
 from app.journal.records import NewBatch, NewItem, NewResult, Quotas
 from app.journal.states import BatchState, ResultStatus
+from bench.processes import folder_bytes
 from tests.postgres import MISSING, Cluster, binaries
 
 T = TypeVar("T")
@@ -64,16 +65,18 @@ async def measure(name: str, place: Place, given: argparse.Namespace, disk: Call
     print(f"{name}, {os.cpu_count()} cores, {given.folder}")
     async with opened(place) as journal:
         before = disk()
-        ordinal = await timed(f"append {given.items:,} items in chunks of {CHUNK}", append(journal, given.items))
+        ordinal = await timed(
+            f"append {given.items:,} items in chunks of {CHUNK}", running(journal, "large", given.items)
+        )
         line("bytes on disk an item", f"{(disk() - before) / given.items:.0f} of {len(item(0).body)} sent")
         await reads(journal, ordinal, given.items)
         await rates(journal, given.results)
     line("most memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
-async def append(journal: Journal, size: int) -> int:
-    """A batch of so many items; its ordinal."""
-    batch = await journal.create(new_batch("large"))
+async def running(journal: Journal, name: str, size: int) -> int:
+    """A batch of so many items, which runs; its ordinal."""
+    batch = await journal.create(new_batch(name))
     for first in range(0, size, CHUNK):
         await journal.append(batch.ordinal, [item(index) for index in range(first, min(size, first + CHUNK))])
     await journal.seal(batch.ordinal)
@@ -107,7 +110,7 @@ async def reads(journal: Journal, ordinal: int, size: int) -> None:
 async def rates(journal: Journal, number: int) -> None:
     """Results/s of batches that run at once; then with a thread beside that leaves Python no idle moment."""
     for what, busy in (("", False), (", event loop's core busy", True)):
-        ordinals = [await small(journal, f"b{busy}{n}", number // WRITERS) for n in range(WRITERS)]
+        ordinals = [await running(journal, f"b{busy}{n}", number // WRITERS) for n in range(WRITERS)]
         commits, began = journal.commits, time.perf_counter()
         with Busy(busy):
             await asyncio.gather(*(finish(journal, ordinal, number // WRITERS) for ordinal in ordinals))
@@ -116,16 +119,6 @@ async def rates(journal: Journal, number: int) -> None:
             f"results of {WRITERS} batches, {TICK} at once{what}",
             f"{number / took:,.0f} results/s, {(journal.commits - commits) / took:.0f} commits/s",
         )
-
-
-async def small(journal: Journal, name: str, size: int) -> int:
-    """A batch that runs."""
-    batch = await journal.create(new_batch(name))
-    for first in range(0, size, CHUNK):
-        await journal.append(batch.ordinal, [item(index) for index in range(first, min(size, first + CHUNK))])
-    await journal.seal(batch.ordinal)
-    await journal.set_state(batch.ordinal, BatchState.IN_PROGRESS)
-    return batch.ordinal
 
 
 async def finish(journal: Journal, ordinal: int, size: int) -> None:
@@ -197,8 +190,3 @@ async def timed(what: str, work: Awaitable[T]) -> T:
 def line(what: str, figure: str) -> None:
     """One figure."""
     print(f"  {what:62} {figure}", flush=True)
-
-
-def folder_bytes(folder: Path) -> int:
-    """What its files take."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

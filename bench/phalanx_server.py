@@ -1,8 +1,10 @@
 """Side (c): `phalanx serve`, asked by an httpx client with the whole workload in one request."""
 
 import os
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,6 +132,12 @@ class PhalanxServer:
                 stage = Stage(rank["rank"], rank["stage"] or rank["state"])
                 self.stages.append(stage)
             stage.seconds = rank["stage_age_s"]
+
+
+def lags_of(exposition: str) -> Counter[float]:
+    """From /metrics: how often the gateway's event loop was at most so late, in seconds. Two can be subtracted."""
+    found = re.findall(r'^phalanx_event_loop_lag_seconds_bucket{le="(.+)"} (.+)$', exposition, re.MULTILINE)
+    return Counter({float(bound): int(float(count)) for bound, count in found})
 
 
 @contextmanager

@@ -48,6 +48,11 @@ def peak_bytes(pid: int) -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
+def folder_bytes(folder: Path) -> int:
+    """What its files take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def tree_cpu_s(pid: int) -> float:
     """CPU time so far of a process and of everything below it."""
     total = 0.0

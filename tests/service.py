@@ -7,7 +7,6 @@ end was left behind.
 import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -24,6 +23,8 @@ from typing import Any, Self, TypeVar
 import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
+
+from bench.phalanx_server import lags_of
 
 COMMAND = str(Path(sys.executable).with_name("phalanx"))
 DEADLINE_S = 120.0  # for anything that takes a second or two on an idle machine
@@ -163,9 +164,7 @@ class Service:
 
     def lags(self) -> Counter[float]:
         """How often the gateway's event loop was at most so late, in seconds. Two of them can be subtracted."""
-        text = self.client.get("/metrics").text
-        found = re.findall(r'^phalanx_event_loop_lag_seconds_bucket{le="(.+)"} (.+)$', text, re.MULTILINE)
-        return Counter({float(bound): int(float(count)) for bound, count in found})
+        return lags_of(self.client.get("/metrics").text)
 
     @property
     def backlog(self) -> float:
