@@ -1,5 +1,6 @@
 """All metrics of the gateway, `phalanx_*`: base units, counters end in `_total`, and no id is a label."""
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -153,20 +154,22 @@ class Metrics:
     def batch_ended(self, counts: Iterable[tuple[str, int]]) -> None:
         """A batch has its last result."""
         self._batches.inc()
-        for status, count in counts:
-            if count:
-                self._items[status].inc(count)
+        self._count_items(counts)
 
     def items_stored(self, tenant: str, results: Sequence[NewResult]) -> None:
         """Results of a detached batch have become durable."""
-        for result in results:
-            self._items[result.status.value].inc()
+        self._count_items(Counts(result.status.value for result in results).items())
         prompt_tokens = sum(result.prompt_tokens for result in results)
         self.tenant_used(tenant, len(results), prompt_tokens, sum(result.completion_tokens for result in results))
 
     def detached_batch_ended(self) -> None:
         """A detached batch has come to its end."""
         self._batches.inc()
+
+    def _count_items(self, counts: Iterable[tuple[str, int]]) -> None:
+        for status, count in counts:
+            if count:
+                self._items[status].inc(count)
 
     def tenant_used(self, tenant: str, items: int, prompt_tokens: int, completion_tokens: int) -> None:
         """So many of a tenant's items have their results. The first hundred tenants are told apart."""

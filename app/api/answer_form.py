@@ -12,18 +12,18 @@ def is_streamed(stream: bool | None, accept: str) -> bool:
 
     Without `stream` it is one if the header names it, and names JSON with no higher quality.
     """
-    qualities = _qualities(accept)
+    found = qualities(accept)
     if stream is None:
-        named = qualities.get(NDJSON, 0.0)
-        return named > 0 and named >= qualities.get(JSON_TYPE, 0.0)
-    if stream and _refuses(qualities, NDJSON):
+        named = found.get(NDJSON, 0.0)
+        return named > 0 and named >= found.get(JSON_TYPE, 0.0)
+    if stream and _refuses(found, NDJSON):
         raise _contradiction("true", accept, NDJSON)
-    if not stream and NDJSON in qualities and _refuses(qualities, JSON_TYPE):
+    if not stream and NDJSON in found and _refuses(found, JSON_TYPE):
         raise _contradiction("false", accept, JSON_TYPE)
     return stream
 
 
-def _qualities(accept: str) -> dict[str, float]:
+def qualities(accept: str) -> dict[str, float]:
     """The header's media types with their q."""
     found = {}
     for entry in filter(str.strip, accept.lower().split(",")):

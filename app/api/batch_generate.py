@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api import examples
-from app.api.answer_form import is_streamed
 from app.api.arriving_stream import HELD_BYTES, ArrivingStream
 from app.api.auth import caller_of
 from app.api.batch_response import BatchResponse
@@ -18,7 +17,7 @@ from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers
 from app.api.detached_answer import answer_detached, digest_of, is_detached, is_keyed
 from app.api.dry_run_response import DryRunResponse
-from app.api.ndjson_body import NdjsonBody, is_ndjson
+from app.api.ndjson_body import NdjsonBody, is_ndjson, wants_stream
 from app.api.plain_route import PlainRoute
 from app.api.state import gateway_of
 from app.batches.acceptance import OpenSink
@@ -117,7 +116,7 @@ def _check_attached(options: BatchRequest, request: Request) -> None:
     """The answer to lines is a stream. Raises InvalidRequest when something else is asked for."""
     if options.dry_run:
         raise InvalidRequest("dry_run needs a JSON body: send the prompts as one, or leave it out", param="dry_run")
-    if not is_streamed(options.stream is not False, ", ".join(request.headers.getlist("accept"))):
+    if not wants_stream(request, options.stream):
         raise InvalidRequest(
             "stream is false: the answer to an NDJSON body is a stream, so leave it out", param="stream"
         )
@@ -125,7 +124,7 @@ def _check_attached(options: BatchRequest, request: Request) -> None:
 
 def _sink(asked: BatchRequest, request: Request, gateway: Gateway, holding: Holding) -> OpenSink[Sink]:
     """Where the results go. Raises InvalidRequest when the headers refuse the form that the body asks for."""
-    if is_streamed(asked.stream, ", ".join(request.headers.getlist("accept"))):
+    if wants_stream(request, asked.stream):
         return lambda _: ResultStream(holding, gateway.settings.stream_window_bytes)
     return lambda size: ResultsInMemory(size, holding)
 

@@ -7,11 +7,11 @@ from hashlib import blake2b
 from fastapi import Request
 from fastapi.responses import Response
 
-from app.api.answer_form import NDJSON, is_streamed
+from app.api.answer_form import NDJSON
 from app.api.auth import caller_of
 from app.api.body import DIGEST_BYTES, JSON_TYPE
 from app.api.detached_batches import accepted
-from app.api.ndjson_body import is_ndjson
+from app.api.ndjson_body import wants_stream
 from app.api.piped_response import PipedResponse, accepts_gzip
 from app.batches.detached.acceptance import Bodies
 from app.batches.detached.reading import Wanted
@@ -48,8 +48,7 @@ async def answer_detached(
 ) -> Response:
     """Takes the batch in, unless its key stands for it already."""
     caller, key = caller_of(request), request.headers.get(KEY_HEADER)
-    wants_stream = asked.stream is not False if is_ndjson(request) else asked.stream  # lines are answered with lines
-    streams = not asked.background and is_streamed(wants_stream, ", ".join(request.headers.getlist("accept")))
+    streams = not asked.background and wants_stream(request, asked.stream)
     acceptance, known_digest = gateway.detached.acceptance, digest()
     stored = None
     if key is not None and known_digest is not None:

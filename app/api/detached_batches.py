@@ -1,6 +1,5 @@
 """Batches that outlive their connection: list, look at, read, cancel, resume and delete them."""
 
-import re
 import time
 from collections.abc import Collection
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from app.api.piped_response import PipedResponse, accepts_gzip
 from app.api.state import gateway_of
 from app.batches.detached.reading import Wanted
 from app.batches.detached.view import DetachedBatch, DetachedProgress, DetachedSummary, NumberedResult, view_of
+from app.batches.record import BATCH_ID
 from app.batches.request import Seconds
 from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
@@ -56,7 +56,6 @@ class ResumeRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     expires_after_s: Seconds | None = None
 
 
-_ID = re.compile("batchgen-[0-9a-f]{32}")  # not every database takes every text
 _decode_resume = msgspec.json.Decoder(ResumeRequest).decode
 _STATES = {"status": one_of(VISIBLE)}
 _TIMES = {
@@ -101,7 +100,7 @@ async def list_batches(
     status: str | None = None,
 ) -> Response:
     """Newest first; `after` is the id of the last one seen, `status` a list such as `queued,in_progress`."""
-    gateway, tenant = gateway_of(request), _tenant(request)
+    gateway, tenant = gateway_of(request), caller_of(request).sees
     states = _states(status)
     journal = gateway.keeper.journal
     before = None if after is None else (await _find(gateway, after, tenant)).ordinal
@@ -121,7 +120,7 @@ async def list_batches(
 async def one_batch(request: Request, batch_id: str) -> Response:
     """Its state, and how far it is."""
     gateway = gateway_of(request)
-    return _json(_view(gateway, await _find(gateway, batch_id, _tenant(request))))
+    return _json(_view(gateway, await _find(gateway, batch_id, caller_of(request).sees)))
 
 
 @router.get(f"{PATH}/results", summary="Results of a batch in the background")
@@ -139,7 +138,7 @@ async def batch_results(
     the seq of the last result: they may come again to a reader who asks again.
     """
     gateway = gateway_of(request)
-    stored = await _find(gateway, batch_id, _tenant(request))
+    stored = await _find(gateway, batch_id, caller_of(request).sees)
     pieces = gateway.detached.results.lines(stored, Wanted(after, limit, follow))
     return PipedResponse(pieces, NDJSON, gzip=accepts_gzip(request))
 
@@ -148,7 +147,7 @@ async def batch_results(
 async def cancel_batch(request: Request, batch_id: str) -> Response:
     """What has a result keeps it. A batch that has ended stays as it is."""
     gateway = gateway_of(request)
-    stored = await _find(gateway, batch_id, _tenant(request))
+    stored = await _find(gateway, batch_id, caller_of(request).sees)
     return _json(_view(gateway, await gateway.detached.batches.cancel(stored)))
 
 
@@ -156,7 +155,7 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
 async def resume_batch(request: Request, batch_id: str) -> Response:
     """Runs what has no result, or a retryable one, again. A batch that is held is tried again."""
     gateway = gateway_of(request)
-    stored = await _find(gateway, batch_id, _tenant(request))
+    stored = await _find(gateway, batch_id, caller_of(request).sees)
     asked = await _read_resume(request, gateway)
     now = time.time()
     deadline_at = None if asked.timeout_s is None else now + asked.timeout_s
@@ -168,7 +167,7 @@ async def resume_batch(request: Request, batch_id: str) -> Response:
 async def delete_batch(request: Request, batch_id: str) -> Response:
     """Removes the prompts and results of a batch that has ended, for good."""
     gateway = gateway_of(request)
-    stored = await _find(gateway, batch_id, _tenant(request))
+    stored = await _find(gateway, batch_id, caller_of(request).sees)
     await gateway.detached.batches.delete(stored)
     return _json(DeletedBatch(id=stored.id))
 
@@ -181,7 +180,7 @@ def accepted(gateway: Gateway, stored: StoredBatch) -> Response:
 
 async def _find(gateway: Gateway, batch_id: str, tenant: str | None) -> StoredBatch:
     """Raises NotFound for one of another tenant, too."""
-    found = await gateway.keeper.journal.get(batch_id, tenant) if _ID.fullmatch(batch_id) else None
+    found = await gateway.keeper.journal.get(batch_id, tenant) if BATCH_ID.fullmatch(batch_id) else None
     if found is None:
         raise NotFound(
             f"there is no batch {batch_id[:80]!r}: it was never here, or it has been deleted; GET /v1/batch_generate "
@@ -203,12 +202,6 @@ async def _read_resume(request: Request, gateway: Gateway) -> ResumeRequest:
         raise InvalidRequest(found.message, param=found.param) from error
     finally:
         holding.close()
-
-
-def _tenant(request: Request) -> str | None:
-    """Whose batches the caller sees; None: everybody's."""
-    caller = caller_of(request)
-    return None if caller.is_admin else caller.tenant
 
 
 def _states(text: str | None) -> Collection[BatchState]:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from starlette.requests import ClientDisconnect, Request
 
-from app.api.answer_form import NDJSON
+from app.api.answer_form import NDJSON, is_streamed
 from app.api.body import DIGEST_BYTES, BodyLimits, Pace, check_encoding, cut_short, media_type_of
 from app.batches.lines import LineCutter, LineReader
 from app.batches.reading import BodyReads
@@ -25,6 +25,12 @@ LINES_AT_ONCE = 256  # between two turns of the event loop
 def is_ndjson(request: Request) -> bool:
     """Whether the request declares its body as NDJSON."""
     return media_type_of(request) == NDJSON
+
+
+def wants_stream(request: Request, stream: bool | None) -> bool:
+    """Whether the answer is a stream: see `is_streamed`. Lines are answered with lines, unless `stream` forbids it."""
+    wanted = stream is not False if is_ndjson(request) else stream
+    return is_streamed(wanted, ", ".join(request.headers.getlist("accept")))
 
 
 class NdjsonBody:

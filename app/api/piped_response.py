@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.answer_form import qualities
 from app.api.leaving import unless_gone
 from app.errors import BrokenOff
 from app.journal.errors import JournalError
@@ -18,11 +19,8 @@ GZIP_LEVEL = 1  # texts shrink to a quarter at it; more costs several times the 
 
 def accepts_gzip(request: Request) -> bool:
     """Whether the client can read gzip."""
-    accepted = ", ".join(request.headers.getlist("accept-encoding")).lower()
-    return any(
-        entry.partition(";")[0].strip() in ("gzip", "*") and "q=0" not in entry.replace(" ", "").split(";")[1:]
-        for entry in accepted.split(",")
-    )
+    accepted = qualities(", ".join(request.headers.getlist("accept-encoding")))
+    return accepted.get("gzip", accepted.get("*", 0.0)) > 0
 
 
 class PipedResponse(Response):

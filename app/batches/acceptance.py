@@ -175,8 +175,7 @@ class Acceptance:
     async def cut(self, request: BatchRequest) -> AsyncIterator[list[bytes]]:
         """The prompts as the JSON that they came in, some hundreds at a time. Raises TooLarge, and InvalidRequest."""
         most = self._settings.max_batch_items
-        await self.turnstile.enter()
-        prompts = await split(memoryview(request.prompts), most + 1, self._settings.max_prompt_bytes, self.turnstile)
+        prompts = await self._split(request, most)
         if len(prompts) > most:
             raise TooLarge(
                 f"the batch has more than {most} prompts, the most that are accepted in one JSON body "
@@ -202,11 +201,14 @@ class Acceptance:
 
     async def _take_apart(self, request: BatchRequest, owner: Owner) -> Entries:
         """The prompts, each as the JSON that it came in. Too many are refused before memory is spent on them."""
-        await self.turnstile.enter()
-        most, longest = self._admission.most_items + 1, self._settings.max_prompt_bytes
-        prompts = await split(memoryview(request.prompts), most, longest, self.turnstile)
+        prompts = await self._split(request, self._admission.most_items)
         self._admission.check_size(len(prompts), owner)
         return prompts
+
+    async def _split(self, request: BatchRequest, most: int) -> Entries:
+        """As many as may be, and one more if there are more."""
+        await self.turnstile.enter()
+        return await split(memoryview(request.prompts), most + 1, self._settings.max_prompt_bytes, self.turnstile)
 
 
 def priority_of(request: BatchRequest, caller: Caller) -> int:

@@ -18,6 +18,7 @@ from app.batches.turnstile import Turnstile
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Flow
 from app.journal.errors import JournalUnavailable
+from app.journal.records import StoredItem
 from app.logs import get_logger
 from engines import tasks
 
@@ -26,17 +27,10 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
 
 
-class SourceItem(msgspec.Struct, frozen=True):
-    """A prompt, as JSON, and its place in the batch."""
-
-    index: int
-    body: bytes
-
-
 class ItemSource(Protocol):
     """Where the items of a batch are kept."""
 
-    async def window(self, after: int, limit: int, max_bytes: int) -> list[SourceItem]:
+    async def window(self, after: int, limit: int, max_bytes: int) -> list[StoredItem]:
         """Items that have no result, by index, above `after`: `limit` of them at most, and no more bytes of bodies than
         `max_bytes`, but one in any case. None: there are no more now, and when the run is complete, none at all.
         """
@@ -139,7 +133,7 @@ class Feeder:
         if self._run.missing:
             raise LookupError(f"{self._run.missing} items of {self._run.record.id} are not where they are kept")
 
-    async def _read(self, limit: int) -> list[SourceItem]:
+    async def _read(self, limit: int) -> list[StoredItem]:
         for failures in itertools.count(1):
             try:
                 return await self._source.window(self._run.last_taken, limit, self._window().bytes)
@@ -151,7 +145,7 @@ class Feeder:
                 await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    async def _take(self, found: list[SourceItem]) -> None:
+    async def _take(self, found: list[StoredItem]) -> None:
         """Should the batch end meanwhile, this is cancelled while it pauses, and nothing is submitted."""
         await self._turnstile.enter()
         prompts = ((item.index, item.body) for item in found)
@@ -160,8 +154,10 @@ class Feeder:
 
     def _lacking(self) -> int:
         """How many items to read now."""
+        if self._dry == self._expected():
+            return 0
         size, waiting = self._window().items, len(self._run.flow.waiting)
-        if 2 * waiting >= size or self._dry == self._expected():
+        if 2 * waiting >= size:
             return 0
         return min(size - waiting, self._room(self._run.flow))
 
@@ -170,7 +166,7 @@ class Feeder:
         return self._run.total, self._run.is_complete
 
     def _wake_when_lacking(self) -> None:
-        if self._lacking():
+        if not self._wake.is_set() and self._lacking():
             self._wake.set()
 
     def _fail(self, _: str, error: BaseException) -> None:

@@ -66,7 +66,6 @@ class RunForecast:
         self._memory = memory
         self._ahead = ahead
         self._clock = clock
-        self._held: set[int] = set()
         self._hindsight: Hindsight | None = None
 
     def look_back(self, items: int) -> None:
@@ -80,18 +79,15 @@ class RunForecast:
 
     def item_started(self, item: Item) -> None:
         """It was sent to a rank."""
-        self._held.add(item.index)
         self._forecast.started(item.index, item.sequences)
 
     def item_lost(self, item: Item) -> None:
         """It will run again."""
-        self._held.discard(item.index)
         self._forecast.lost(item.index)
 
     def item_finished(self, item: Item, result: Result) -> None:
         """It has its result; only that of an answer tells how long answers are."""
-        if item.index in self._held:
-            self._held.discard(item.index)
+        if self._forecast.holds(item.index):
             self._learn(item, result)
         else:
             self._forecast.drop(item.sequences)  # it never ran, or was lost and is given up
@@ -106,7 +102,6 @@ class RunForecast:
 
     def close(self) -> None:
         """Nothing more of the batch will run."""
-        self._held.clear()
         self._forecast.close()
 
     @property
@@ -161,14 +156,15 @@ class Forecasts:
         self._pace.slots = max(1, self._slots())
         others = [other for other in self._open if other.flow is not flow and not other.flow.is_held_back]
         before = sum(other.expected_tokens for other in others if other.flow.priority < flow.priority)
-        beside = [other for other in others if other.flow.priority == flow.priority and other.expected_tokens]
-        owner, owners = flow.owner, {flow.owner, *(other.flow.owner for other in beside)}
-        siblings = 1 + sum(other.flow.owner == owner for other in beside)
+        expected = {other.flow: other.expected_tokens for other in others if other.flow.priority == flow.priority}
+        beside = [other for other, tokens in expected.items() if tokens]
+        owner, owners = flow.owner, {flow.owner, *(other.owner for other in beside)}
+        siblings = 1 + sum(other.owner == owner for other in beside)
         return WorkAhead(
             self._pace.slots,
             share=owner.weight / sum(one.weight for one in owners) / siblings,
             tokens_before=before,
-            tokens_beside=sum(other.expected_tokens for other in beside),
+            tokens_beside=sum(expected.values()),
         )
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from app.batches import surrogates
 from app.batches.parsing import OPTIONS, parse_options
-from app.batches.request import BatchRequest
+from app.batches.request import NO_PROMPTS, BatchRequest
 from app.batches.splitting import MAX_BESIDE_BYTES, MAX_DEPTH, is_too_deep
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest, TooLarge
@@ -80,7 +80,7 @@ class LineReader:
         self._turnstile = turnstile
         self._number = 0  # of the line that is looked at
         self._has_begun = False  # a line with something in it has come
-        self.options = BatchRequest(prompts=msgspec.Raw(b"[]"))  # the batch-wide fields
+        self.options = BatchRequest(prompts=NO_PROMPTS)  # the batch-wide fields
         self.items = 0
 
     async def read(self, lines: list[bytes | None]) -> list[bytes]:

@@ -6,7 +6,7 @@ longer the more of them there are: seconds per token = base + slope x sequences,
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 LEVEL_MEMORY = 0.99  # of the weight of what was learned of the level, with every further item
 SLOPE_MEMORY = 0.9999  # the same of the slope: it shows only while numbers change, and stays what it is
@@ -86,8 +86,12 @@ class Pace:
 
     def age(self, stay: Stay) -> float | None:
         """Tokens of each of its sequences, about; None while it waits."""
+        return self.ages((stay,))[0]
+
+    def ages(self, stays: Iterable[Stay]) -> list[float | None]:
+        """The same of many, at one time."""
         self._advance()
-        return None if stay.began_at is None else self._tokens - stay.began_tokens
+        return [None if stay.began_at is None else self._tokens - stay.began_tokens for stay in stays]
 
     def seconds_per_token(self, sequences: float) -> float | None:
         """Of each, while so many run. None before anything was seen."""

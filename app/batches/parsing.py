@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from app.batches import surrogates
-from app.batches.request import MISPLACED, BatchRequest
+from app.batches.request import MISPLACED, NO_PROMPTS, BatchRequest
 from app.batches.splitting import check_list
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest
@@ -50,7 +50,7 @@ def parse_options(line: bytes) -> BatchRequest:
         if "prompts" in fields:
             raise InvalidRequest(f"unknown field 'prompts': {_ON_LINES}", param="prompts")
         del fields["object"]
-        return _decode(msgspec.json.encode(fields | {"prompts": msgspec.Raw(b"[]")}))
+        return _decode(msgspec.json.encode(fields | {"prompts": NO_PROMPTS}))
     except DECODE_ERRORS as error:
         raise _refusal(error, hints) from error
 

@@ -63,6 +63,10 @@ class BatchForecast:
         )
         self._waiting += more.sequences
 
+    def holds(self, index: int) -> bool:
+        """Whether the item is on a rank."""
+        return index in self._stays
+
     def started(self, index: int, sequences: int = 1) -> None:
         """The item was sent to a rank."""
         self._stays[index] = self._pace.began(sequences)
@@ -101,11 +105,12 @@ class BatchForecast:
 
     def predict(self, ahead: WorkAhead) -> float | None:
         """Seconds until the batch is done. None before anything was measured."""
-        held = [(self._pace.age(stay), stay.sequences) for stay in self._stays.values()]
-        running = [(age, sequences) for age, sequences in held if age is not None]
-        waiting = self._waiting + sum(sequences for age, sequences in held if age is None)
         if self._pace.seconds_per_token(1) is None:
             return None
+        stays = self._stays.values()
+        held = [(age, stay.sequences) for age, stay in zip(self._pace.ages(stays), stays, strict=True)]
+        running = [(age, sequences) for age, sequences in held if age is not None]
+        waiting = self._waiting + sum(sequences for age, sequences in held if age is None)
         most, ages = self._size.max_tokens, rounded(running)
         self._lengths.learn(ages, most)
         pieces = max(1, min(MOST_PIECES, int(most), math.ceil(PIECES * most / self._lengths.reach(most))))

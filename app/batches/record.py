@@ -1,5 +1,6 @@
 """What a batch is, apart from how it runs: who asked for it and when, and what its results repeat of its prompts."""
 
+import re
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,12 @@ class Label:
 
 
 NO_LABEL = Label()
+BATCH_ID = re.compile("batchgen-[0-9a-f]{32}")
+
+
+def new_batch_id() -> str:
+    """One that no other batch has."""
+    return f"batchgen-{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class BatchRecord:
     priority: int
     owner: Owner = EVERYBODY
     tenant: str = DEFAULT_TENANT
-    id: str = field(default_factory=lambda: f"batchgen-{secrets.token_hex(16)}")
+    id: str = field(default_factory=new_batch_id)
     created_at: int = field(default_factory=lambda: int(time.time()))
     is_detached: bool = False  # kept in the journal: it outlives its client's connection, and the gateway
     request_ids: dict[str, str] = field(default_factory=current_ids)  # for the log's lines about its end

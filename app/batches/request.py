@@ -57,6 +57,7 @@ MISPLACED = {
     "custom_ids": "custom_id belongs in an entry of prompts",
 }
 DEFAULT_PRIORITY = 0
+NO_PROMPTS = Raw(b"[]")  # of a request whose prompts are kept elsewhere
 
 
 def bytes_of(raw: Raw | UnsetType) -> bytes | None:

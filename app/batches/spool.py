@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from app.batches.feeding import SourceItem
 from app.batches.spool_space import SpoolAccount, disk_full
 from app.batches.spool_store import SpoolStore
+from app.journal.records import StoredItem
 
 READ_ITEMS = 1000  # at once, of those that are read one by one
 READ_BYTES = 256 * 1024
@@ -34,7 +34,7 @@ class Spool:
         self.count = first + len(bodies)
         return first
 
-    async def window(self, after: int, limit: int, max_bytes: int) -> list[SourceItem]:
+    async def window(self, after: int, limit: int, max_bytes: int) -> list[StoredItem]:
         """Items above this index that have come so far, at most `limit`; more than one only within `max_bytes`. There
         may be more behind them. What is not above it is let go. Raises OSError.
 
@@ -44,7 +44,7 @@ class Spool:
         if after + 1 >= self.count:
             return []
         bodies = await self._store.read(after + 1, min(limit, self.count - after - 1), max_bytes)
-        return [SourceItem(index, body) for index, body in enumerate(bodies, after + 1)]
+        return [StoredItem(index, body) for index, body in enumerate(bodies, after + 1)]
 
     def body(self, index: int) -> bytes:
         """Of one item that is not let go. Blocks: it is for those that never run, when the batch has ended. They are

@@ -130,7 +130,7 @@ class Journal:
         self, ordinal: int, after: int = -1, limit: int = 1000, max_bytes: int = WINDOW_BYTES
     ) -> list[StoredItem]:
         """Items without a durable result, by index, above `after`: `limit` of them at most, and no more bytes of
-        bodies than `max_bytes`, but one in any case. None: there are no more.
+        bodies than `max_bytes`, but one in any case. An empty list: there are no more.
         """
         return await self._read(lambda db: items.unfinished(db, ordinal, after, limit, max_bytes))
 

@@ -16,8 +16,10 @@ def refusal_of(error: JournalError) -> RequestError:
         return _quota_exceeded(error)
     if isinstance(error, NoSuchBatch):
         return NotFound(str(error), code="batch_not_found")
-    if isinstance(error, WrongState | KeyInUse):
-        return Conflict(str(error), code="wrong_state" if isinstance(error, WrongState) else "idempotency_key_reused")
+    if isinstance(error, WrongState):
+        return Conflict(str(error), code="wrong_state")
+    if isinstance(error, KeyInUse):  # by one that is being received: what a key stands for is looked up before
+        return Conflict(str(error), param="Idempotency-Key", code="idempotency_key_in_use")
     return unavailable("another gateway has taken the journal over")
 
 

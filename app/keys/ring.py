@@ -28,6 +28,11 @@ class Caller:
         """Whom batches of this caller belong to: all keys of one tenant see them."""
         return DEFAULT_TENANT if self.key is None else self.key.tenant_name
 
+    @property
+    def sees(self) -> str | None:
+        """The tenant whose batches and usage it sees; None: everybody's."""
+        return None if self.is_admin else self.tenant
+
 
 OPERATOR = Caller(is_admin=True)  # everybody, where no keys are asked for
 STRANGER = Caller()  # who shows no key, where none is needed

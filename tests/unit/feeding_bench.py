@@ -9,7 +9,7 @@ import msgspec
 from dispatch_bench import Bench
 
 from app.batches.admission import AdmissionGate
-from app.batches.feeding import Feeder, Retry, SourceItem, Window, retry_while_unavailable
+from app.batches.feeding import Feeder, Retry, Window, retry_while_unavailable
 from app.batches.intake import Intake
 from app.batches.rate import RateMeter
 from app.batches.record import BatchRecord
@@ -21,7 +21,7 @@ from app.batches.sampling import SamplingResolver
 from app.batches.sink import Brake, Rest
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import EVERYBODY, Owner
-from app.journal.records import DayUsage
+from app.journal.records import DayUsage, StoredItem
 from app.journal.usage_meter import UsageMeter
 from app.metrics import Metrics
 from app.settings.declaration import Settings
@@ -44,17 +44,17 @@ class Listed:
         self.windows: list[list[int]] = []
         self.gate: asyncio.Future[None] | None = None  # reads wait for it
 
-    async def window(self, after: int, limit: int, max_bytes: int) -> list[SourceItem]:
+    async def window(self, after: int, limit: int, max_bytes: int) -> list[StoredItem]:
         await (self.gate or asyncio.sleep(0))
         if self.errors:
             raise self.errors.pop(0)
-        found: list[SourceItem] = []
+        found: list[StoredItem] = []
         for index in range(after + 1, len(self.prompts)):
             body = self.prompts[index]
             if len(found) == limit or (found and sum(len(item.body) for item in found) + len(body) > max_bytes):
                 break
             if index not in self.finished:
-                found.append(SourceItem(index, body))
+                found.append(StoredItem(index, body))
         self.windows.append([item.index for item in found])
         return found
 

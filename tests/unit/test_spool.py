@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.batches import spool_file, spool_store
-from app.batches.feeding import SourceItem
 from app.batches.result_spool import ResultSpool
 from app.batches.spool import Spool
 from app.batches.spool_file import SpoolClosed, SpoolFile
 from app.batches.spool_space import SpoolAccount, SpoolSpace
 from app.batches.spool_store import SpoolStore
 from app.errors import TryLater
+from app.journal.records import StoredItem
 
 ROOMY = 1 << 30
 BODY = b"x" * 1000
@@ -175,8 +175,8 @@ def test_items_come_back_by_index_and_what_was_taken_is_let_go(account: SpoolAcc
         spool = Spool(account)
         assert await spool.append([b"a", b"b"]) == 0
         assert await spool.append([b"c"]) == 2
-        assert await spool.window(-1, 2, 100) == [SourceItem(0, b"a"), SourceItem(1, b"b")]
-        assert await spool.window(1, 2, 100) == [SourceItem(2, b"c")]
+        assert await spool.window(-1, 2, 100) == [StoredItem(0, b"a"), StoredItem(1, b"b")]
+        assert await spool.window(1, 2, 100) == [StoredItem(2, b"c")]
         assert await spool.window(2, 2, 100) == []
         assert (account.items, spool.count) == (0, 3)
         await spool.append([b"d", b"e"])
@@ -204,7 +204,7 @@ def test_items_that_are_still_being_added_have_not_come(account: SpoolAccount, m
         await spool.append([b"first"])
         adding = asyncio.create_task(spool.append([BODY] * 1000))
         await asyncio.to_thread(began.wait, 30)
-        assert await spool.window(-1, 9, 9999) == [SourceItem(0, b"first")]
+        assert await spool.window(-1, 9, 9999) == [StoredItem(0, b"first")]
         assert await spool.window(0, 9, 9999) == []
         may_end.set()
         assert await adding == 1

@@ -5,7 +5,6 @@ becomes known when it is its turn.
 """
 
 import contextlib
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -15,6 +14,7 @@ from app.batches.detached.batches import DetachedBatches
 from app.batches.detached.options import encode_options
 from app.batches.detached.sink import new_result
 from app.batches.intake import duplicate, label_of
+from app.batches.record import new_batch_id
 from app.batches.request import BatchRequest, bytes_of
 from app.batches.results import encode_result
 from app.errors import Conflict, InvalidRequest, TryLater, Unprocessable
@@ -113,7 +113,7 @@ class DetachedAcceptance:
             with contextlib.suppress(TryLater):  # no rank is needed: each checks its items
                 await self._acceptance.check_params(resolver)
         return NewBatch(
-            id=f"batchgen-{secrets.token_hex(16)}",
+            id=new_batch_id(),
             tenant=caller.tenant,
             key_id=caller.key.id if caller.key else None,
             model=self._settings.public_name,

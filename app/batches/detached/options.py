@@ -1,11 +1,9 @@
 """What was asked for a whole batch, as the journal keeps it: the request without its prompts."""
 
 import msgspec
-from msgspec import Raw
 
-from app.batches.request import BatchRequest
+from app.batches.request import NO_PROMPTS, BatchRequest
 
-NO_PROMPTS = Raw(b"[]")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(BatchRequest).decode
 

@@ -11,6 +11,7 @@ import msgspec
 from app.batches.detached.batches import DetachedBatches
 from app.batches.detached.figures import Figures
 from app.batches.detached.options import decode_options
+from app.batches.detached.running import OpenBatch
 from app.batches.detached.view import progress_of, summary_of
 from app.batches.intake import label_of
 from app.batches.result_stream import as_line
@@ -19,7 +20,7 @@ from app.errors import BrokenOff
 from app.journal.errors import JournalUnavailable
 from app.journal.journal import Journal
 from app.journal.keeper import JournalKeeper
-from app.journal.records import StoredBatch, StoredItem
+from app.journal.records import StoredBatch, StoredItem, StoredResult
 from app.journal.states import ENDED, REST
 from engines import tasks
 from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
@@ -59,9 +60,7 @@ class StoredResults:
         while left is None or left > 0:
             batch = self._batches.find(stored.ordinal)
             news = batch.news if batch is not None else None
-            found = await self._journal.results_after(
-                stored.ordinal, seq, min(WINDOW_RESULTS, left or WINDOW_RESULTS), WINDOW_BYTES
-            )
+            found = [] if _has_no_more(batch, seq) else await self._read(stored, seq, left)
             if found:
                 seq = found[-1].seq
                 left = None if left is None else left - len(found)
@@ -81,6 +80,10 @@ class StoredResults:
             if not await self._comes_soon(news):
                 yield await self._progress(stored)
         yield await self._progress(stored)
+
+    async def _read(self, stored: StoredBatch, seq: int, limit: int | None) -> list[StoredResult]:
+        most = min(WINDOW_RESULTS, limit or WINDOW_RESULTS)
+        return await self._journal.results_after(stored.ordinal, seq, most, WINDOW_BYTES)
 
     async def whole(self, stored: StoredBatch) -> AsyncIterator[bytes]:
         """The answer at once: spaces until the batch has ended, then one JSON object with the results in the order of
@@ -161,6 +164,11 @@ class StoredResults:
     @property
     def _journal(self) -> Journal:
         return self._keeper.journal
+
+
+def _has_no_more(batch: OpenBatch | None, seq: int) -> bool:
+    """Whether the journal need not be asked: all that an open batch has in it is known."""
+    return batch is not None and batch.last_seq <= seq
 
 
 def numbered(seq: int, body: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The items of a stored batch, read back in windows."""
 
-from app.batches.feeding import SourceItem
 from app.journal.journal import Journal
+from app.journal.records import StoredItem
 
 
 class JournalSource:
@@ -11,7 +11,6 @@ class JournalSource:
         self._journal = journal
         self._ordinal = ordinal
 
-    async def window(self, after: int, limit: int, max_bytes: int) -> list[SourceItem]:
+    async def window(self, after: int, limit: int, max_bytes: int) -> list[StoredItem]:
         """Raises JournalUnavailable."""
-        found = await self._journal.unfinished_items(self._ordinal, after, limit, max_bytes)
-        return [SourceItem(item.index, item.body) for item in found]
+        return await self._journal.unfinished_items(self._ordinal, after, limit, max_bytes)

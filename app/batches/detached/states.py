@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
+import msgspec
+
 from app.batches.detached.answer_settings import difference
 from app.batches.detached.running import Ending, OpenBatch
 from app.journal.errors import JournalUnavailable, NoSuchBatch, WrongState
@@ -44,7 +46,7 @@ class BatchStates:
         if stored.state is BatchState.HELD:
             logger.warning("batch_held", batch=stored.id, reason=stored.reason)
         elif stored.state in ENDED:
-            counts = {name: getattr(stored.counts, name) for name in stored.counts.__struct_fields__}
+            counts = msgspec.structs.asdict(stored.counts)
             logger.info("detached_batch_ended", batch=stored.id, state=stored.state, reason=stored.reason, **counts)
         return stored.state
 

@@ -155,10 +155,15 @@ def of_id(connection: Connection, batch_id: str, tenant: str | None) -> StoredBa
 
 def of_key(connection: Connection, tenant: str, key: str, now: float) -> StoredBatch | None:
     """The batch that an idempotency key stands for, also while it is receiving."""
-    named = (batches.c.tenant == tenant) & (batches.c.idempotency_key == key)
-    row = connection.execute(select(*_COLUMNS).where(named, _THERE)).mappings().first()
-    batch = _batch(row) if row else None
+    batch = _keyed(connection, tenant, key)
     return None if batch is None or _is_key_free(batch, now) else batch
+
+
+def _keyed(connection: Connection, tenant: str, key: str) -> StoredBatch | None:
+    """Also one whose key is free by now. One that was removed has none."""
+    named = (batches.c.tenant == tenant) & (batches.c.idempotency_key == key)
+    row = connection.execute(select(*_COLUMNS).where(named)).mappings().first()
+    return _batch(row) if row else None
 
 
 def page(
@@ -225,14 +230,12 @@ def _at_end(batch: StoredBatch, state: BatchState) -> dict[str, Any]:  # Any: co
 
 
 def _free_key(connection: Connection, tenant: str, key: str, now: float) -> None:
-    named = (batches.c.tenant == tenant) & (batches.c.idempotency_key == key)
-    row = connection.execute(select(*_COLUMNS).where(named)).mappings().first()
-    if row is None:
+    batch = _keyed(connection, tenant, key)
+    if batch is None:
         return
-    batch = _batch(row)
     if not _is_key_free(batch, now):
         raise KeyInUse(key, batch.id)
-    connection.execute(update(batches).where(named).values(idempotency_key=None))
+    connection.execute(update(batches).where(batches.c.ordinal == batch.ordinal).values(idempotency_key=None))
 
 
 def _is_key_free(batch: StoredBatch, now: float) -> bool:

@@ -139,7 +139,7 @@ usage = Table(
     Column("completion_tokens", WHOLE, nullable=False),
 )
 
-holdings = Table(  # what each tenant stores, so that a quota is one row to look at
+holdings = Table(  # what each tenant stores: its quota is one row to look at, all tenants' a row for each
     "holdings",
     metadata,
     Column("tenant", Text, primary_key=True),
