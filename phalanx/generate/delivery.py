@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from phalanx.client import NotFound
+from phalanx.client import BatchInfo, NotFound
 from phalanx.generate.columns import AddedColumns
 from phalanx.generate.errors import RowProblem, ServiceProblem
 from phalanx.generate.job import Job
@@ -16,7 +16,7 @@ from phalanx.generate.merge import item_of
 from phalanx.generate.progress import Reporter
 from phalanx.generate.prompts import PromptMaker
 from phalanx.generate.rows import Source
-from phalanx.generate.service import BatchState, SentBatch, Service, explained, row_entry
+from phalanx.generate.service import SentBatch, Service, explained, row_entry
 from phalanx.generate.spool import Spool
 
 GIVEN_UP = ("cancelling", "cancelled", "expired", "failed")  # until the same command comes again
@@ -142,6 +142,6 @@ class Delivery:
         self._spool.sync()
 
 
-def _shown(state: BatchState) -> str:
+def _shown(state: BatchInfo) -> str:
     status = state.status.replace("_", " ")
     return f"{status}: {state.reason}" if state.reason else status

@@ -16,8 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from phalanx.client import PhalanxError
+from phalanx.client import Progress as BatchProgress
 from phalanx.generate.progress_line import Figures, bar_lines, pieces
-from phalanx.generate.service import Prediction, SentResults
+from phalanx.generate.service import SentResults
 from phalanx.generate.spool import Totals
 
 PLAIN_EVERY_S = 10.0
@@ -60,7 +61,7 @@ class Progress:
         self._known_until = 0  # results; those beyond are new
         self._began: tuple[float, int] | None = None  # when the first new one was waited for, and the tokens by then
         self._trouble, self._trouble_until = "", 0.0
-        self._said: Prediction | None = None  # by the service, the last time that it did
+        self._said: BatchProgress | None = None  # by the service, the last time that it did
         self._said_at, self._said_results = 0.0, 0
         self._samples: deque[tuple[float, int, int]] = deque()  # time, results, tokens
 
@@ -159,20 +160,20 @@ class Progress:
         while now - samples[0][0] > RATE_OVER_S:
             samples.popleft()
 
-    def _predicted_s_left(self, said: Prediction | None) -> float | None:
+    def _predicted_s_left(self, said: BatchProgress | None) -> float | None:
         """By the service's prediction, which comes when there is nothing else to say, and so may be old."""
         age_s = time.monotonic() - self._said_at
         if said is None or said.predicted_s_left is None or age_s > RATE_OVER_S:
             return None
         return max(said.predicted_s_left - age_s, 0.0)
 
-    def _standing(self, said: Prediction | None) -> str | None:
+    def _standing(self, said: BatchProgress | None) -> str | None:
         """Why nothing comes, in a word. A result that came since is news of its own."""
         if said is None or said.status not in STANDING or self._totals.results != self._said_results:
             return None
         return said.status
 
-    def _last_said(self) -> Prediction | None:
+    def _last_said(self) -> BatchProgress | None:
         said = self._results.progress if self._results else None
         if said is not self._said:
             self._said, self._said_at, self._said_results = said, time.monotonic(), self._totals.results

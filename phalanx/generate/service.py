@@ -1,6 +1,6 @@
 """The service as a job uses it: a detached batch is sent, taken up again by its id, read, and cancelled.
 
-phalanx.Client does it. What of it is relied on stands here, and its errors become those of the command here.
+phalanx.Client does it. Which of its methods are relied on stands here, and its errors become those of the command here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -9,15 +9,16 @@ from typing import Any, Protocol, cast
 
 from phalanx.address import ImpossibleKey
 from phalanx.client import (
+    BatchInfo,
     Client,
     InvalidRequest,
     NotAuthorized,
     NotFound,
-    Output,
     PhalanxError,
+    Progress,
+    Result,
     ResultError,
     TooLarge,
-    Usage,
 )
 from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.generate.spool import Entry
@@ -25,53 +26,12 @@ from phalanx.generate.spool import Entry
 PATIENCE_S = 600.0  # with a service that is away
 
 
-class SentResult(Protocol):
-    """A row's result. `seq` grows in the order in which results became durable."""
-
-    @property
-    def seq(self) -> int | None: ...
-    @property
-    def custom_id(self) -> str | None: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def outputs(self) -> list[Output]: ...
-    @property
-    def error(self) -> ResultError | None: ...
-    @property
-    def usage(self) -> Usage: ...
-
-
-class Prediction(Protocol):
-    """How far a batch is, as the service said last. `reason` says why it is held."""
-
-    @property
-    def status(self) -> str | None: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def tokens_per_s(self) -> float | None: ...
-    @property
-    def predicted_s_left(self) -> float | None: ...
-
-
 class SentResults(Protocol):
     """Results as they come, over broken connections."""
 
     @property
-    def progress(self) -> Prediction | None: ...
-    def __iter__(self) -> Iterator[SentResult]: ...
-
-
-class BatchState(Protocol):
-    """How a batch is. `reason` says why it is held, or did not complete; results up to `last_seq` are there."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def last_seq(self) -> int: ...
+    def progress(self) -> Progress | None: ...
+    def __iter__(self) -> Iterator[Result]: ...
 
 
 class SentBatch(Protocol):
@@ -79,19 +39,19 @@ class SentBatch(Protocol):
 
     @property
     def id(self) -> str: ...
-    def refresh(self) -> BatchState:
+    def refresh(self) -> BatchInfo:
         """Asks for its state."""
 
     def results(self, after: int = 0, *, follow: bool = True) -> SentResults:
         """Results after a seq, and with `follow` until the batch has ended."""
 
-    def cancel(self) -> BatchState:
+    def cancel(self) -> BatchInfo:
         """Ends it."""
 
-    def wait(self) -> BatchState:
+    def wait(self) -> BatchInfo:
         """How it is once it has ended."""
 
-    def resume(self, timeout_s: float | None = None) -> BatchState:
+    def resume(self, timeout_s: float | None = None) -> BatchInfo:
         """Runs what has no result."""
 
 
@@ -127,7 +87,7 @@ def connect(
         raise UsageProblem(f"{error}: set PHALANX_API_KEY, or --api-key, anew") from None
 
 
-def row_entry(result: SentResult, batch: int) -> Entry:
+def row_entry(result: Result, batch: int) -> Entry:
     """A result of the job's nth batch as the spool keeps it. Raises ServiceProblem for one of no row."""
     if result.custom_id is None or not result.custom_id.isdecimal():
         raise ServiceProblem(f"the service sent a result for {result.custom_id!r}, which is no row of this job")

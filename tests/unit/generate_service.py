@@ -8,26 +8,15 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from phalanx.client import NotFound, Output, ResultError, Usage
+from phalanx.client import BatchInfo, BatchStatus, NotFound, Output, Result, ResultError, Usage
 from phalanx.generate import run as run_module
 from phalanx.generate.command import generate
 
 FAILS = "FAILS"  # an item whose prompt has this in it gets an error
 
 
-class MemoryResult(msgspec.Struct):
-    seq: int | None
-    custom_id: str | None
-    status: str
-    outputs: list[Output]
-    error: ResultError | None
-    usage: Usage
-
-
-class MemoryState(msgspec.Struct):
-    status: str
-    last_seq: int = 0
-    reason: str | None = None
+def state(id_: str, status: BatchStatus, last_seq: int = 0) -> BatchInfo:
+    return BatchInfo(id=id_, status=status, created_at=0, last_seq=last_seq)
 
 
 class MemoryResults:
@@ -35,12 +24,12 @@ class MemoryResults:
 
     progress = None
 
-    def __init__(self, results: list[MemoryResult], stops_after: int | None, stop: BaseException | None) -> None:
+    def __init__(self, results: list[Result], stops_after: int | None, stop: BaseException | None) -> None:
         self._results = results
         self._stops_after = stops_after
         self._stop = stop
 
-    def __iter__(self) -> Iterator[MemoryResult]:
+    def __iter__(self) -> Iterator[Result]:
         for count, result in enumerate(self._results):
             if self._stop is not None and count == self._stops_after:
                 raise self._stop
@@ -52,9 +41,9 @@ class MemoryBatch:
         self._service = service
         self.id = id_
 
-    def refresh(self) -> MemoryState:
+    def refresh(self) -> BatchInfo:
         results = len(self._service.items(self.id))
-        return MemoryState("cancelled" if self.id in self._service.cancelled else "in_progress", results)
+        return state(self.id, "cancelled" if self.id in self._service.cancelled else "in_progress", results)
 
     def results(self, after: int = 0, *, follow: bool = True) -> MemoryResults:
         assert follow
@@ -64,14 +53,14 @@ class MemoryBatch:
         results = [_result(seq, item) for seq, item in items if seq > after]
         return MemoryResults(results, self._service.stops_after, stop)
 
-    def cancel(self) -> MemoryState:
+    def cancel(self) -> BatchInfo:
         self._service.cancelled.append(self.id)
-        return MemoryState("cancelled")
+        return state(self.id, "cancelled")
 
-    def wait(self) -> MemoryState:
+    def wait(self) -> BatchInfo:
         return self.refresh()
 
-    def resume(self, timeout_s: float | None = None) -> MemoryState:
+    def resume(self, timeout_s: float | None = None) -> BatchInfo:
         self._service.cancelled.remove(self.id)
         self._service.resumed.append(self.id)
         return self.refresh()
@@ -165,10 +154,10 @@ class Command:
         return {path.name for path in self.folder.iterdir()}
 
 
-def _result(seq: int, item: dict[str, Any]) -> MemoryResult:
+def _result(seq: int, item: dict[str, Any]) -> Result:
     text = item.get("prompt") or item["messages"][-1]["content"]
+    row = {"seq": seq, "index": 0, "custom_id": item["custom_id"]}
     if FAILS in text:
         error = ResultError("context_length_exceeded", "the prompt is too long")
-        return MemoryResult(seq, item["custom_id"], "error", [], error, Usage(3, 0, 3))
-    outputs = [Output(0, f"<{text}>", "stop")]
-    return MemoryResult(seq, item["custom_id"], "ok", outputs, None, Usage(3, 5, 8))
+        return Result(**row, status="error", outputs=[], error=error, usage=Usage(3, 0, 3))
+    return Result(**row, status="ok", outputs=[Output(0, f"<{text}>", "stop")], usage=Usage(3, 5, 8))
