@@ -14,6 +14,18 @@ PATIENCE_S = 60.0
 RESULT, PROGRESS, SUMMARY = (f"batch_generation.{what}" for what in ("result", "progress", "summary"))
 
 
+def attached(service: Service, prompts: list[Any], params: dict[str, Any] | None = None) -> list[Json]:
+    """The results of an attached batch. A rank whose end was noticed only now, or that a batch in the background has
+    just ended, is waited for."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := service.post(prompts, sampling_params=params or {})).is_error:
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+            raise Broken(f"{answer.status_code} for an attached batch: {answer.text}")
+        time.sleep(RETRY_S)
+    results: list[Json] = answer.json()["results"]
+    return results
+
+
 class Background:
     """Its methods raise httpx.HTTPError when the gateway ends meanwhile, and Broken for a promise not kept."""
 
@@ -55,20 +67,10 @@ class Background:
         ok = [result for result in self._heard.values() if result["status"] == "ok"]
         if ok:
             prompts = [self.planned.prompts[result["index"]] for result in ok]
-            undisturbed = self._again(service, prompts)
+            undisturbed = attached(service, prompts, self._params)
             if [result["outputs"] for result in undisturbed] != [result["outputs"] for result in ok]:
                 raise Broken("a result is not what an undisturbed rank says")
         service.client.delete(f"{BATCH}/{self._id}").raise_for_status()
-
-    def _again(self, service: Service, prompts: list[Any]) -> list[Json]:
-        """The same prompts once more, attached. A rank whose end was noticed only now is waited for."""
-        deadline = time.monotonic() + PATIENCE_S
-        while (answer := service.post(prompts, sampling_params=self._params)).is_error:
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                raise Broken(f"{answer.status_code} for the same prompts: {answer.text}")
-            time.sleep(RETRY_S)
-        results: list[Json] = answer.json()["results"]
-        return results
 
     @property
     def _params(self) -> dict[str, Any]:

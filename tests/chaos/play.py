@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from engines.host.runtime import sweep
-from tests.chaos.background import PATIENCE_S, RETRY_S, Background
+from tests.chaos.background import PATIENCE_S, RETRY_S, Background, attached
 from tests.chaos.checks import Broken, Footprint, check_answer, left_in_shared_memory, runtimes, settle
 from tests.chaos.plan import CHOKE, CRASH, HANG, ON_GATEWAY, SLOW, Blow, PlannedBatch, PlannedBlow, Round, draw
 from tests.service import Service, until
@@ -155,7 +155,7 @@ class Arena(abc.ABC):
         if self._service is None:
             service = self._launch()
             self._wait_whole(service)
-            service.batch(["warm up"])
+            attached(service, ["warm up"])
             Background(PlannedBatch(["warm up"], max_tokens=1, delay_s=0), "warm up").begin(service)
             if not is_loaded:
                 self._before = self._measure()
