@@ -165,10 +165,13 @@ def exit_code(code: int) -> int:
 
 
 def _signal_pipe() -> int:
-    """A descriptor that becomes readable when SIGTERM or SIGINT arrives."""
+    """A descriptor that becomes readable when SIGTERM, SIGINT or SIGHUP arrives.
+
+    The kernel sends SIGHUP to a process that was stopped when its gateway died; it would end, and leave its rank.
+    """
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     return readable

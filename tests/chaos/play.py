@@ -172,7 +172,13 @@ class Arena(abc.ABC):
         code = service.wait()
         if code != 0 and not was_killed:
             raise Broken(f"the gateway ended with exit code {code}")
-        until(lambda: not service.processes(), "processes are left", 15)
+        try:
+            until(lambda: not service.processes(), "processes are left", 15)
+        except AssertionError as error:
+            left = [
+                (process.pid, process.ppid(), process.status(), process.cmdline()) for process in service.processes()
+            ]
+            raise Broken(f"processes are left: {left}") from error
         if was_killed:  # in the instant between two lives of its only group there is no guardian that could clear up
             sweep(service.folder)
         until(lambda: not list(service.folder.glob("phalanx-*/*")), "sockets or folders are left", 15)

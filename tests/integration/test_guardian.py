@@ -95,7 +95,7 @@ def test_a_process_without_its_first_thread_does_not_stay(tmp_path: Path) -> Non
         assert not headless.is_running()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_guardian_ends_the_rank(tmp_path: Path, number: signal.Signals) -> None:
     with guarded(tmp_path) as family:
         family.wait_complete()

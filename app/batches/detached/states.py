@@ -66,10 +66,10 @@ class BatchStates:
 
     def _instead(self, batch: OpenBatch, ending: Ending) -> Ending:
         """What has come up since a step was decided on goes before it: the journal may have taken its time."""
+        if batch.stored.state is BatchState.CANCELLING and ending.state is not BatchState.CANCELLED:
+            return Ending(BatchState.CANCELLED)  # who cancelled it reads that, though all results have come meanwhile
         if ending.state in ENDED or batch.stored.state in ENDED:
             return ending
-        if batch.stored.state is BatchState.CANCELLING:
-            return Ending(BatchState.CANCELLED)
         if batch.overdue is not None:
             return batch.overdue
         reason = self.why_held(batch.stored)
