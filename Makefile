@@ -19,7 +19,7 @@ endif
 SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench load survival chaos nodes journal gpu clean
+.PHONY: help serve test check bench load survival chaos nodes journal clients gpu clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,7 @@ serve: ## Serve, all set-up included: make serve MODEL=... DP=ranks TP=workers P
 
 test: ## Run all tests but the long ones, with real vLLM too; ARGS=tests/unit runs some
 	$(SETUP) --dev
-	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival --ignore=tests/netns $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival --ignore=tests/netns --ignore=tests/clients $(ARGS)
 
 check: ## Lint, format, types and the rules of the layout: what CI runs before the tests
 	$(SETUP) --dev
@@ -67,10 +67,14 @@ journal: ## The durable store on SQLite and on a PostgreSQL of its own (apt-get 
 	$(SETUP) --dev
 	$(BIN)/python -m pytest tests/journal --postgres --kills 50 $(ARGS)
 
+clients: ## Others' clients, each in an environment of its own (3 GB): openai, lm-eval, inspect, guidellm, LiteLLM; ten minutes
+	$(SETUP) --dev
+	$(BIN)/python -m pytest -o timeout=1800 tests/clients $(ARGS)
+
 gpu: ## On a host with GPUs: values at the edge of what vLLM's workers hold; about two minutes
 	$(SETUP)
 	$(BIN)/python -m tests.gpu $(ARGS)
 
 clean: ## Remove .venv and everything else that was built here
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -55,7 +55,7 @@ class VllmServer:
         variables = settings.environment("|".join(settings.cores))
         variables["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = KEEP_ALIVE_S
         if settings.device == "cpu":
-            variables["PYTHONPATH"] = str(_named_as_vllm(self._folder))
+            variables["PYTHONPATH"] = str(named_as_vllm(self._folder))
         self._child = Child(command, self._folder / "vllm-serve.log", variables)
         wait_ready(self._child, self._is_ready, START_TIMEOUT_S)
 
@@ -128,7 +128,7 @@ class CompletionsClient:
         return tokens
 
 
-def _named_as_vllm(folder: Path) -> Path:
+def named_as_vllm(folder: Path) -> Path:
     """A folder for PYTHONPATH that says which version of vllm is there: the CPU build is a package of another name.
 
     `vllm serve` asks for it, and recognises its platform by "+cpu".

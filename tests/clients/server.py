@@ -1,0 +1,82 @@
+"""The server that clients are tried on: Phalanx, vLLM's own beside it, or one that runs already (--base-url)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.keys.key import KeyLimits
+from app.keys.store import KeysFile
+from bench.engine_settings import DEFAULTS, EngineSettings
+from bench.vllm_server import VllmServer
+from tests.service import bearer, serving
+
+MODEL = "phalanx-tiny"
+LIMITED_REQUESTS_PER_S = 0.5  # the second request within two seconds is refused
+VLLM_FLAGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # without them it calls no tools
+NO_KEY = "none-needed"  # clients insist on one
+
+# What Phalanx does not have yet: tests that need it are skipped there, and fail once it is there and still listed.
+PHALANX_LACKS = frozenset({"/v1/files", "/v1/batches", "/v1/embeddings"})
+OPTIONAL = ("/v1/batches", "/v1/embeddings", "/v1/files", "/v1/models/{model}")  # other servers may do without these
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    url: str  # as http://host:port
+    model: str
+    tokenizer: Path  # a folder with the model's tokenizer
+    api_key: str | None = None
+    limited_key: str | None = None  # one that may send LIMITED_REQUESTS_PER_S
+    is_phalanx: bool = False
+
+    @property
+    def openai_url(self) -> str:
+        """What clients call the base URL."""
+        return f"{self.url}/v1"
+
+    @property
+    def shown_key(self) -> str:
+        """What a client is given that insists on a key."""
+        return self.api_key or NO_KEY
+
+    def routes(self) -> set[str]:
+        """Its paths, as its /openapi.json lists them, whatever it calls their parameters."""
+        headers = bearer(self.api_key) if self.api_key else {}
+        answer = httpx.get(f"{self.url}/openapi.json", headers=headers, timeout=60, trust_env=False)
+        return set(answer.raise_for_status().json()["paths"])
+
+    def lacks(self) -> list[str]:
+        """Routes that clients do without here."""
+        if self.is_phalanx:
+            return sorted(PHALANX_LACKS)
+        return sorted(set(OPTIONAL) - self.routes())
+
+
+@contextmanager
+def phalanx(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
+    """`phalanx serve`, with two keys. Takes engine arguments."""
+    keys = KeysFile(folder / "keys.json")
+    key = keys.create("client").secret
+    limited = keys.create("limited", limits=KeyLimits(requests_per_s=LIMITED_REQUESTS_PER_S)).secret
+    flags = ("--served-model-name", MODEL, "--enforce-eager", "--api-keys-file", str(keys.path))
+    with serving(str(model), *flags, engine="vllm", dp_size=1, api_key=key, **engine) as service:
+        yield Server(service.url, MODEL, model, key, limited, is_phalanx=True)
+
+
+@contextmanager
+def vllm(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
+    """`vllm serve`, with the engine arguments that Phalanx chooses by itself on a CPU, and these."""
+    arguments = DEFAULTS["cpu"] | engine
+    settings = EngineSettings(model=str(model), is_moe=False, dp_size=1, device="cpu", arguments=arguments)
+    server = VllmServer(settings, folder, ["--served-model-name", MODEL, *VLLM_FLAGS])
+    try:
+        server.start()
+        yield Server(server.url, MODEL, model)
+    finally:
+        server.stop()
