@@ -46,7 +46,7 @@ class Server:
         return self.api_key or NO_KEY
 
     def routes(self) -> set[str]:
-        """Its paths, as its /openapi.json lists them, whatever it calls their parameters."""
+        """Its paths, as its /openapi.json lists them."""
         headers = bearer(self.api_key) if self.api_key else {}
         answer = httpx.get(f"{self.url}/openapi.json", headers=headers, timeout=60, trust_env=False)
         return set(answer.raise_for_status().json()["paths"])
