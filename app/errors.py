@@ -11,6 +11,7 @@ PhalanxError
 │   ├── Conflict            409  not in the state that it is in
 │   ├── TooLarge            413  it can never fit
 │   ├── WrongMediaType      415
+│   ├── RangeNotSatisfiable 416  none of the bytes that are asked for are there
 │   ├── Unprocessable       422  an idempotency key that stands for another body
 │   ├── HeadTooLarge        431
 │   └── TryLater            429 or 503, with Retry-After
@@ -107,6 +108,20 @@ class WrongMediaType(RequestError):
     """The body is of a type that is not read."""
 
     status = 415
+
+
+class RangeNotSatisfiable(RequestError):
+    """None of the bytes that are asked for are there."""
+
+    status = 416
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, param="Range", code="range_not_satisfiable")
+        self.size = size
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Content-Range": f"bytes */{self.size}"}
 
 
 class Unprocessable(RequestError):

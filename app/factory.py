@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import batch_generate, detached_batches, errors, health, metrics, models, nodes, ranks, usage
+from app.api import batch_generate, detached_batches, errors, files, health, metrics, models, nodes, ranks, usage
 from app.api.auth import KeyCheck
 from app.api.describing import Resource
 from app.api.openapi import describe
@@ -11,7 +11,17 @@ from app.gateway import Gateway
 from app.http.frontdoor import Frontdoor, allowed_hosts
 from phalanx import __version__
 
-RESOURCES: tuple[Resource, ...] = (batch_generate, detached_batches, ranks, nodes, models, usage, metrics, health)
+RESOURCES: tuple[Resource, ...] = (
+    batch_generate,
+    detached_batches,
+    files,
+    ranks,
+    nodes,
+    models,
+    usage,
+    metrics,
+    health,
+)
 
 
 def create_app(gateway: Gateway) -> ASGIApp:

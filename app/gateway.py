@@ -215,6 +215,7 @@ class Gateway:
                 "phalanx_journal_free_bytes": lambda: keeper.figures.disk.free_bytes,
                 "phalanx_stored_batches": lambda: keeper.figures.sizes.batches,
                 "phalanx_stored_items": lambda: keeper.figures.sizes.items,
+                "phalanx_stored_files": lambda: keeper.figures.sizes.files,
                 "phalanx_stored_bytes": lambda: keeper.figures.sizes.bytes,
             },
             self._rank_views,

@@ -21,6 +21,7 @@ QUIET = {
     "uvicorn.error": logging.WARNING,
     "httpx": logging.WARNING,
     "alembic": logging.WARNING,
+    "python_multipart": logging.CRITICAL,
 }
 
 

@@ -51,7 +51,8 @@ WATCHED_GAUGES = {
     "phalanx_journal_free_bytes": "Free where these files are; NaN on a server.",
     "phalanx_stored_batches": "Batches in the journal.",
     "phalanx_stored_items": "Items in the journal.",
-    "phalanx_stored_bytes": "Items and results in the journal, in bytes.",
+    "phalanx_stored_files": "Files in the journal.",
+    "phalanx_stored_bytes": "Items, results and files in the journal, in bytes.",
     "phalanx_spool_bytes": "Items of NDJSON bodies and unread results of theirs on disk, in bytes.",
 }
 WATCHED_COUNTERS = {

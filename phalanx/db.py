@@ -77,8 +77,8 @@ def check(environ: "Mapping[str, str]", data_dir: Path | None, journal_url: str 
     place = _place(environ, data_dir, journal_url, port)
     found = _done(lambda: examine(place))
     click.echo(
-        f"phalanx: {place} can be used: {found.batches:,} batches, {found.items:,} items, {found.bytes:,} bytes of "
-        "items and results"
+        f"phalanx: {place} can be used: {found.batches:,} batches, {found.items:,} items, {found.files:,} files, "
+        f"{found.bytes:,} bytes in all"
     )
 
 

@@ -19,11 +19,11 @@ REF = "#/components/schemas/{name}"
 class Answers:
     """What a route answers, under its path, or under its method and path where several methods have one.
 
-    A component on success (None: text), and these errors besides those of every route. A route that changes something,
-    or that only admins may use, has 403 among them. `takes` is the component of its body, and `takes_line` that of each
-    line, where the body may be lines. `line` is that of each line, where the answer may be a stream. `others` are
-    components that a success may be instead, each with an example, and `also` those of other statuses of success.
-    Examples are for /docs.
+    A component on success (None: text, or bytes of `raw_types`), and these errors besides those of every route. A route
+    that changes something, or that only admins may use, has 403 among them. `takes` is the component of its body, and
+    `takes_line` that of each line, where the body may be lines. `line` is that of each line, where the answer may be a
+    stream. `others` are components that a success may be instead, each with an example, and `also` those of other
+    statuses of success. Examples are for /docs.
     """
 
     component: str | None
@@ -39,6 +39,8 @@ class Answers:
     also: Mapping[int, str] = field(default_factory=dict)  # components of other successes
     requests: Mapping[str, Schema] = field(default_factory=dict)
     takes_line: str | None = None
+    takes_form: Schema | None = None  # of the fields, where the body is a form
+    raw_types: tuple[str, ...] = ()  # media types of a success that is bytes, whole or in part
     request_lines: tuple[Any, ...] = ()  # Any: JSON; examples of them, in their order
 
 

@@ -238,6 +238,12 @@ ERRORS: dict[int, Json] = {
         "Content-Type",
         "unsupported_media_type",
     ),
+    416: refusal(
+        "invalid_request_error",
+        "Range is 'bytes=900-999', and there are 812 bytes, numbered from 0: ask for some of them",
+        "Range",
+        "range_not_satisfiable",
+    ),
     429: refusal(
         "rate_limit_error",
         "500000 items with 8000000 tokens are waiting, and there is no room for 1000 more with 16000 "

@@ -1,17 +1,16 @@
 """An NDJSON body, read as its items are wanted: whoever asks for no more of it holds its client back.
 
-It may be larger than memory, and has no bound in bytes: what is kept of it is somebody else's to bound. Its pace has
-the limits of any body's, but no time counts in which nobody asks for more.
+It may be larger than memory, and has no bound in bytes: what is kept of it is somebody else's to bound.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from hashlib import blake2b
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from app.api.answer_form import NDJSON, is_streamed
-from app.api.body import DIGEST_BYTES, BodyLimits, Pace, check_encoding, cut_short, media_type_of
+from app.api.body import DIGEST_BYTES, media_type_of
+from app.api.body_parts import BodyParts
 from app.batches.lines import LineCutter, LineReader
 from app.batches.reading import BodyReads
 from app.batches.request import BatchRequest
@@ -40,11 +39,8 @@ class NdjsonBody:
         self, request: Request, settings: Settings, reads: BodyReads, turnstile: Turnstile, *, is_hashed: bool = False
     ) -> None:
         """Raises WrongMediaType when it is compressed."""
-        check_encoding(request)
+        self._parts = BodyParts(request, settings, reads)
         longest = settings.max_prompt_bytes + MAX_BESIDE_BYTES
-        self._parts = request.stream()
-        self._pace = Pace(BodyLimits.of(settings))
-        self._reads = reads
         self._turnstile = turnstile
         self._cutter = LineCutter(longest)
         self._reader = LineReader(longest, turnstile)
@@ -86,25 +82,9 @@ class NdjsonBody:
                 yield await self._reader.read(lines[start : start + LINES_AT_ONCE])
 
     async def _cut(self) -> AsyncIterator[list[bytes | None]]:
-        while (part := await self._next_part()) is not None:
-            yield self._cutter.take(part)
-        yield self._cutter.end()
-
-    async def _next_part(self) -> bytes | None:
-        """None when the body has come to its end."""
-        now = asyncio.get_running_loop().time
-        began = now()
-        try:
-            async with self._reads.until(began + self._pace.spare_s):
-                part = await anext(self._parts, None)
-        except TimeoutError:
-            raise self._pace.too_slow(now() - began) from None
-        except ClientDisconnect:
-            raise cut_short() from None
-        if part is None:
-            self._is_whole = True
-        else:
+        while (part := await self._parts.next()) is not None:
             if self._hash is not None:
                 self._hash.update(part)
-            self._pace.count(len(part), now() - began)
-        return part
+            yield self._cutter.take(part)
+        self._is_whole = True
+        yield self._cutter.end()

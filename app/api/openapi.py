@@ -16,6 +16,7 @@ from app.api.auth import OPEN
 from app.api.body import JSON_TYPE
 from app.api.describing import Answers, Resource, Schema, ref
 from app.api.examples import ERRORS
+from app.api.form_cutter import FORM
 from app.api.request_id import REQUEST_ID_HEADER, SAFE_REQUEST_ID
 from app.api.schemas import components
 from app.errors import MAX_RETRY_AFTER_S
@@ -40,6 +41,7 @@ MEANINGS = {
     409: "It does not go with the state that the thing is in.",
     413: "It can never fit, however often it is sent; the message names the limit.",
     415: "The body is of another media type than those listed, or is compressed.",
+    416: "None of the bytes that `Range` asks for are there.",
     422: "An Idempotency-Key that stands for another body.",
     429: "There is no room now, or the API key has used up its own limit; the time to wait is an estimate from the "
     "measured rate.",
@@ -47,6 +49,7 @@ MEANINGS = {
     503: "No rank is ready, the journal is unavailable, or the service is ending; the message gives the reason.",
 }
 RETRYABLE = (429, 503)
+IN_PART = (206, 416)
 
 
 def describe(app: FastAPI, resources: Sequence[Resource]) -> None:
@@ -77,13 +80,17 @@ def _document(app: FastAPI, resources: Sequence[Resource]) -> Schema:
             operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
             operation["responses"] = _responses(path, found)
             operation["security"] = [] if path in OPEN else [{SECURITY_SCHEME: []}]
-            if found.takes is not None:
-                operation["requestBody"] = {"required": found.needs_body, "content": _taken(found.takes, found)}
+            if content := _taken(found):
+                operation["requestBody"] = {"required": found.needs_body, "content": content}
     return described
 
 
-def _taken(component: str, answers: Answers) -> dict[str, Schema]:
-    content: dict[str, Schema] = {JSON_TYPE: {"schema": ref(component), "examples": dict(answers.requests)}}
+def _taken(answers: Answers) -> dict[str, Schema]:
+    content: dict[str, Schema] = {}
+    if answers.takes is not None:
+        content[JSON_TYPE] = {"schema": ref(answers.takes), "examples": dict(answers.requests)}
+    if answers.takes_form is not None:
+        content[FORM] = {"schema": answers.takes_form}
     if answers.takes_line is not None:
         content[NDJSON] = _lines(answers.takes_line, answers.request_lines)
     return content
@@ -92,6 +99,8 @@ def _taken(component: str, answers: Answers) -> dict[str, Schema]:
 def _responses(path: str, answers: Answers) -> dict[str, Schema]:
     needs_key = path not in OPEN
     found = {str(answers.success): _ok(answers)}
+    if answers.raw_types:
+        found["206"] = {"description": "The part that was asked for.", "content": _raw(answers)}
     for other, component in answers.also.items():
         found[str(other)] = {"description": "Success", "content": {JSON_TYPE: {"schema": ref(component)}}}
     for status in sorted((*EVERYWHERE, *answers.errors, *(WITH_A_KEY if needs_key else ()))):
@@ -103,12 +112,18 @@ def _responses(path: str, answers: Answers) -> dict[str, Schema]:
 
 def _ok(answers: Answers) -> Schema:
     answer: Schema = {"description": "Success"}
+    if answers.raw_types:
+        return answer | {"content": _raw(answers)}
     if answers.component is None:
         return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
     content: dict[str, Schema] = {JSON_TYPE: _json(answers.component, answers)}
     if answers.line is not None:
         content[NDJSON] = _lines(answers.line, answers.lines)
     return answer | {"content": content}
+
+
+def _raw(answers: Answers) -> dict[str, Schema]:
+    return {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in answers.raw_types}
 
 
 def _lines(component: str, examples: Sequence[object]) -> Schema:
@@ -138,6 +153,8 @@ def _header_refs(status: int, needs_key: bool) -> Schema:
     names = [REQUEST_ID_HEADER]
     if status in RETRYABLE:
         names.append("Retry-After")
+    if status in IN_PART:
+        names.append("Content-Range")
     if status == 401:
         names.append("WWW-Authenticate")
     elif needs_key:
@@ -156,6 +173,11 @@ def _headers() -> dict[str, Schema]:
             "description": "Whole seconds; `retry_after_s` in the body has the estimate itself.",
             "required": True,
             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER_S},
+        },
+        "Content-Range": {
+            "description": "Which bytes these are, and of how many.",
+            "required": True,
+            "schema": {"type": "string"},
         },
         "WWW-Authenticate": {"description": "How to show a key.", "required": True, "schema": {"const": "Bearer"}},
     } | {

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,10 +26,19 @@ def accepts_gzip(request: Request) -> bool:
 class PipedResponse(Response):
     """Sends pieces as they come. One that fails midway ends the connection, so that nobody takes it for whole."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], media_type: str, *, gzip: bool = False) -> None:
+    def __init__(
+        self,
+        pieces: AsyncIterator[bytes],
+        media_type: str,
+        *,
+        gzip: bool = False,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.media_type = media_type
-        super().__init__()
+        super().__init__(status_code=status)
         del self.headers["content-length"]
+        self.headers.update(headers or {})
         self._pieces = pieces
         self._packer = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WBITS) if gzip else None
         self.headers["vary"] = "Accept-Encoding"
@@ -39,7 +48,7 @@ class PipedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Until all is sent, or the client is gone. Before that it raises JournalError, which is answered instead."""
         first = await anext(self._pieces, b"")
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await unless_gone(self._send_all(first, send), receive, f"answer to {scope['path']}")
 
     async def _send_all(self, first: bytes, send: Send) -> None:

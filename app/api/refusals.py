@@ -21,13 +21,14 @@ HEADERS = (
     "Host",
     "Idempotency-Key",
     "Origin",
+    "Range",
 )
 # Names that may stand in a param. Any other is the client's own, and may be a prompt that slipped.
 KNOWN = frozenset(
     name
     for struct in (BatchRequest, PromptObject, SamplingFields, StructuredOutputs, RepetitionDetection)
     for name in struct.__struct_fields__
-) | {*HEADERS, "rank", "role", "content"}
+) | {*HEADERS, "rank", "role", "content", "file", "purpose", "expires_after"}
 PART = re.compile(r"(?P<name>[^.\[\]]*)(?P<index>(\[\d+\])*)")
 
 

@@ -3,6 +3,7 @@
 JournalError
 ├── JournalRefusal       what was asked for is not possible; nothing was written
 │   ├── NoSuchBatch      the batch is not there (any more)
+│   ├── NoSuchFile       the file is not there (any more)
 │   ├── WrongState       the batch is not in a state that allows it
 │   ├── KeyInUse         another batch of the tenant has this idempotency key
 │   └── QuotaExceeded    the tenant, or all together, would store more than they may
@@ -36,6 +37,10 @@ class NoSuchBatch(JournalRefusal):
     """The batch is not there, or was removed."""
 
 
+class NoSuchFile(JournalRefusal):
+    """The file is not there, or was removed."""
+
+
 class WrongState(JournalRefusal):
     """The batch's state does not allow it."""
 
@@ -49,13 +54,16 @@ class KeyInUse(JournalRefusal):
 
 
 class QuotaExceeded(JournalRefusal):
-    """More would be stored than allowed: `what` is batches, items or bytes, `tenant` is None for all together."""
+    """More would be stored than allowed: `what` is batches, items, files or bytes.
+
+    `tenant` is None for all together.
+    """
 
     def __init__(self, what: str, tenant: str | None, used: int, asked: int, allowed: int) -> None:
         whose = "all tenants together store" if tenant is None else f"tenant {tenant} stores"
         super().__init__(
-            f"{whose} {used} {what}, and {asked} more would be more than the {allowed} allowed: delete batches that "
-            "are done with, or wait until they are removed by their age"
+            f"{whose} {used} {what}, and {asked} more would be more than the {allowed} allowed: delete batches and "
+            "files that are done with, or wait until they are removed by their age"
         )
         self.what = what
         self.tenant = tenant

@@ -1,4 +1,5 @@
-"""The journal: what batches, items and results there are, kept so that neither a crash nor a loss of power loses any.
+"""The journal: what batches, items, results and files there are, kept so that neither a crash nor a loss of
+power loses any.
 
 Every operation that writes returns when that is durable. No SQL here, and no database's package: those are in
 app/journal/sql. Made by `app/journal/opening.py`.
@@ -14,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from app.journal.errors import JournalUnavailable
+from app.journal.files import JournalFiles
 from app.journal.folder import DataFolder
 from app.journal.health import OnCommit, OnHealth
 from app.journal.records import (
@@ -62,6 +64,7 @@ class Journal:
         self._is_closed = False
         self._writer = Writer(store, on_health, on_commit)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="journal reader")
+        self.files = JournalFiles(self._writer, self._read, quotas)
         self._writer.start()
 
     @property
@@ -206,7 +209,7 @@ class Journal:
         return total
 
     async def sweep(self) -> None:
-        """Removes the rows of all deleted batches, slice by slice. To be called after a start, too."""
+        """Removes the rows of all deleted batches and files, slice by slice. To be called after a start, too."""
         while await self._writer.write(removal.sweep):
             pass
 

@@ -151,7 +151,7 @@ class JournalKeeper:
         return self._journal.commits if self._journal else 0
 
     def sweep_soon(self) -> None:
-        """Batches were deleted: their rows are to be removed from the disk."""
+        """Batches or files were deleted: their rows are to be removed from the disk."""
         if self._retention is not None:
             self._retention.soon()
 

@@ -133,6 +133,50 @@ class BatchPage(msgspec.Struct, frozen=True):
     before: int | None
 
 
+class NewFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file before its content. Ids sort by the time of their making, and so name a place in a list for ever."""
+
+    id: str
+    tenant: str
+    created_at: float
+    piece_bytes: int  # how many each piece of its content has, but for the last
+
+
+class FileSealing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a file when all of it is there."""
+
+    purpose: str
+    filename: str
+    expires_at: float | None = None  # nobody sees it from then on
+
+
+class StoredFile(NewFile, frozen=True, kw_only=True):
+    """A file that is there as a whole. `ordinal` names it in all further operations; `size` is in bytes."""
+
+    ordinal: int
+    purpose: str
+    filename: str
+    expires_at: float | None
+    size: int
+
+
+class FilesWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files a list has; None for the tenant is an admin, who sees all."""
+
+    tenant: str | None
+    purpose: str | None = None
+    after: str | None = None  # the id of a file, which need not be there any more
+    limit: int = 20
+    is_newest_first: bool = True
+
+
+class FilePage(msgspec.Struct, frozen=True):
+    """Some files, and whether there are more behind them."""
+
+    files: tuple[StoredFile, ...]
+    has_more: bool
+
+
 class DayUsage(msgspec.Struct, frozen=True):
     """What a tenant used on a day, such as 2026-11-27 (UTC)."""
 
@@ -149,7 +193,8 @@ class Sizes(msgspec.Struct, frozen=True):
 
     batches: int = 0
     items: int = 0
-    bytes: int = 0  # of items and results
+    bytes: int = 0  # of items, results and files
+    files: int = 0
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +203,7 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     batches: int | None = None
     items: int | None = None
     bytes: int | None = None
+    files: int | None = None
 
 
 class Quotas(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,15 @@
 """The journal's errors as answers to requests."""
 
 from app.errors import Conflict, NotFound, RequestError, TooLarge, TryLater
-from app.journal.errors import JournalError, JournalUnavailable, KeyInUse, NoSuchBatch, QuotaExceeded, WrongState
+from app.journal.errors import (
+    JournalError,
+    JournalUnavailable,
+    KeyInUse,
+    NoSuchBatch,
+    NoSuchFile,
+    QuotaExceeded,
+    WrongState,
+)
 from app.journal.keeper import unavailable
 
 QUOTA_RETRY_S = 60.0  # until batches are deleted, which nobody can foresee
@@ -14,8 +22,8 @@ def refusal_of(error: JournalError) -> RequestError:
         return unavailable(error.reason)
     if isinstance(error, QuotaExceeded):
         return _quota_exceeded(error)
-    if isinstance(error, NoSuchBatch):
-        return NotFound(str(error), code="batch_not_found")
+    if isinstance(error, NoSuchBatch | NoSuchFile):
+        return NotFound(str(error), code="batch_not_found" if isinstance(error, NoSuchBatch) else "file_not_found")
     if isinstance(error, WrongState):
         return Conflict(str(error), code="wrong_state")
     if isinstance(error, KeyInUse):  # by one that is being received: what a key stands for is looked up before

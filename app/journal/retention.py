@@ -1,4 +1,5 @@
-"""Removes batches that ended long ago, and the rows of all that were deleted, whoever has deleted them."""
+"""Removes batches that ended long ago, files whose time is over, and the rows of all that were deleted, whoever has
+deleted them."""
 
 import asyncio
 import contextlib
@@ -42,4 +43,7 @@ class Retention:
         removed = await self._journal.delete_ended_before(time.time() - self._retention_s)
         if removed:
             logger.info("batches_removed", batches=removed, retention_s=self._retention_s)
+        expired = await self._journal.files.delete_expired()
+        if expired:
+            logger.info("files_expired", files=expired)
         await self._journal.sweep()

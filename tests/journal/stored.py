@@ -9,9 +9,10 @@ from app.journal.health import Health
 from app.journal.journal import Journal
 from app.journal.opening import open_journal
 from app.journal.place import Place
-from app.journal.records import NewBatch, NewItem, NewResult, Quotas, StoredBatch
+from app.journal.records import FileSealing, NewBatch, NewFile, NewItem, NewResult, Quotas, StoredBatch, StoredFile
 from app.journal.states import BatchState, ResultStatus
 
+PIECE = 10  # bytes of each piece of a file
 OK, ERROR = ResultStatus.OK, ResultStatus.ERROR
 
 
@@ -41,6 +42,23 @@ def items(size: int, start: int = 0) -> list[NewItem]:
 def results(indexes: Iterable[int], status: ResultStatus = OK, **fields: Any) -> list[NewResult]:
     """Their results."""
     return [NewResult(index=index, status=status, body=b"result %d" % index, **fields) for index in indexes]
+
+
+async def filed(journal: Journal, content: bytes, name: str = "f", **sealing: Any) -> StoredFile:
+    """A file of tenant t, in pieces of PIECE bytes."""
+    ordinal = await journal.files.create(new_file(name))
+    await journal.files.append(ordinal, pieces_of(content))
+    return await journal.files.seal(ordinal, FileSealing(**{"purpose": "user_data", "filename": "name"} | sealing))
+
+
+def new_file(name: str = "f", **fields: Any) -> NewFile:
+    """A file of tenant t."""
+    return NewFile(**{"id": name, "tenant": "t", "created_at": time.time(), "piece_bytes": PIECE} | fields)
+
+
+def pieces_of(content: bytes) -> list[bytes]:
+    """As a file has it."""
+    return [content[start : start + PIECE] for start in range(0, len(content), PIECE)]
 
 
 async def queued(journal: Journal, size: int, name: str = "b", **fields: Any) -> StoredBatch:

@@ -23,7 +23,7 @@ LAYERS = {
         ("app.http",),
         ("app.api",),
         ("app.gateway",),
-        ("app.batches",),
+        ("app.batches", "app.files"),
         ("app.dispatch",),
         ("app.ranks",),
         ("app.settings.loading", "app.settings.checks", "app.settings.inheritance"),
@@ -52,7 +52,6 @@ BESIDE = {  # of one row, and yet the left one may import the right one
     ("engines.simulated", "engines.rank.engine"),
 }
 TO_SERVE = ("app.http.server", "app.node", "app.settings", "app.errors", "app.logs")
-
 TO_MANAGE_JOURNALS = ("app.journal.opening", "app.journal.place")
 TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store", "engines.contract.node_keys", "engines.host.wire")
 
@@ -71,6 +70,7 @@ DOORS = {
     "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
     "psutil": ("engines.host.network", "engines.host.processes", "engines.host.strays"),
+    "python_multipart": ("app.api.form_cutter",),
     "pyarrow": ("phalanx.generate.parquet",),
     "pydantic": ("app.settings", "phalanx.options"),
     "pydantic_core": ("app.settings.loading",),

@@ -11,16 +11,19 @@ from app.journal.sql.dialect import add_to
 from app.journal.sql.schema import holdings, usage
 
 NOTHING = Sizes()
-KINDS = ("batches", "items", "bytes")
+KINDS = Sizes.__struct_fields__
 
 
-def add(connection: Connection, tenant: str, *, batches: int = 0, items: int = 0, size: int = 0) -> None:
+def add(
+    connection: Connection, tenant: str, *, batches: int = 0, items: int = 0, size: int = 0, files: int = 0
+) -> None:
     """Counts what a tenant stores from now on; negative numbers are what is gone. `size` is in bytes."""
-    add_to(connection, holdings, {"tenant": tenant, "batches": batches, "items": items, "bytes": size})
+    row = {"tenant": tenant, "batches": batches, "items": items, "bytes": size, "files": files}
+    add_to(connection, holdings, row)
 
 
 def check(connection: Connection, quotas: Quotas, tenant: str, asked: Sizes, own: Sizes = NOTHING) -> None:
-    """Raises QuotaExceeded if so much more is too much; `own` is what the asking batch has stored already."""
+    """Raises QuotaExceeded if so much more is too much; `own` is what the asking batch or file has stored already."""
     for allowance, whose in ((quotas.tenant, tenant), (quotas.total, None)):
         if allowance == Allowance():
             continue

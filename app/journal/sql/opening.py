@@ -23,7 +23,7 @@ from app.journal.errors import (
 )
 from app.journal.place import FolderPlace, Place, ServerPlace
 from app.journal.records import Sizes
-from app.journal.sql import batches, engines, holdings, owner, version
+from app.journal.sql import batches, engines, files, holdings, owner, version
 from app.journal.sql.schema import NEWEST
 from app.journal.sql.store import Store
 
@@ -44,6 +44,7 @@ def open_store(place: Place, holder: str) -> Store:
                 version.check(connection, place)
                 epoch = owner.take_over(connection, holder)
                 batches.take_in_hand(connection)
+                files.take_in_hand(connection)
             return Store(place, writer, connection, epoch)
         except BaseException:
             connection.close()

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from app.journal.states import BatchState, ResultStatus
 
-REVISIONS = ("0001",)  # oldest first
+REVISIONS = ("0001", "0002")  # oldest first
 NEWEST = REVISIONS[-1]  # this version's
 WHOLE = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by INTEGER alone, of 64 bits as it is
 
@@ -146,4 +146,33 @@ holdings = Table(  # what each tenant stores: its quota is one row to look at, a
     Column("batches", WHOLE, nullable=False),
     Column("items", WHOLE, nullable=False),
     Column("bytes", WHOLE, nullable=False),
+    Column("files", WHOLE, nullable=False, server_default="0"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("ordinal", WHOLE, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("tenant", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("removed_at", Double),  # nobody sees it any more, and its pieces go slice by slice
+    Column("is_whole", Boolean, nullable=False),  # nobody sees it before, and a restart removes it
+    Column("purpose", Text),  # this and the name may come behind the content
+    Column("filename", Text),
+    Column("piece_bytes", WHOLE, nullable=False),  # of each piece but the last
+    Column("size", WHOLE, nullable=False),
+    Index(None, "tenant", "id"),
+    Index(None, "expires_at"),
+    Index(None, "removed_at"),
+    sqlite_autoincrement=True,  # pieces that wait to be removed are never another file's
+)
+
+file_pieces = Table(
+    "file_pieces",
+    metadata,
+    Column("file", WHOLE, primary_key=True, autoincrement=False),
+    Column("piece", WHOLE, primary_key=True, autoincrement=False),
+    Column("body", LargeBinary, nullable=False),
 )

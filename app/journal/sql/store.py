@@ -6,8 +6,8 @@ the statement; all others are bugs, and come out as they are.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +17,12 @@ from app.journal.place import FolderPlace, Place
 from app.journal.sql import engines, owner, version
 
 T = TypeVar("T")
+
+
+class Read(Protocol):
+    """Has something run in a thread that reads."""
+
+    def __call__(self, run: Callable[[Connection], T]) -> Awaitable[T]: ...
 
 
 class Store:

@@ -1,0 +1,40 @@
+"""Files of /v1/files, which have a quota of their own."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+WHOLE = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def upgrade() -> None:
+    """Makes their tables."""
+    op.add_column("holdings", sa.Column("files", WHOLE, nullable=False, server_default="0"))
+    op.create_table(
+        "files",
+        sa.Column("ordinal", WHOLE, primary_key=True),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        *(sa.Column(f"{what}_at", sa.Double) for what in ("expires", "removed")),
+        sa.Column("is_whole", sa.Boolean, nullable=False),
+        sa.Column("purpose", sa.Text),
+        sa.Column("filename", sa.Text),
+        sa.Column("piece_bytes", WHOLE, nullable=False),
+        sa.Column("size", WHOLE, nullable=False),
+        sa.PrimaryKeyConstraint("ordinal", name="files_pkey"),
+        sa.UniqueConstraint("id", name="files_unique_id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("files_by_tenant_id", "files", ["tenant", "id"])
+    for column in ("expires_at", "removed_at"):
+        op.create_index(f"files_by_{column}", "files", [column])
+    op.create_table(
+        "file_pieces",
+        sa.Column("file", WHOLE, nullable=False),
+        sa.Column("piece", WHOLE, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("file", "piece", name="file_pieces_pkey"),
+    )
