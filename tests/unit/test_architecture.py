@@ -23,6 +23,7 @@ LAYERS = {
         ("app.http",),
         ("app.api",),
         ("app.gateway",),
+        ("app.openai_batches",),
         ("app.batches", "app.files"),
         ("app.dispatch",),
         ("app.ranks",),

@@ -1,0 +1,50 @@
+"""One line of a batch's output or error file. An answer is spliced into it as the bytes that it is."""
+
+import secrets
+from http import HTTPStatus
+
+import msgspec
+
+from app.openai_batches.input_line import SPACE
+
+_encode = msgspec.json.Encoder().encode
+
+
+class LineError(msgspec.Struct, frozen=True):
+    """Why a line has no answer, such as `batch_expired` or `batch_cancelled`."""
+
+    code: str
+    message: str
+
+
+def new_line_id() -> str:
+    """One that no other line has."""
+    return f"batch_req_{secrets.token_hex(16)}"
+
+
+def is_output(status_code: int) -> bool:
+    """Whether an answer belongs in the output file; others are in the error file."""
+    return status_code == HTTPStatus.OK
+
+
+def answered(custom_id: str, status_code: int, request_id: str, body: bytes, *, is_json: bool = True) -> bytes:
+    """The line of an answer, without its end. Refusals, too: their error is in the body, and the line's is null."""
+    shown = _on_one_line(body) if is_json else _encode(body.decode(errors="replace"))
+    head = {"status_code": status_code, "request_id": request_id}
+    response = _encode(head)[:-1] + b',"body":' + shown + b"}"
+    return _line(custom_id, response, b"null")
+
+
+def unanswered(custom_id: str, error: LineError) -> bytes:
+    """The line of a request that has no answer, without its end."""
+    return _line(custom_id, b"null", _encode(error))
+
+
+def _line(custom_id: str, response: bytes, error: bytes) -> bytes:
+    head = _encode({"id": new_line_id(), "custom_id": custom_id})[:-1]
+    return head + b',"response":' + response + b',"error":' + error + b"}"
+
+
+def _on_one_line(json: bytes) -> bytes:
+    """In JSON, line ends stand between values alone: inside of strings they are escaped. Nothing is null."""
+    return json.replace(b"\n", b" ").replace(b"\r", b" ").strip(SPACE) or b"null"

@@ -1,0 +1,134 @@
+"""What a batch is asked for with, how it is shown, and the lines of its files, beside OpenAI's own client's types."""
+
+import json
+from typing import get_args
+
+import msgspec
+import openai.types
+import pytest
+from openai.types import batch_error, batch_usage
+
+from app.errors import InvalidRequest
+from app.openai_batches.batch_object import BatchObject, LineCounts, OpenAIBatchStatus, OpenAIUsage, Problems, usage_of
+from app.openai_batches.creation import CreateBatch, OutputExpiry, parse_creation, window_s
+from app.openai_batches.input_line import Problem, ProblemCode
+from app.openai_batches.output_line import LineError, answered, is_output, unanswered
+
+ENDPOINTS = ("/v1/completions", "/v1/embeddings")
+ASKED = {"input_file_id": "file-1", "endpoint": "/v1/completions", "completion_window": "24h"}
+
+
+def parse(**fields: object) -> CreateBatch:
+    return parse_creation(json.dumps(ASKED | fields).encode(), ENDPOINTS)
+
+
+def test_what_is_asked_for_is_read() -> None:
+    assert parse() == CreateBatch(input_file_id="file-1", endpoint="/v1/completions", completion_window="24h")
+    found = parse(metadata={"run": "7"}, output_expires_after={"anchor": "created_at", "seconds": 3600})
+    assert found.metadata == {"run": "7"}
+    assert found.output_expires_after == OutputExpiry(anchor="created_at", seconds=3600)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"endpoint": "/v1/models"}, "endpoint", "endpoint is '/v1/models': it may be /v1/completions, /v1/embeddings"),
+        ({"input_file_id": None}, "input_file_id", "input_file_id: expected str"),
+        ({"completion_window": "soon"}, "completion_window", "completion_window is 'soon': it must be such as 24h"),
+        ({"metadata": {"a": 1}}, "metadata", "metadata"),
+        ({"metadata": {"a" * 65: "b"}}, "metadata", "length <= 64"),
+        ({"metadata": {"a": "b" * 513}}, "metadata", "length <= 512"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata", "length <= 16"),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": 60}},
+            "output_expires_after.seconds",
+            "output_expires_after.seconds: expected int >= 3600",
+        ),
+        ({"input_file": "file-1"}, "input_file", "did you mean 'input_file_id'?"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(fields: dict[str, object], param: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(**fields)
+    assert said in refused.value.message and (refused.value.param or "").startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("24h", 86400), ("90s", 90), ("1.5m", 90), ("7d", 604800), ("0.5s", 0.5)]
+)
+def test_a_window_is_any_time(written: str, seconds: float) -> None:
+    assert window_s(written) == seconds
+
+
+@pytest.mark.parametrize("written", ["", "24", "0h", "-1h", "24 h", "1w", "999999999d", "h", "24H", "٣h"])
+def test_what_is_no_time_is_no_window(written: str) -> None:
+    with pytest.raises(InvalidRequest, match="completion_window is"):
+        window_s(written)
+
+
+def test_a_batch_is_shown_with_the_fields_that_openais_client_knows() -> None:
+    for ours, theirs in (
+        (BatchObject, openai.types.Batch),
+        (Problem, batch_error.BatchError),
+        (LineCounts, openai.types.BatchRequestCounts),
+        (OpenAIUsage, batch_usage.BatchUsage),
+    ):
+        assert set(ours.__struct_fields__) == set(theirs.model_fields)
+    assert set(OpenAIBatchStatus) == set(get_args(openai.types.Batch.model_fields["status"].annotation))
+
+
+def test_openais_client_reads_a_batch() -> None:
+    times = {name: None for name in BatchObject.__struct_fields__ if name.endswith("_at")} | {
+        "created_at": 1,
+        "failed_at": 2,
+    }
+    problem = Problem(code=ProblemCode.URL_MISMATCH, line=3, message="line 3: ...", param="url")
+    batch = BatchObject(
+        id="batch_1",
+        endpoint="/v1/completions",
+        model="m",
+        errors=Problems(data=[problem]),
+        input_file_id="file-1",
+        completion_window="24h",
+        status=OpenAIBatchStatus.FAILED,
+        output_file_id=None,
+        error_file_id=None,
+        request_counts=LineCounts(total=3),
+        usage=usage_of(7, 5, 2),
+        metadata={"run": "7"},
+        **times,  # type: ignore[arg-type]  # numbers or null
+    )
+    read = openai.types.Batch.model_validate_json(msgspec.json.encode(batch), strict=True)
+    assert read.errors and read.errors.data and read.errors.data[0].line == 3
+    assert read.usage and (read.usage.total_tokens, read.usage.input_tokens_details.cached_tokens) == (12, 2)
+    assert (read.status, read.failed_at, read.metadata) == ("failed", 2, {"run": "7"})
+
+
+# ---------------------------------------------------------------- lines of its files
+
+
+def test_an_answer_is_spliced_into_its_line() -> None:
+    line = answered("ü", 200, "req-1", b'{\n "text": "a\\nb",\r\n "x": 1.50}\n')
+    assert b"\n" not in line and b'"x": 1.50' in line
+    found = json.loads(line)
+    assert list(found) == ["id", "custom_id", "response", "error"] and found["id"].startswith("batch_req_")
+    assert found["custom_id"] == "ü" and found["error"] is None
+    assert found["response"] == {"status_code": 200, "request_id": "req-1", "body": {"text": "a\nb", "x": 1.5}}
+
+
+def test_a_refusal_is_an_answer_of_the_error_file() -> None:
+    assert is_output(200) and not is_output(400) and not is_output(500)
+    found = json.loads(answered("a", 400, "req-1", b'{"error": {"message": "no"}}'))
+    assert found["response"]["status_code"] == 400 and found["response"]["body"]["error"]["message"] == "no"
+    assert found["error"] is None
+
+
+def test_what_is_no_json_is_a_string() -> None:
+    assert json.loads(answered("a", 500, "r", b"a\n\xff", is_json=False))["response"]["body"] == "a\n\ufffd"
+    assert json.loads(answered("a", 204, "r", b""))["response"]["body"] is None
+
+
+def test_a_line_without_an_answer_says_why() -> None:
+    found = json.loads(unanswered("a", LineError("batch_expired", "its time was over")))
+    assert found["response"] is None
+    assert found["error"] == {"code": "batch_expired", "message": "its time was over"}
