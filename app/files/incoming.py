@@ -11,7 +11,7 @@ from app.settings.declaration import Settings
 
 PIECE_BYTES = 256 * 1024
 WRITE_BYTES = 4 * PIECE_BYTES  # of one write: each waits for a commit
-HELD_BYTES = 2 * WRITE_BYTES + PIECE_BYTES  # of memory at most, for one file
+HELD_BYTES = 2 * WRITE_BYTES + 2 * PIECE_BYTES  # of memory at most, for one file
 
 
 class IncomingFile:
@@ -61,11 +61,12 @@ class IncomingFile:
         self._keeper.sweep_soon()
 
     async def _store(self, size: int) -> None:
-        stored = bytes(self._waiting[:size])
+        if not size:
+            return
+        pieces = [bytes(self._waiting[start : start + PIECE_BYTES]) for start in range(0, size, PIECE_BYTES)]
+        pieces[-1] = pieces[-1][: size - (len(pieces) - 1) * PIECE_BYTES]
         del self._waiting[:size]
-        if stored:
-            pieces = [stored[start : start + PIECE_BYTES] for start in range(0, size, PIECE_BYTES)]
-            await self._files.append(self._ordinal, pieces)
+        await self._files.append(self._ordinal, pieces)
 
     @property
     def _files(self) -> JournalFiles:

@@ -6,7 +6,8 @@ JournalError
 │   ├── NoSuchFile       the file is not there (any more)
 │   ├── WrongState       the batch is not in a state that allows it
 │   ├── KeyInUse         another batch of the tenant has this idempotency key
-│   └── QuotaExceeded    the tenant, or all together, would store more than they may
+│   ├── QuotaExceeded    the tenant, or all together, would store more than they may
+│   └── DiskTooFull      what is left of the disk is for batches, and for what removing needs
 ├── JournalUnavailable   the database cannot write now; it may be able to later, and the journal goes on trying
 └── Superseded           another gateway has taken the journal over: this one must not write again
 
@@ -70,6 +71,16 @@ class QuotaExceeded(JournalRefusal):
         self.used = used
         self.asked = asked
         self.allowed = allowed
+
+
+class DiskTooFull(JournalRefusal):
+    """A file may not take what is left of the disk: batches need it, and so does removing anything."""
+
+    def __init__(self, free_bytes: float) -> None:
+        super().__init__(
+            f"{free_bytes:.0f} bytes of the gateway's disk are free, which files may not take: delete what is "
+            "done with, or have its operator make room"
+        )
 
 
 class JournalUnavailable(JournalError):

@@ -29,6 +29,11 @@ class Figures(msgspec.Struct, frozen=True):
     disk: Disk = Disk()
 
 
+def free_bytes(place: Place) -> float:
+    """Free where the database's files are; NaN for a server's. Blocks for as long as the disk takes."""
+    return _disk(place.file).free_bytes if isinstance(place, FolderPlace) else math.nan
+
+
 async def read_figures(journal: "Journal", place: Place) -> Figures:
     """As they are now. Raises JournalUnavailable."""
     sizes = await journal.sizes()

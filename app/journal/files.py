@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from app.journal.errors import JournalUnavailable, NoSuchFile, Superseded
+from app.journal.place import Place
 from app.journal.records import FilePage, FileSealing, FilesWanted, NewFile, Quotas, StoredFile
 from app.journal.sql import files
 from app.journal.sql.store import Read
@@ -19,7 +20,8 @@ EXPIRY_SLICE = 100  # files
 class JournalFiles:
     """`ordinal` is what `create`, and later StoredFile, says of a file."""
 
-    def __init__(self, writer: Writer, read: Read, quotas: Quotas) -> None:
+    def __init__(self, place: Place, writer: Writer, read: Read, quotas: Quotas) -> None:
+        self._place = place
         self._writer = writer
         self._read = read
         self._quotas = quotas
@@ -34,9 +36,9 @@ class JournalFiles:
 
     async def append(self, ordinal: int, pieces: Sequence[bytes]) -> None:
         """Pieces behind those that are there: all of `piece_bytes`, but for the file's last one. Not to be tried again
-        after JournalUnavailable: discard the file. Raises NoSuchFile and QuotaExceeded."""
+        after JournalUnavailable: discard the file. Raises NoSuchFile, QuotaExceeded and DiskTooFull."""
         size = sum(map(len, pieces))
-        await self._writer.write(lambda db: files.append(db, ordinal, pieces, self._quotas), size)
+        await self._writer.write(lambda db: files.append(db, ordinal, pieces, self._quotas, self._place), size)
 
     async def seal(self, ordinal: int, sealing: FileSealing) -> StoredFile:
         """All of it is there. Raises NoSuchFile."""

@@ -64,7 +64,7 @@ class Journal:
         self._is_closed = False
         self._writer = Writer(store, on_health, on_commit)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="journal reader")
-        self.files = JournalFiles(self._writer, self._read, quotas)
+        self.files = JournalFiles(store.place, self._writer, self._read, quotas)
         self._writer.start()
 
     @property

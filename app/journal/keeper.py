@@ -131,6 +131,7 @@ class JournalKeeper:
     def _on_health(self, health: Health, reason: str) -> None:
         if health is Health.AVAILABLE:
             self.health = AVAILABLE
+            self.sweep_soon()  # what could not be discarded meanwhile
         elif health is Health.UNAVAILABLE:
             self.health = JournalHealth("unavailable", reason)
         else:

@@ -2,6 +2,7 @@
 
 from app.errors import Conflict, NotFound, RequestError, TooLarge, TryLater
 from app.journal.errors import (
+    DiskTooFull,
     JournalError,
     JournalUnavailable,
     KeyInUse,
@@ -16,12 +17,12 @@ QUOTA_RETRY_S = 60.0  # until batches are deleted, which nobody can foresee
 
 
 def refusal_of(error: JournalError) -> RequestError:
-    """What a client is told: 503 while the journal takes no writes, 429 for a quota that has no room left, 413 for what
-    would be more than a whole quota, 404 and 409."""
+    """What a client is told: 503 while the journal takes no writes or the disk is too full for files, 429 for a quota
+    that has no room left, 413 for what would be more than a whole quota, 404 and 409."""
     if isinstance(error, JournalUnavailable):
         return unavailable(error.reason)
-    if isinstance(error, QuotaExceeded):
-        return _quota_exceeded(error)
+    if isinstance(error, QuotaExceeded | DiskTooFull):
+        return _no_room(error)
     if isinstance(error, NoSuchBatch | NoSuchFile):
         return NotFound(str(error), code="batch_not_found" if isinstance(error, NoSuchBatch) else "file_not_found")
     if isinstance(error, WrongState):
@@ -31,7 +32,9 @@ def refusal_of(error: JournalError) -> RequestError:
     return unavailable("another gateway has taken the journal over")
 
 
-def _quota_exceeded(error: QuotaExceeded) -> RequestError:
+def _no_room(error: QuotaExceeded | DiskTooFull) -> RequestError:
+    if isinstance(error, DiskTooFull):
+        return TryLater(str(error), status=503, code="disk_full", retry_after_s=QUOTA_RETRY_S)
     if error.asked > error.allowed:
         return TooLarge(str(error), code="quota_exceeded")
     return TryLater(str(error), status=429, code="quota_exceeded", retry_after_s=QUOTA_RETRY_S)

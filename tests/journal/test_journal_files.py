@@ -12,7 +12,7 @@ from app.files.incoming import PIECE_BYTES, WRITE_BYTES
 from app.files.names import FILE_ID, new_file_id
 from app.files.reading import content
 from app.journal import writer
-from app.journal.errors import JournalUnavailable, NoSuchFile, QuotaExceeded
+from app.journal.errors import DiskTooFull, JournalUnavailable, NoSuchFile, QuotaExceeded
 from app.journal.health import Health
 from app.journal.journal import Journal
 from app.journal.place import FolderPlace, Place
@@ -21,6 +21,7 @@ from app.journal.sql import engines
 from tests.journal.stored import PIECE, filed, new_file, opened, pieces_of, queued
 from tests.journal.test_journal_faults import until_back
 
+MIB = 1024**2
 SEALING = FileSealing(purpose="user_data", filename="name")
 
 
@@ -217,3 +218,26 @@ def test_what_cannot_be_discarded_now_is_removed_later(tmp_path: Path, monkeypat
             assert await journal.sizes("t") == Sizes()
 
     asyncio.run(check())
+
+
+def test_a_file_leaves_room_on_the_disk_for_what_removing_it_needs(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.journal.sql.files.RESERVE_BYTES", 16 * MIB)
+
+    async def fill(journal: Journal, name: str) -> int:
+        ordinal = await journal.files.create(new_file(name, piece_bytes=PIECE_BYTES))
+        with pytest.raises(DiskTooFull, match="bytes of the gateway's disk are free, which files may not take"):
+            for _ in range(40):
+                await journal.files.append(ordinal, [bytes(PIECE_BYTES)] * 4)
+        return ordinal
+
+    async def check(journal: Journal) -> None:
+        for name in ("first", "second"):
+            ordinal = await fill(journal, name)
+            await queued(journal, 10, name)  # batches are still taken
+            await journal.files.discard(ordinal)
+            await journal.sweep()
+            assert (await journal.sizes("t")).files == 0
+
+    with_journal(FolderPlace(small_disk), check)

@@ -7,12 +7,15 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Update, insert, select, update
 
-from app.journal.errors import NoSuchFile
+from app.journal.errors import DiskTooFull, NoSuchFile
+from app.journal.figures import free_bytes
+from app.journal.place import Place
 from app.journal.records import FilePage, FileSealing, FilesWanted, NewFile, Quotas, Sizes, StoredFile
 from app.journal.sql import holdings
 from app.journal.sql.dialect import insert_new
 from app.journal.sql.schema import file_pieces, files
 
+RESERVE_BYTES = 128 * 1024**2  # of the disk: a file that filled it could not even be removed
 _COLUMNS = [files.c[name] for name in StoredFile.__struct_fields__]
 _THERE = files.c.removed_at.is_(None)
 
@@ -26,8 +29,12 @@ def create(connection: Connection, new: NewFile, quotas: Quotas) -> int:
     return int(made.scalar_one())
 
 
-def append(connection: Connection, ordinal: int, pieces: Sequence[bytes], quotas: Quotas) -> None:
-    """Pieces behind those that are there, of which none may be a last one. Raises NoSuchFile and QuotaExceeded."""
+def append(connection: Connection, ordinal: int, pieces: Sequence[bytes], quotas: Quotas, place: Place) -> None:
+    """Pieces behind those that are there, of which none may be a last one. Raises NoSuchFile, QuotaExceeded and
+    DiskTooFull."""
+    free = free_bytes(place)
+    if free < RESERVE_BYTES:  # NaN, of a server's disk, is not
+        raise DiskTooFull(free)
     wanted = select(files.c.tenant, files.c.size, files.c.piece_bytes).where(files.c.ordinal == ordinal, _THERE)
     file = connection.execute(wanted).first()
     if file is None:
