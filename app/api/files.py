@@ -1,21 +1,18 @@
 """``/v1/files``: OpenAI's Files API. What clients upload is kept in the journal, and given back whole or in parts."""
 
 from typing import Annotated, Literal
-from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from app.api.auth import caller_of
-from app.api.byte_range import ByteRange, asked_range
 from app.api.describing import Answers, Described, one_of
-from app.api.piped_response import PipedResponse
+from app.api.file_content import BYTES, LINES, content_of
 from app.api.state import gateway_of
 from app.api.upload import AFTER_S, ANCHOR, CREATED_AT, FILE, LONGEST_S, PURPOSE, SHORTEST_S, receive
 from app.errors import InvalidRequest, NotFound
 from app.files.names import FILE_ID, PURPOSES, UPLOADED
-from app.files.reading import content
 from app.gateway import Gateway
 from app.journal.records import FilesWanted, StoredFile
 from app.logs import get_logger
@@ -24,7 +21,7 @@ from app.validation import short
 logger = get_logger("files")
 router = APIRouter()
 MAX_PAGE = 10_000
-LINES, BYTES = "application/jsonl", "application/octet-stream"
+MAX_OFFSET = 2**53
 _encode = msgspec.json.Encoder().encode
 
 
@@ -146,17 +143,17 @@ async def delete_file(request: Request, file_id: str) -> Response:
 async def file_content(
     request: Request,
     file_id: str,
+    offset: Annotated[int | None, Query(ge=0, le=MAX_OFFSET)] = None,
     asked: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The bytes as they were uploaded, or with `Range: bytes=FIRST-LAST` a part of them."""
-    gateway = gateway_of(request)
-    stored = await _find(request, gateway, file_id)
-    tag = f'"{stored.id}"'  # a file never changes
-    wanted = asked_range(asked if if_range in (None, tag) else None, stored.size)
-    pieces = content(gateway.keeper.journal.files, stored, wanted.start, wanted.stop)
-    media_type = LINES if stored.filename.endswith(".jsonl") else BYTES
-    return PipedResponse(pieces, media_type, status=wanted.status, headers=_headers(stored, wanted, tag))
+    """The bytes as they were uploaded, or with `Range: bytes=FIRST-LAST` a part of them.
+
+    The output and error files of a batch can be read while it runs. `X-Incomplete` is `true` then, and `X-Last-Line`
+    says how many lines there are by now: with that as `offset` the next answer begins behind them.
+    """
+    stored = await _find(request, gateway_of(request), file_id)
+    return await content_of(gateway_of(request).keeper.journal, stored, offset, asked, if_range)
 
 
 async def _find(request: Request, gateway: Gateway, file_id: str) -> StoredFile:
@@ -170,12 +167,6 @@ async def _find(request: Request, gateway: Gateway, file_id: str) -> StoredFile:
             code="file_not_found",
         )
     return found
-
-
-def _headers(stored: StoredFile, wanted: ByteRange, tag: str) -> dict[str, str]:
-    name = quote(stored.filename, safe="")
-    named = {"content-disposition": f"attachment; filename*=UTF-8''{name}", "etag": tag}
-    return wanted.headers | named
 
 
 def _view(stored: StoredFile) -> FileObject:

@@ -5,13 +5,14 @@ A part of the journal, with its rules: see `journal.py` for what may be raised, 
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from app.journal.errors import JournalUnavailable, NoSuchFile, Superseded
 from app.journal.place import Place
-from app.journal.records import FilePage, FileSealing, FilesWanted, NewFile, Quotas, StoredFile
-from app.journal.sql import files
+from app.journal.records import FilePage, FileSealing, FilesWanted, NewFile, NewOutput, Quotas, StoredBatch, StoredFile
+from app.journal.sql import files, output_files
 from app.journal.sql.store import Read
+from app.journal.states import OutputKind
 from app.journal.writer import Writer
 
 EXPIRY_SLICE = 100  # files
@@ -67,6 +68,30 @@ class JournalFiles:
     async def pieces(self, ordinal: int, first: int, number: int) -> Sequence[bytes]:
         """So many pieces from one on, which must be there. Raises NoSuchFile when the file is gone."""
         return await self._read(lambda db: files.pieces(db, ordinal, first, number))
+
+    # -- it is what has come of a batch
+
+    async def begin_outputs(self, batch: StoredBatch, outputs: Sequence[NewOutput]) -> None:
+        """Files whose lines are the batch's results: they grow with each that becomes durable, in their order. To be
+        begun before the first result. They need no room beside the results, and go with the batch."""
+        await self._writer.write(lambda db: output_files.create(db, batch, outputs, time.time()))
+
+    async def drop_empty_outputs(self, batch: int) -> None:
+        """The batch has ended: files of it that have no line are gone."""
+        await self._writer.write(lambda db: output_files.remove(db, batch, only_empty=True))
+
+    async def outputs(self, batch: int) -> Mapping[OutputKind, StoredFile]:
+        """The batch's files as they are now, by what they hold."""
+        return await self._read(lambda db: files.of_batch(db, batch))
+
+    async def lines_at(self, file: StoredFile, start: int) -> bytes:
+        """Some lines of such a file from a byte on, of which `start` may be in the middle; as many as a piece has, and
+        one in any case. Raises NoSuchFile when the batch is gone."""
+        return await self._read(lambda db: output_files.lines_at(db, file, start))
+
+    async def start_of(self, file: StoredFile, line: int) -> int:
+        """At which byte of such a file the line begins that has so many before it; its size where it has no more."""
+        return await self._read(lambda db: output_files.start_of(db, file, line))
 
     # -- it goes
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from app.journal.states import BatchState, ResultStatus
+from app.journal.states import BatchKind, BatchState, OutputKind, ResultStatus
 
 
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +18,7 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     options: bytes = b"{}"  # JSON, as it came: what was asked for the whole batch
     metadata: bytes | None = None  # JSON
     idempotency_key: str | None = None
+    kind: BatchKind = BatchKind.GENERATION
 
 
 class Sealing(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +159,18 @@ class StoredFile(NewFile, frozen=True, kw_only=True):
     filename: str
     expires_at: float | None
     size: int
+    batch: int | None = None  # the ordinal of the batch whose results are its lines: it grows with them
+    holds: OutputKind | None = None  # which of them
+    lines: int = 0  # of these
+
+
+class NewOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """A file whose lines are results of a batch."""
+
+    id: str
+    holds: OutputKind
+    filename: str
+    expires_at: float | None = None
 
 
 class FilesWanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,20 @@ class BatchState(StrEnum):
     FAILED = "failed"  # the batch as a whole cannot run
 
 
+class BatchKind(StrEnum):
+    """Whose API a batch came by, and what its results are."""
+
+    GENERATION = "batch_generation"  # ours
+    OPENAI = "openai"  # each result is a line of its output file or of its error file
+
+
+class OutputKind(StrEnum):
+    """Which results of a batch are the lines of a file."""
+
+    OUTPUT = "output"  # those that are ok
+    ERROR = "error"  # all others
+
+
 class ResultStatus(StrEnum):
     """How an item ended."""
 

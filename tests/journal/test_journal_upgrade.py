@@ -15,7 +15,7 @@ from app.journal.opening import examine, upgrade
 from app.journal.place import FolderPlace, ServerPlace
 from app.journal.records import Sizes
 from app.journal.sql.schema import NEWEST
-from app.journal.states import BatchState, ResultStatus
+from app.journal.states import BatchKind, BatchState, ResultStatus
 from phalanx.cli import main
 from tests.journal.stored import filed, opened
 from tests.journal.test_journal_opening import change, refusal
@@ -25,9 +25,11 @@ DUMP = Path(__file__).with_name("journal_0001.sql")
 BATCH = "batchgen-cf1a52a33ea23300d24f0dbff607f097"
 # Schema 0002 taken back, as far as a server's database that is upgraded again can tell.
 TO_0001 = (
+    "DROP TABLE file_marks",
     "DROP TABLE file_pieces",
     "DROP TABLE files",
     "ALTER TABLE holdings DROP COLUMN files",
+    "ALTER TABLE batches DROP COLUMN kind",
     "UPDATE journal_version SET version_num = '0001'",
 )
 
@@ -47,6 +49,7 @@ def check_content(place: FolderPlace) -> None:
         async with opened(place) as journal:
             batch = await journal.get(BATCH, "default")
             assert batch is not None and batch.state is BatchState.COMPLETED and batch.metadata == b'{"run":7}'
+            assert batch.kind is BatchKind.GENERATION
             assert (batch.size, batch.counts.ok, batch.counts.error, batch.usage.completion_tokens) == (3, 2, 1, 8)
             results = await journal.results_by_index(batch.ordinal)
             assert [found.status for found in results] == [ResultStatus.OK, ResultStatus.OK, ResultStatus.ERROR]

@@ -20,9 +20,9 @@ from app.journal.records import (
     StoredBatch,
     TokenUsage,
 )
-from app.journal.sql import holdings
+from app.journal.sql import holdings, output_files
 from app.journal.sql.schema import batches
-from app.journal.states import ENDED, OPEN, REST, BatchState, may_follow
+from app.journal.states import ENDED, OPEN, REST, BatchKind, BatchState, may_follow
 
 KEY_LIFE_S = 24 * 3600  # an idempotency key's, after the end of its batch
 _COUNTS, _TOKENS = Counts.__struct_fields__, TokenUsage.__struct_fields__
@@ -120,6 +120,8 @@ def remove(connection: Connection, ordinal: int) -> None:
         raise WrongState(f"{batch.id} is {batch.state}: cancel it, and delete it when it has ended")
     values = {"removed_at": time.time(), "idempotency_key": None}
     connection.execute(update(batches).where(batches.c.ordinal == ordinal).values(**values))
+    if batch.kind is BatchKind.OPENAI:
+        output_files.remove(connection, ordinal)
     holdings.add(connection, batch.tenant, batches=-1, items=-batch.size, size=-batch.stored_bytes)
 
 
@@ -169,8 +171,9 @@ def _keyed(connection: Connection, tenant: str, key: str) -> StoredBatch | None:
 def page(
     connection: Connection, tenant: str | None, states: Collection[BatchState], before: int | None, limit: int
 ) -> BatchPage:
-    """A tenant's batches, or everybody's, newest first."""
-    wanted = select(*_COLUMNS).where(*_visible_to(tenant)).order_by(batches.c.ordinal.desc()).limit(limit + 1)
+    """A tenant's batches of our own API, or everybody's, newest first."""
+    wanted = select(*_COLUMNS).where(*_visible_to(tenant), batches.c.kind == BatchKind.GENERATION)
+    wanted = wanted.order_by(batches.c.ordinal.desc()).limit(limit + 1)
     if states:
         wanted = wanted.where(batches.c.state.in_(sorted(states)))
     if before is not None:
@@ -199,7 +202,7 @@ def _one(connection: Connection, which: Any) -> StoredBatch:  # Any: an SQL expr
 
 def _batch(row: Mapping[Any, Any]) -> StoredBatch:  # Any: columns and their values
     plain = {name: row[name] for name in _PLAIN}
-    plain["state"] = BatchState(row["state"])
+    plain["state"], plain["kind"] = BatchState(row["state"]), BatchKind(row["kind"])
     counts = Counts(*(row[f"{name}_items"] for name in _COUNTS))
     return StoredBatch(**plain, counts=counts, usage=TokenUsage(*(row[name] for name in _TOKENS)))
 

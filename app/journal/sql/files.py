@@ -14,6 +14,7 @@ from app.journal.records import FilePage, FileSealing, FilesWanted, NewFile, Quo
 from app.journal.sql import holdings
 from app.journal.sql.dialect import insert_new
 from app.journal.sql.schema import file_pieces, files
+from app.journal.states import OutputKind
 
 RESERVE_BYTES = 128 * 1024**2  # of the disk: a file that filled it could not even be removed
 _COLUMNS = [files.c[name] for name in StoredFile.__struct_fields__]
@@ -24,7 +25,7 @@ def create(connection: Connection, new: NewFile, quotas: Quotas) -> int:
     """A file that receives its content. Returns its ordinal. Raises QuotaExceeded."""
     holdings.check(connection, quotas, new.tenant, Sizes(files=1))
     row = msgspec.structs.asdict(new)
-    made = connection.execute(insert(files).values(**row, is_whole=False, size=0).returning(files.c.ordinal))
+    made = connection.execute(insert(files).values(**row, is_whole=False, size=0, lines=0).returning(files.c.ordinal))
     holdings.add(connection, new.tenant, files=1)
     return int(made.scalar_one())
 
@@ -65,11 +66,12 @@ def take_in_hand(connection: Connection) -> None:
 
 def remove(connection: Connection, ordinal: int) -> None:
     """Nobody sees the file any more. Its pieces go with `removal.sweep`. Raises NoSuchFile."""
-    gone = _change(ordinal).values(removed_at=time.time()).returning(files.c.tenant, files.c.size)
+    gone = _change(ordinal).values(removed_at=time.time()).returning(files.c.tenant, files.c.size, files.c.batch)
     file = connection.execute(gone).first()
     if file is None:
         raise _no_such_file()
-    holdings.add(connection, file.tenant, files=-1, size=-file.size)
+    if file.batch is None:  # else its lines count as the batch's results, for as long as these are there
+        holdings.add(connection, file.tenant, files=-1, size=-file.size)
 
 
 def remove_expired(connection: Connection, now: float, limit: int) -> int:
@@ -103,6 +105,12 @@ def page(connection: Connection, wanted: FilesWanted, now: float) -> FilePage:
     return FilePage(tuple(listed[: wanted.limit]), len(listed) > wanted.limit)
 
 
+def of_batch(connection: Connection, ordinal: int) -> dict[OutputKind, StoredFile]:
+    """Those whose lines are its results."""
+    found = connection.execute(select(*_COLUMNS).where(files.c.batch == ordinal, _THERE)).mappings()
+    return {OutputKind(row["holds"]): _file(row) for row in found}
+
+
 def pieces(connection: Connection, ordinal: int, first: int, number: int) -> list[bytes]:
     """So many pieces from one on. Raises NoSuchFile when one of them is not there (any more)."""
     which = (file_pieces.c.file == ordinal) & (file_pieces.c.piece >= first) & (file_pieces.c.piece < first + number)
@@ -122,7 +130,8 @@ def _change(ordinal: int) -> Update:
 
 
 def _file(row: Mapping[Any, Any]) -> StoredFile:  # Any: columns and their values
-    return StoredFile(**{name: row[name] for name in StoredFile.__struct_fields__})
+    values = {name: row[name] for name in StoredFile.__struct_fields__}
+    return StoredFile(**values | {"holds": OutputKind(row["holds"]) if row["holds"] else None})
 
 
 def _no_such_file() -> NoSuchFile:

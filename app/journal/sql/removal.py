@@ -3,7 +3,7 @@ between."""
 
 from sqlalchemy import Column, ColumnElement, Connection, delete, select
 
-from app.journal.sql.schema import batches, custom_ids, file_pieces, files, items, results
+from app.journal.sql.schema import batches, custom_ids, file_marks, file_pieces, files, items, results
 
 SLICE_ROWS = 2000
 SLICE_BYTES = 4 * 1024**2
@@ -34,7 +34,8 @@ def _sweep_file(connection: Connection) -> bool:
     if file is None:
         return False
     rows = max(1, SLICE_BYTES // file.piece_bytes)
-    if not _slice(connection, file_pieces.c.file == file.ordinal, file_pieces.c.piece, rows):
+    keys = ((file_pieces.c.piece, rows), (file_marks.c.start, SLICE_ROWS))
+    if not any(_slice(connection, key.table.c.file == file.ordinal, key, most) for key, most in keys):
         connection.execute(delete(files).where(files.c.ordinal == file.ordinal))
     return True
 

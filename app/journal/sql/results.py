@@ -12,9 +12,10 @@ from app.journal.records import DayUsage, NewResult, PutReport, StoredBatch, Sto
 from app.journal.sql import batches, holdings
 from app.journal.sql.dialect import insert_new
 from app.journal.sql.items import bounded
+from app.journal.sql.output_files import NewLine, extend
 from app.journal.sql.schema import batches as batches_table
 from app.journal.sql.schema import results
-from app.journal.states import TAKES_RESULTS, ResultStatus
+from app.journal.states import TAKES_RESULTS, BatchKind, ResultStatus
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -70,6 +71,7 @@ def put(connection: Connection, puts: Sequence[Put]) -> list[PutReport | Journal
     spans = [_add(filled.get(wanted.ordinal), wanted) for wanted in puts]
     _insert(connection, list(filled.values()))
     _count(connection, list(filled.values()))
+    _extend_files(connection, list(filled.values()))
     return [
         _report(filled[wanted.ordinal], span) if wanted.ordinal in filled else _refusal(found.get(wanted.ordinal))
         for wanted, span in zip(puts, spans, strict=True)
@@ -128,6 +130,13 @@ def _count(connection: Connection, all_filled: Sequence[_Filled]) -> None:
         holdings.add(connection, tenant, size=sums["stored_bytes"])
         tokens = (sums["prompt_tokens"], sums["completion_tokens"])
         holdings.add_usage(connection, DayUsage(tenant, holdings.today(), 0, sums["stored_results"], *tokens))
+
+
+def _extend_files(connection: Connection, all_filled: Sequence[_Filled]) -> None:
+    for filled in all_filled:
+        if filled.batch.kind is BatchKind.OPENAI:
+            new = [NewLine(row.seq, row.status, len(row.body)) for row in filled.rows if row.seq in filled.stored]
+            extend(connection, filled.batch.ordinal, new)
 
 
 def _sums(rows: Sequence[_Row]) -> Counter[str]:

@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from app.journal.states import BatchState, ResultStatus
+from app.journal.states import BatchKind, BatchState, ResultStatus
 
 REVISIONS = ("0001", "0002")  # oldest first
 NEWEST = REVISIONS[-1]  # this version's
@@ -86,6 +86,7 @@ batches = Table(
     Column("stored_results", WHOLE, nullable=False, server_default="0"),
     Column("stored_bytes", WHOLE, nullable=False, server_default="0"),
     Column("stats", LargeBinary),
+    Column("kind", Text, nullable=False, server_default=BatchKind.GENERATION),
     UniqueConstraint("tenant", "idempotency_key"),
     _one_of("state", BatchState),
     Index(None, "tenant", "ordinal"),
@@ -163,7 +164,11 @@ files = Table(
     Column("filename", Text),
     Column("piece_bytes", WHOLE, nullable=False),  # of each piece but the last
     Column("size", WHOLE, nullable=False),
+    Column("batch", WHOLE),  # whose results are its lines: it has no pieces then
+    Column("holds", Text),  # which of them
+    Column("lines", WHOLE, nullable=False),  # of these
     Index(None, "tenant", "id"),
+    Index(None, "batch"),
     Index(None, "expires_at"),
     Index(None, "removed_at"),
     sqlite_autoincrement=True,  # pieces that wait to be removed are never another file's
@@ -175,4 +180,13 @@ file_pieces = Table(
     Column("file", WHOLE, primary_key=True, autoincrement=False),
     Column("piece", WHOLE, primary_key=True, autoincrement=False),
     Column("body", LargeBinary, nullable=False),
+)
+
+file_marks = Table(  # where some of the lines begin: so a part of a file is found without reading all before it
+    "file_marks",
+    metadata,
+    Column("file", WHOLE, primary_key=True, autoincrement=False),
+    Column("start", WHOLE, primary_key=True, autoincrement=False),  # in bytes
+    Column("line", WHOLE, nullable=False),  # how many are before it
+    Column("seq", WHOLE, nullable=False),  # of the result that it is
 )

@@ -1,4 +1,4 @@
-"""Files of /v1/files, which have a quota of their own."""
+"""Files of /v1/files, which have a quota of their own; and of batches whose results are the lines of files."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,7 @@ WHOLE = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 def upgrade() -> None:
     """Makes their tables."""
+    op.add_column("batches", sa.Column("kind", sa.Text, nullable=False, server_default="batch_generation"))
     op.add_column("holdings", sa.Column("files", WHOLE, nullable=False, server_default="0"))
     op.create_table(
         "files",
@@ -24,13 +25,21 @@ def upgrade() -> None:
         sa.Column("filename", sa.Text),
         sa.Column("piece_bytes", WHOLE, nullable=False),
         sa.Column("size", WHOLE, nullable=False),
+        sa.Column("batch", WHOLE),
+        sa.Column("holds", sa.Text),
+        sa.Column("lines", WHOLE, nullable=False),
         sa.PrimaryKeyConstraint("ordinal", name="files_pkey"),
         sa.UniqueConstraint("id", name="files_unique_id"),
         sqlite_autoincrement=True,
     )
     op.create_index("files_by_tenant_id", "files", ["tenant", "id"])
-    for column in ("expires_at", "removed_at"):
+    for column in ("batch", "expires_at", "removed_at"):
         op.create_index(f"files_by_{column}", "files", [column])
+    op.create_table(
+        "file_marks",
+        *(sa.Column(name, WHOLE, nullable=False) for name in ("file", "start", "line", "seq")),
+        sa.PrimaryKeyConstraint("file", "start", name="file_marks_pkey"),
+    )
     op.create_table(
         "file_pieces",
         sa.Column("file", WHOLE, nullable=False),
