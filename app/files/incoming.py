@@ -61,10 +61,10 @@ class IncomingFile:
         self._keeper.sweep_soon()
 
     async def _store(self, size: int) -> None:
+        """The first `size` bytes that wait: whole pieces, or all of them."""
         if not size:
             return
         pieces = [bytes(self._waiting[start : start + PIECE_BYTES]) for start in range(0, size, PIECE_BYTES)]
-        pieces[-1] = pieces[-1][: size - (len(pieces) - 1) * PIECE_BYTES]
         del self._waiting[:size]
         await self._files.append(self._ordinal, pieces)
 
