@@ -18,6 +18,7 @@ from app.journal.errors import JournalUnavailable
 from app.journal.files import JournalFiles
 from app.journal.folder import DataFolder
 from app.journal.health import OnCommit, OnHealth
+from app.journal.openai_batches import JournalOpenAIBatches
 from app.journal.records import (
     Appended,
     BatchPage,
@@ -65,6 +66,7 @@ class Journal:
         self._writer = Writer(store, on_health, on_commit)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="journal reader")
         self.files = JournalFiles(store.place, self._writer, self._read, quotas)
+        self.openai_batches = JournalOpenAIBatches(self._writer, self._read, quotas)
         self._writer.start()
 
     @property
@@ -206,7 +208,7 @@ class Journal:
             lambda db: batches.remove_ended_before(db, ended_before, RETENTION_SLICE)
         ):
             total += found
-        return total
+        return total + await self.openai_batches.delete_ended_before(ended_before)
 
     async def sweep(self) -> None:
         """Removes the rows of all deleted batches and files, slice by slice. To be called after a start, too."""

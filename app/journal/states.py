@@ -40,6 +40,19 @@ class ResultStatus(StrEnum):
     TIMEOUT = "timeout"
 
 
+class OpenAIBatchStatus(StrEnum):
+    """Where a batch of OpenAI's API stands, in its words. Its run has a state of its own, a BatchState."""
+
+    VALIDATING = "validating"  # its input file is being read
+    FAILED = "failed"  # something is wrong with the file, and nothing of it ran; or its run has failed
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"  # every line has its answer, and its files get their last lines
+    COMPLETED = "completed"  # also when all lines have failed
+    EXPIRED = "expired"  # its completion window was over; what was finished is kept
+    CANCELLING = "cancelling"  # nothing more of it is started
+    CANCELLED = "cancelled"  # what was finished is kept
+
+
 ENDED = frozenset({BatchState.COMPLETED, BatchState.CANCELLED, BatchState.EXPIRED, BatchState.FAILED})
 OPEN = frozenset({BatchState.QUEUED, BatchState.IN_PROGRESS, BatchState.HELD, BatchState.CANCELLING})
 TAKES_RESULTS = OPEN | {BatchState.RECEIVING}  # the latter: items that are refused as they come
@@ -61,3 +74,25 @@ _NEXT = {
 def may_follow(state: BatchState, following: BatchState) -> bool:
     """Whether a batch may go from one state to another. What has ended goes on by being resumed only."""
     return following in _NEXT.get(state, ())
+
+
+OPENAI_ENDED = frozenset(
+    {
+        OpenAIBatchStatus.FAILED,
+        OpenAIBatchStatus.COMPLETED,
+        OpenAIBatchStatus.EXPIRED,
+        OpenAIBatchStatus.CANCELLED,
+    }
+)
+_OPENAI_NEXT = {
+    OpenAIBatchStatus.VALIDATING: OPENAI_ENDED - {OpenAIBatchStatus.COMPLETED}
+    | {OpenAIBatchStatus.IN_PROGRESS, OpenAIBatchStatus.CANCELLING},
+    OpenAIBatchStatus.IN_PROGRESS: OPENAI_ENDED | {OpenAIBatchStatus.FINALIZING, OpenAIBatchStatus.CANCELLING},
+    OpenAIBatchStatus.FINALIZING: OPENAI_ENDED | {OpenAIBatchStatus.CANCELLING},
+    OpenAIBatchStatus.CANCELLING: OPENAI_ENDED,
+}
+
+
+def openai_may_follow(status: OpenAIBatchStatus, following: OpenAIBatchStatus) -> bool:
+    """The same for a batch of OpenAI's API. One that is being cancelled may have completed before."""
+    return following in _OPENAI_NEXT.get(status, ())

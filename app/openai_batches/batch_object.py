@@ -1,24 +1,13 @@
 """A batch as OpenAI's API shows it: its state, when it came to each of its states, and what has come of its lines."""
 
-from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
+from app.journal.openai_records import StoredOpenAIBatch
+from app.journal.records import Counts, StoredBatch, TokenUsage
+from app.journal.states import OpenAIBatchStatus
 from app.openai_batches.input_line import Problem
-
-
-class OpenAIBatchStatus(StrEnum):
-    """Where a batch stands, in OpenAI's words."""
-
-    VALIDATING = "validating"  # its input file is being read
-    FAILED = "failed"  # something is wrong with the file: nothing of it runs, and `errors` says what
-    IN_PROGRESS = "in_progress"
-    FINALIZING = "finalizing"  # every line has its answer; the last ones are being written
-    COMPLETED = "completed"  # also when all lines have failed
-    EXPIRED = "expired"  # its completion window was over; what was finished is kept
-    CANCELLING = "cancelling"  # nothing more of it is started
-    CANCELLED = "cancelled"  # what was finished is kept
 
 
 class Problems(msgspec.Struct, kw_only=True):
@@ -29,7 +18,7 @@ class Problems(msgspec.Struct, kw_only=True):
 
 
 class LineCounts(msgspec.Struct, kw_only=True):
-    """Lines of the input file: `completed` were answered with 200, `failed` with anything else, or not at all."""
+    """Lines of the input file: `completed` were answered with 200, `failed` with anything else."""
 
     total: int = 0
     completed: int = 0
@@ -83,6 +72,42 @@ class BatchObject(msgspec.Struct, kw_only=True):
     request_counts: LineCounts
     usage: OpenAIUsage
     metadata: dict[str, str] | None
+
+
+_decode_problems = msgspec.json.Decoder(list[Problem]).decode
+_decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def shown(batch: StoredOpenAIBatch, run: StoredBatch | None) -> BatchObject:
+    """A batch as it is stored, with the run that it has once its lines are being read."""
+    counts, usage = (run.counts, run.usage) if run else (Counts(), TokenUsage())
+    return BatchObject(
+        id=batch.id,
+        endpoint=batch.endpoint,
+        model=run.model if run else None,
+        errors=Problems(data=_decode_problems(batch.errors)) if batch.errors else None,
+        input_file_id=batch.input_file_id,
+        completion_window=batch.completion_window,
+        status=batch.status,
+        output_file_id=batch.output_file_id,
+        error_file_id=batch.error_file_id,
+        created_at=int(batch.created_at),
+        in_progress_at=_whole(batch.in_progress_at),
+        expires_at=_whole(batch.expires_at),
+        finalizing_at=_whole(batch.finalizing_at),
+        completed_at=_whole(batch.completed_at),
+        failed_at=_whole(batch.failed_at),
+        expired_at=_whole(batch.expired_at),
+        cancelling_at=_whole(batch.cancelling_at),
+        cancelled_at=_whole(batch.cancelled_at),
+        request_counts=LineCounts(total=run.size if run else 0, completed=counts.ok, failed=counts.error),
+        usage=usage_of(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
+        metadata=_decode_metadata(batch.metadata) if batch.metadata else None,
+    )
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> OpenAIUsage:

@@ -229,7 +229,7 @@ def test_what_is_deleted_is_gone_at_once_and_its_rows_with_the_sweep(place: Plac
             assert await journal.unfinished_items(batch.ordinal) == []
             assert len(await journal.unfinished_items(kept.ordinal)) == 10
         if isinstance(place, FolderPlace):
-            assert place.file.stat().st_size < 300_000  # the disk has its room again
+            assert place.file.stat().st_size < 400_000  # the disk has its room again
             assert b"result 4" not in place.file.read_bytes()
 
     asyncio.run(check())

@@ -25,6 +25,7 @@ DUMP = Path(__file__).with_name("journal_0001.sql")
 BATCH = "batchgen-cf1a52a33ea23300d24f0dbff607f097"
 # Schema 0002 taken back, as far as a server's database that is upgraded again can tell.
 TO_0001 = (
+    "DROP TABLE openai_batches",
     "DROP TABLE file_marks",
     "DROP TABLE file_pieces",
     "DROP TABLE files",

@@ -93,7 +93,10 @@ DOORS = {
         "engines.vllm_engine.confinement",
         "engines.vllm_engine.external_launcher.follower",
     ),
-    "sqlalchemy": ("app.journal.sql", "app.journal.migrations", "app.journal.journal", "app.journal.writer"),
+    "sqlalchemy": (
+        *("app.journal.sql", "app.journal.migrations", "app.journal.journal", "app.journal.writer"),
+        "app.journal.openai_batches",
+    ),
     "starlette": ("app.api", "app.http", "app.factory"),
     "structlog": ("app.logs", "engines.logs", "app.api.auth", "app.http"),  # the last two bind ids
     "tokenizers": ("engines.tiny_model",),

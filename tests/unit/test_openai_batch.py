@@ -1,7 +1,7 @@
 """What a batch is asked for with, how it is shown, and the lines of its files, beside OpenAI's own client's types."""
 
 import json
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import openai.types
@@ -9,7 +9,10 @@ import pytest
 from openai.types import batch_error, batch_usage
 
 from app.errors import InvalidRequest
-from app.openai_batches.batch_object import BatchObject, LineCounts, OpenAIBatchStatus, OpenAIUsage, Problems, usage_of
+from app.journal.openai_records import StoredOpenAIBatch
+from app.journal.records import Counts, StoredBatch, TokenUsage
+from app.journal.states import BatchState, OpenAIBatchStatus
+from app.openai_batches.batch_object import BatchObject, LineCounts, OpenAIUsage, shown
 from app.openai_batches.creation import CreateBatch, OutputExpiry, parse_creation, window_s
 from app.openai_batches.input_line import Problem, ProblemCode
 from app.openai_batches.output_line import LineError, answered, is_output, unanswered
@@ -77,31 +80,68 @@ def test_a_batch_is_shown_with_the_fields_that_openais_client_knows() -> None:
     assert set(OpenAIBatchStatus) == set(get_args(openai.types.Batch.model_fields["status"].annotation))
 
 
-def test_openais_client_reads_a_batch() -> None:
-    times = {name: None for name in BatchObject.__struct_fields__ if name.endswith("_at")} | {
-        "created_at": 1,
-        "failed_at": 2,
-    }
-    problem = Problem(code=ProblemCode.URL_MISMATCH, line=3, message="line 3: ...", param="url")
-    batch = BatchObject(
-        id="batch_1",
-        endpoint="/v1/completions",
-        model="m",
-        errors=Problems(data=[problem]),
-        input_file_id="file-1",
-        completion_window="24h",
-        status=OpenAIBatchStatus.FAILED,
-        output_file_id=None,
-        error_file_id=None,
-        request_counts=LineCounts(total=3),
-        usage=usage_of(7, 5, 2),
-        metadata={"run": "7"},
-        **times,  # type: ignore[arg-type]  # numbers or null
+STORED = StoredOpenAIBatch(
+    id="batch_1",
+    tenant="t",
+    endpoint="/v1/completions",
+    input_file_id="file-1",
+    completion_window="24h",
+    metadata=b'{"run":"7"}',
+    created_at=1.9,
+    expires_at=86401.9,
+    ordinal=1,
+    status=OpenAIBatchStatus.FAILED,
+    run=None,
+    output_file_id=None,
+    error_file_id=None,
+    errors=msgspec.json.encode([Problem(code=ProblemCode.URL_MISMATCH, line=3, message="line 3: ...", param="url")]),
+    failed_at=2.9,
+    in_progress_at=None,
+    finalizing_at=None,
+    completed_at=None,
+    expired_at=None,
+    cancelling_at=None,
+    cancelled_at=None,
+)
+
+
+def as_openais_client_reads_it(batch: StoredOpenAIBatch, run: StoredBatch | None) -> openai.types.Batch:
+    return openai.types.Batch.model_validate_json(msgspec.json.encode(shown(batch, run)), strict=True)
+
+
+def test_openais_client_reads_a_batch_whose_file_is_wrong() -> None:
+    read = as_openais_client_reads_it(STORED, None)
+    assert (
+        read.errors
+        and read.errors.data
+        and read.errors.data[0].to_dict()
+        == {
+            "code": "url_mismatch",
+            "line": 3,
+            "message": "line 3: ...",
+            "param": "url",
+        }
     )
-    read = openai.types.Batch.model_validate_json(msgspec.json.encode(batch), strict=True)
-    assert read.errors and read.errors.data and read.errors.data[0].line == 3
+    assert (read.status, read.created_at, read.expires_at, read.failed_at) == ("failed", 1, 86401, 2)
+    assert read.metadata == {"run": "7"} and read.request_counts and read.request_counts.total == 0
+
+
+def test_openais_client_reads_a_batch_with_its_run() -> None:
+    progress = {"errors": None, "failed_at": None, "in_progress_at": 2.5, "output_file_id": "file-2"}
+    running = msgspec.structs.replace(STORED, status=OpenAIBatchStatus.IN_PROGRESS, run=7, **progress)
+    counts, usage = Counts(ok=4, error=1), TokenUsage(prompt_tokens=7, completion_tokens=5, cached_tokens=2)
+    read = as_openais_client_reads_it(running, run_of(10, counts, usage))
+    assert read.errors is None and read.model == "m" and read.output_file_id == "file-2" and read.in_progress_at == 2
+    counted = read.request_counts
+    assert counted and (counted.total, counted.completed, counted.failed) == (10, 4, 1)
     assert read.usage and (read.usage.total_tokens, read.usage.input_tokens_details.cached_tokens) == (12, 2)
-    assert (read.status, read.failed_at, read.metadata) == ("failed", 2, {"run": "7"})
+
+
+def run_of(size: int, counts: Counts, usage: TokenUsage) -> StoredBatch:
+    nothing = dict.fromkeys(("deadline_at", "expires_at", "body_digest", "reason", "started_at", "ended_at", "stats"))
+    numbers = dict.fromkeys(("restarts_without_result", "last_seq", "stored_results", "stored_bytes"), 0)
+    known: dict[str, Any] = {"id": "run", "tenant": "t", "model": "m", "created_at": 1.0, "ordinal": 7, "size": size}
+    return StoredBatch(**known, state=BatchState.IN_PROGRESS, counts=counts, usage=usage, **nothing, **numbers)
 
 
 # ---------------------------------------------------------------- lines of its files

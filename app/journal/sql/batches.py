@@ -20,7 +20,7 @@ from app.journal.records import (
     StoredBatch,
     TokenUsage,
 )
-from app.journal.sql import holdings, output_files
+from app.journal.sql import holdings, openai_batches, output_files
 from app.journal.sql.schema import batches
 from app.journal.states import ENDED, OPEN, REST, BatchKind, BatchState, may_follow
 
@@ -40,10 +40,11 @@ def create(connection: Connection, new: NewBatch, quotas: Quotas) -> StoredBatch
     """A batch that receives its items. Raises KeyInUse and QuotaExceeded."""
     if new.idempotency_key is not None:
         _free_key(connection, new.tenant, new.idempotency_key, new.created_at)
-    holdings.check(connection, quotas, new.tenant, Sizes(batches=1))
+    if new.kind is BatchKind.GENERATION:  # else it is the run of one that counts already
+        holdings.check(connection, quotas, new.tenant, Sizes(batches=1))
+        holdings.add(connection, new.tenant, batches=1)
     row = msgspec.structs.asdict(new)
     connection.execute(insert(batches).values(**row, state=BatchState.RECEIVING))
-    holdings.add(connection, new.tenant, batches=1)
     return _one(connection, batches.c.id == new.id)
 
 
@@ -120,9 +121,11 @@ def remove(connection: Connection, ordinal: int) -> None:
         raise WrongState(f"{batch.id} is {batch.state}: cancel it, and delete it when it has ended")
     values = {"removed_at": time.time(), "idempotency_key": None}
     connection.execute(update(batches).where(batches.c.ordinal == ordinal).values(**values))
+    gone = 1
     if batch.kind is BatchKind.OPENAI:
         output_files.remove(connection, ordinal)
-    holdings.add(connection, batch.tenant, batches=-1, items=-batch.size, size=-batch.stored_bytes)
+        gone = openai_batches.lose_run(connection, ordinal, is_for_good=batch.state in ENDED)
+    holdings.add(connection, batch.tenant, batches=-gone, items=-batch.size, size=-batch.stored_bytes)
 
 
 def remove_ended_before(connection: Connection, ended_before: float, limit: int) -> int:

@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from app.journal.states import BatchKind, BatchState, ResultStatus
+from app.journal.states import BatchKind, BatchState, OpenAIBatchStatus, ResultStatus
 
 REVISIONS = ("0001", "0002")  # oldest first
 NEWEST = REVISIONS[-1]  # this version's
@@ -189,4 +189,32 @@ file_marks = Table(  # where some of the lines begin: so a part of a file is fou
     Column("start", WHOLE, primary_key=True, autoincrement=False),  # in bytes
     Column("line", WHOLE, nullable=False),  # how many are before it
     Column("seq", WHOLE, nullable=False),  # of the result that it is
+)
+
+openai_batches = Table(  # what OpenAI's API says of its batches beside what their runs, in `batches`, have
+    "openai_batches",
+    metadata,
+    Column("ordinal", WHOLE, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("tenant", Text, nullable=False),
+    Column("key_id", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("completion_window", Text, nullable=False),
+    Column("metadata", LargeBinary),
+    Column("output_kept_s", WHOLE),
+    Column("status", Text, nullable=False),
+    Column("run", WHOLE),  # the ordinal in `batches`; null while no item of it is stored
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("errors", LargeBinary),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    *(Column(f"{status}_at", Double) for status in OpenAIBatchStatus if status is not OpenAIBatchStatus.VALIDATING),
+    Column("ended_at", Double),
+    _one_of("status", OpenAIBatchStatus),
+    Index(None, "tenant", "id"),
+    Index(None, "run"),
+    Index(None, "ended_at"),
+    sqlite_autoincrement=True,
 )
