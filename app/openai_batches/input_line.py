@@ -14,6 +14,7 @@ SPACE = b" \t\r"  # a line may hold nothing else, and end with \r\n
 class ProblemCode(StrEnum):
     """What may be wrong with an input file."""
 
+    INPUT_FILE_GONE = "input_file_gone"  # it was deleted, or expired, before it was read
     EMPTY_FILE = "empty_file"
     TOO_MANY_TASKS = "too_many_tasks"
     LINE_TOO_LONG = "line_too_long"
