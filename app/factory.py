@@ -3,7 +3,19 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import batch_generate, detached_batches, errors, files, health, metrics, models, nodes, ranks, usage
+from app.api import (
+    batch_generate,
+    detached_batches,
+    errors,
+    exchanges,
+    files,
+    health,
+    metrics,
+    models,
+    nodes,
+    ranks,
+    usage,
+)
 from app.api.auth import KeyCheck
 from app.api.describing import Resource
 from app.api.openapi import describe
@@ -14,6 +26,7 @@ from phalanx import __version__
 RESOURCES: tuple[Resource, ...] = (
     batch_generate,
     detached_batches,
+    exchanges,
     files,
     ranks,
     nodes,

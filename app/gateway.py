@@ -22,6 +22,7 @@ from app.batches.runs import Runs
 from app.batches.spool_space import SpoolSpace
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.placement import Dispatch, placement
+from app.exchanges.service import Exchanges
 from app.journal.keeper import JournalKeeper
 from app.keys.ring import KeyRing
 from app.keys.store import KeysFile
@@ -34,7 +35,8 @@ from app.settings.declaration import Settings
 from app.settings.folders import service_journal, spool_folder, temporary_folder
 from app.traces import OFF, Traces
 from engines import tasks
-from engines.contract.protocol import Abort, ItemError, ItemErrorCode, Result, Run
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Abort, Result, Run
 from phalanx import __version__
 
 logger = get_logger("gateway")
@@ -74,6 +76,7 @@ class Gateway:
             settings.prefetch,
             self._soon,
             self,
+            settings.online_share,
         )
         self.changed = asyncio.Event()
         self.fleet = Fleet(settings, environ, allotment, self.dispatcher, self._on_change)
@@ -87,6 +90,7 @@ class Gateway:
         self.acceptance = Acceptance(
             settings, self.fleet, self.availability, engine_check, admission, self.runs, traces, self.dispatcher
         )
+        self.exchanges = self._make_exchanges(admission, rate)
         self.spools = SpoolSpace(settings.max_spool_bytes, spool_folder(settings.spool_dir))
         self.arrivals = Arrivals(
             self.acceptance, self.runs, self.availability, self.spools, settings.stream_window_bytes
@@ -94,6 +98,20 @@ class Gateway:
         self.detached = self._make_detached(admission)
         self.dry_runs = DryRuns(self.acceptance, self.fleet, self.availability, self.runs.forecasts)
         self._watch()
+
+    def _make_exchanges(self, admission: AdmissionGate, rate: RateMeter) -> Exchanges:
+        return Exchanges(
+            self.settings,
+            self.fleet,
+            self.availability,
+            admission,
+            self.dispatcher,
+            rate,
+            self.metrics,
+            self.keeper.usage,
+            self.traces,
+            self._soon,
+        )
 
     def _make_detached(self, admission: AdmissionGate) -> DetachedService:
         return DetachedService(
@@ -130,23 +148,23 @@ class Gateway:
         self.bodies.end()
         timeout_s = self.settings.drain_timeout_s
         self.detached.batches.halt()
-        logger.info("draining", batches=self.runs.active, timeout_s=timeout_s)
+        logger.info("draining", batches=self.runs.active, exchanges=self.exchanges.active, timeout_s=timeout_s)
         try:
             await self.detached.batches.stop()
-            await asyncio.wait_for(self.runs.wait_idle(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self.runs.wait_idle()
+                await self.exchanges.wait_idle()
         except TimeoutError:
-            logger.warning("drain_deadline", batches=self.runs.active)
+            logger.warning("drain_deadline", batches=self.runs.active, exchanges=self.exchanges.active)
         finally:  # after a second signal, too: every item gets its result
-            self.runs.end_all(
-                ItemError(ItemErrorCode.SHUTTING_DOWN, "the service is shutting down: send the item again")
-            )
+            self._end_all(ItemErrorCode.SHUTTING_DOWN, "the service is shutting down: send the item again")
 
     def give_up(self) -> None:
         """The service cannot go on: what is admitted gets its error at once."""
         self.availability.is_draining = True
         self.bodies.end()
         self.detached.batches.halt()
-        self.runs.end_all(ItemError(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again"))
+        self._end_all(ItemErrorCode.SHUTTING_DOWN, "the service failed and ends: send the item again")
 
     async def stop(self) -> None:
         """Stops the ranks, and closes the journal when nothing more can come from them. May be called twice."""
@@ -188,7 +206,13 @@ class Gateway:
             return
         reason = f"no rank is left: {self.availability.reason}"
         self.detached.batches.hold_all(reason)
-        self.runs.end_all(ItemError(ItemErrorCode.RANK_LOST, reason))
+        self._end_all(ItemErrorCode.RANK_LOST, reason)
+
+    def _end_all(self, code: ItemErrorCode, reason: str) -> None:
+        """All that is admitted and has no answer gets this error."""
+        error = ItemError(code, reason)
+        self.runs.end_all(error)
+        self.exchanges.end_all(error)
 
     # -- metrics
 
@@ -202,6 +226,7 @@ class Gateway:
                 "phalanx_suspect_items": lambda: sum(dispatcher.suspects(group) for group in self.fleet.groups),
                 "phalanx_asyncio_tasks": lambda: len(asyncio.all_tasks()),
                 "phalanx_active_batches": lambda: self.runs.active,
+                "phalanx_active_exchanges": lambda: self.exchanges.active,
                 "phalanx_batches_held_back": lambda: self.runs.held_back,
                 "phalanx_detached_batches": lambda: self.detached.batches.open,
                 "phalanx_detached_batches_held": lambda: self.detached.batches.held,

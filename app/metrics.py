@@ -15,6 +15,7 @@ from engines.contract.protocol import Result
 
 Reader = Callable[[], float]
 REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+FIRST_BYTE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 MOST_TENANTS = 100  # that have a label of their own
@@ -42,6 +43,7 @@ WATCHED_GAUGES = {
     "phalanx_suspect_items": "Items on trial, after their group crashed.",
     "phalanx_asyncio_tasks": "Tasks of the event loop.",
     "phalanx_active_batches": "Batches under way.",
+    "phalanx_active_exchanges": "Exchanges under way.",
     "phalanx_batches_held_back": "Of these, streams whose clients read too slowly.",
     "phalanx_detached_batches": "Batches in the background that have not ended.",
     "phalanx_detached_batches_held": "Of these, those of which nothing runs until a reason is gone.",
@@ -123,6 +125,16 @@ class Metrics:
         self._completion_tokens = Counter(
             "phalanx_completion_tokens_total", "Generated tokens of answered items.", ["rank"], registry=self.registry
         )
+        self._exchanges = Counter(
+            "phalanx_exchanges_total", "Exchanges that have ended.", ["path", "status"], registry=self.registry
+        )
+        self._first_byte_seconds = Histogram(
+            "phalanx_exchange_first_byte_seconds",
+            "From a streamed exchange's acceptance to the first byte of its answer.",
+            ["path"],
+            buckets=FIRST_BYTE_SECONDS,
+            registry=self.registry,
+        )
         self._tenants: set[str] = set()
         self._tenant_items = Counter(
             "phalanx_tenant_items_total", "Items that have their result.", ["tenant"], registry=self.registry
@@ -136,6 +148,13 @@ class Metrics:
             buckets=PREDICTION_ERRORS,
             registry=self.registry,
         )
+
+    def exchange_ended(self, path: str, status: str, first_byte_s: float | None) -> None:
+        """An exchange has its answer, or will have none."""
+        self._exchanges.labels(path, status).inc()
+        self._items[status].inc()
+        if first_byte_s is not None:
+            self._first_byte_seconds.labels(path).observe(first_byte_s)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""

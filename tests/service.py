@@ -178,7 +178,8 @@ class Service:
 
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs, as far as a client can see."""
-        return sum(self.held) == self.backlog == self.metric("phalanx_active_batches") == 0
+        active = self.metric("phalanx_active_batches") + self.metric("phalanx_active_exchanges")
+        return sum(self.held) == self.backlog == active == 0
 
     # -- its end
 

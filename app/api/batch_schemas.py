@@ -10,7 +10,7 @@ from app.batches.parsing import OPTIONS as OPTIONS_OBJECT
 from app.batches.request import BatchRequest, PromptObject
 from app.batches.results import ItemResult, PromptTokensDetails, RequestCounts, ResultError, Usage
 from app.batches.stats import RankShare, Stats
-from engines.contract.protocol import ItemErrorCode
+from engines.contract.item_errors import ItemErrorCode
 from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
 
 ANSWER = "BatchAnswer"

@@ -99,6 +99,10 @@ def install(app: FastAPI) -> None:
         name = str(first["loc"][-1])
         return refusal(request.scope, InvalidRequest(f"{name}: {first['msg']}", param=name))
 
+    async def on_failure(_: Request, __: Exception) -> Response:
+        return internal_error()  # and whoever serves the application hears of it, too, and logs it
+
+    app.add_exception_handler(Exception, on_failure)
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(JournalError, on_journal_error)
     app.add_exception_handler(HTTPException, on_http_exception)

@@ -1,4 +1,4 @@
-"""``GET /v1/models``: the model that is served, as OpenAI lists it."""
+"""``GET /v1/models``, and one of them: the model that is served, as OpenAI lists it."""
 
 from typing import Literal
 
@@ -8,6 +8,9 @@ from fastapi.responses import Response
 
 from app.api.describing import Answers, Described
 from app.api.state import gateway_of
+from app.errors import NotFound
+from app.gateway import Gateway
+from app.validation import short
 
 router = APIRouter()
 _encode = msgspec.json.Encoder().encode
@@ -31,17 +34,30 @@ class ModelList(msgspec.Struct, kw_only=True):
 
 
 SCHEMAS = (Described(Model), Described(ModelList))
-ANSWERS = {"/v1/models": Answers("ModelList")}
+ANSWERS = {"/v1/models": Answers("ModelList"), "/v1/models/{model}": Answers("Model", (404,))}
 
 
 @router.get("/v1/models", summary="The model that is served")
 async def models(request: Request) -> Response:
     """A list of one."""
-    gateway = gateway_of(request)
+    return Response(_encode(ModelList(data=[_model(gateway_of(request))])), media_type="application/json")
+
+
+@router.get("/v1/models/{model:path}", summary="The model that is served, by its id")
+async def model(request: Request, model: str) -> Response:
+    """404 for any other."""
+    served = _model(gateway_of(request))
+    if model != served.id:
+        raise NotFound(
+            f"model {short(model)!r} is not served here: use {served.id!r}", param="model", code="model_not_found"
+        )
+    return Response(_encode(served), media_type="application/json")
+
+
+def _model(gateway: Gateway) -> Model:
     facts = next((rank.facts for rank in gateway.fleet.ranks if rank.facts is not None), None)
-    model = Model(
+    return Model(
         id=gateway.settings.public_name,
         created=int(gateway.started_at),
         max_model_len=facts.max_model_len if facts else None,
     )
-    return Response(_encode(ModelList(data=[model])), media_type="application/json")

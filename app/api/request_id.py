@@ -3,6 +3,9 @@
 import re
 import secrets
 
+from starlette.requests import Request
+
+REQUEST_ID = "phalanx.request_id"  # in the ASGI scope
 REQUEST_ID_HEADER = "X-Request-ID"
 SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 
@@ -10,3 +13,8 @@ SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 def choose_request_id(given: str | None) -> str:
     """The id of a request whose header says `given`."""
     return given if given is not None and SAFE_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(16)}"
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the front door has given to this request."""
+    return str(request.scope[REQUEST_ID])

@@ -25,7 +25,7 @@ from app.keys.ring import Caller
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from app.traces import Traces
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 
 CUT_ITEMS = 500  # at a time
 ITEM_BYTES = 512  # that an item takes up besides its prompt and its result, and what is kept of it in the end
@@ -213,13 +213,18 @@ class Acceptance:
 
 def priority_of(request: BatchRequest, caller: Caller) -> int:
     """The batch's own, or else the nearest to the default that the API key may use."""
+    return priority_of_caller(request.priority, caller)
+
+
+def priority_of_caller(asked: int | None, caller: Caller) -> int:
+    """What is asked for, or else the nearest to the default that the API key may use. Raises InvalidRequest."""
     limits = caller.key.limits if caller.key else None
-    if request.priority is None:
+    if asked is None:
         return limits.nearest_priority(DEFAULT_PRIORITY) if limits else DEFAULT_PRIORITY
-    if limits is not None and not limits.allows_priority(request.priority):
+    if limits is not None and not limits.allows_priority(asked):
         raise InvalidRequest(
-            f"priority is {request.priority}: this API key may use {limits.priorities}",
+            f"priority is {asked}: this API key may use {limits.priorities}",
             param="priority",
             code="priority_not_allowed",
         )
-    return request.priority
+    return asked

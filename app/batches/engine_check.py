@@ -7,7 +7,7 @@ from app.batches.availability import Availability
 from app.errors import InvalidRequest
 from app.ranks.fleet import Fleet
 from app.ranks.rank import Rank
-from engines.contract.protocol import ItemError
+from engines.contract.item_errors import ItemError
 
 ACCEPTED_KEPT = 4096
 ASK_ANOTHER_S = 2.0  # an answer takes milliseconds, unless a structure has to be compiled

@@ -23,7 +23,8 @@ from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
 from app.settings.declaration import Settings
 from app.validation import DECODE_ERRORS, Complaint, complaint
-from engines.contract.protocol import ItemError, ItemErrorCode, PromptKind
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import PromptKind
 from engines.contract.sampling import SamplingFields
 
 NULL = b"null"  # as JSON

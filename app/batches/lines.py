@@ -13,7 +13,7 @@ from app.batches.splitting import MAX_BESIDE_BYTES, MAX_DEPTH, is_too_deep
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest, TooLarge
 from app.validation import DECODE_ERRORS, complaint, shown
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 
 MAX_ITEMS = 20_000_000  # of one body: some bytes of memory are needed for each until its batch has ended
 SPACE = b" \t\r"  # a line may hold nothing else, and end with \r\n

@@ -16,9 +16,11 @@ class RateMeter:
         self._weighted_tokens = 0.0
         self._weighted_s = 0.0
         self._last: float | None = None
+        self._pieces = 0  # of work that has come and not ended
 
     def busy(self) -> None:
-        """Work has come: from now on time counts."""
+        """A piece of work has come: from now on time counts."""
+        self._pieces += 1
         if self._last is None:
             self._last = self._clock()
 
@@ -33,9 +35,15 @@ class RateMeter:
         self._weighted_s = self._weighted_s * decay + elapsed
         self._last = now
 
-    def idle(self) -> None:
-        """Nothing is left to do. The time since the last tokens were done went into what was given up."""
-        self._last = None
+    def done(self) -> None:
+        """A piece of work has ended. Its last tokens may be counted still, until `rest`."""
+        self._pieces -= 1
+
+    def rest(self) -> None:
+        """Time counts no longer if nothing is left to do. What has passed since the last tokens were done went into
+        what was given up."""
+        if not self._pieces:
+            self._last = None
 
     @property
     def tokens_per_s(self) -> float | None:

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from app.batches.record import Label
-from engines.contract.protocol import ItemError, Outcome, Result
+from engines.contract.item_errors import ItemError
+from engines.contract.protocol import Outcome, Result
 
 Status = Literal["ok", "error", "cancelled", "timeout"]
 NO_OUTPUTS = Raw(b"[]")

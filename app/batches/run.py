@@ -17,7 +17,8 @@ from app.batches.stats import StatsKeeper
 from app.dispatch.item import Flow, Item
 from app.logs import get_logger
 from app.traces import BatchTrace
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 logger = get_logger("batches")
 _STATUS: dict[Outcome, Status] = {

@@ -19,7 +19,8 @@ from app.journal.usage_meter import UsageMeter
 from app.logs import get_logger
 from app.metrics import Metrics
 from engines import tasks
-from engines.contract.protocol import ItemError, Result
+from engines.contract.item_errors import ItemError
+from engines.contract.protocol import Result
 
 logger = get_logger("batches")
 AnyRun: TypeAlias = BatchRun[Any]  # Any: whatever sink its results go to
@@ -139,7 +140,7 @@ class Runs:
             self._take_out(run)
             if run.forecast is not None:
                 self.forecasts.end(run.forecast)
-            self._rest()
+            self._rate.rest()
 
     async def stop(self) -> None:
         """Returns when nothing is read any more for any batch. May be called twice."""
@@ -168,20 +169,17 @@ class Runs:
     def _end(self, run: AnyRun, status: Status, error: ItemError | None = None) -> None:
         self._dispatcher.cancel(run.flow)
         run.end(status, error)
-        self._rest()
+        self._rate.rest()
 
     def _take_out(self, run: AnyRun) -> None:
         life = self._active.pop(run)
+        self._rate.done()
         life.end()
         self._ended_feeders = [feeder for feeder in self._ended_feeders if not feeder.is_stopped]
         if life.feeder is not None:
             self._ended_feeders.append(life.feeder)
         if not self._active:
             self._idle.set()
-
-    def _rest(self) -> None:
-        if not self._active:
-            self._rate.idle()
 
     def _look_back(self, run: AnyRun) -> None:
         """How well its time was predicted, unless it was cut short."""
@@ -222,7 +220,7 @@ class Runs:
     def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
         """A rank has answered; the items' batches know. `completed_tokens` are what the answered items cost."""
         self._rate.observe(completed_tokens)
-        self._rest()
+        self._rate.rest()
         self._metrics.results(rank, results)
 
 

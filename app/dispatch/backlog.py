@@ -9,6 +9,7 @@ began anew with each window would forget what was used beyond its charge. While 
 """
 
 import bisect
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from app.dispatch.item import Flow, Item, Owner, Party
@@ -39,6 +40,7 @@ class Backlog:
         self._levels: dict[int, Level] = {}  # by priority: those that are in use
         self._order: list[int] = []  # those with something waiting, lowest first
         self._owners: dict[str, Waiting] = {}  # by id: those with something waiting
+        self._online: OrderedDict[str, OrderedDict[Flow, None]] = OrderedDict()  # in turn, by owner: flows in order
         self.items = 0
         self.tokens = 0
 
@@ -75,8 +77,23 @@ class Backlog:
         """Takes the item that `head` has shown. Raises LookupError when nothing waits."""
         if not self._order:
             raise LookupError("the backlog is empty")
-        party = self._current_party()
-        flow = party.flows.current()
+        return self._take_first(self._current_party().flows.current())
+
+    def online_head(self) -> Item | None:
+        """The item that somebody waits for and that comes first for what is kept for such; whose turn it is does not
+        matter, but it is charged as any other."""
+        if not self._online:
+            return None
+        return next(iter(next(iter(self._online.values())))).waiting[0]
+
+    def pop_online(self) -> Item:
+        """Takes the item that `online_head` has shown; another owner's is the next one. There must be one."""
+        owner, flows = next(iter(self._online.items()))
+        self._online.move_to_end(owner)
+        return self._take_first(next(iter(flows)))
+
+    def _take_first(self, flow: Flow) -> Item:
+        party = self._levels[flow.priority].parties[flow.owner.id]
         item = flow.waiting.popleft()
         party.deficit -= item.cost
         flow.deficit -= item.cost
@@ -163,11 +180,17 @@ class Backlog:
             party.flows.come_back(flow)
         else:
             party.flows.enter(flow)
+        if flow.is_online:
+            self._online.setdefault(flow.owner.id, OrderedDict())[flow] = None
 
     def _leave(self, flow: Flow) -> None:
         """The flow has nothing waiting any more, or for now."""
         level = self._levels[flow.priority]
         party = level.parties[flow.owner.id]
+        if flow.is_online:
+            self._online[flow.owner.id].pop(flow)
+            if not self._online[flow.owner.id]:
+                del self._online[flow.owner.id]
         if flow.is_open_ended:
             party.flows.pause(flow)
         else:

@@ -35,7 +35,15 @@ class RankCredit:
     empty; items of many lengths end one by one, and what is held in advance for them is bound too early for nothing.
     """
 
-    def __init__(self, rank: int, incarnation: int, facts: RankFacts, prefetch: int | None, fill: Fill) -> None:
+    def __init__(
+        self,
+        rank: int,
+        incarnation: int,
+        facts: RankFacts,
+        prefetch: int | None,
+        fill: Fill,
+        online_share: float = 0.0,
+    ) -> None:
         self.rank = rank
         self.incarnation = incarnation
         self.max_num_seqs = facts.max_num_seqs
@@ -44,6 +52,9 @@ class RankCredit:
         self.running: dict[int, Item] = {}  # by attempt
         self.outstanding_tokens = 0
         self._sequences = 0
+        self._online_sequences = 0
+        self._most_reserved = min(facts.max_num_seqs - 1, math.ceil(online_share * facts.max_num_seqs))
+        self.reserves = False  # whether sequences are kept for those that somebody waits for
         self._kv_cache_tokens = facts.kv_cache_tokens
         self._max_model_len = facts.max_model_len
         self._kv_tokens: dict[int, float] = {}
@@ -53,6 +64,8 @@ class RankCredit:
     @property
     def capacity(self) -> int:
         """Sequences that the rank may hold altogether."""
+        if self.reserves:  # what is held in advance would run in their place
+            return self.max_num_seqs - max(0, self._most_reserved - self._online_sequences)
         if self._prefetch is not None:
             return self.max_num_seqs + self._prefetch
         return self.max_num_seqs + max(MIN_PREFETCH, min(self.max_num_seqs, math.ceil(self._burst)))
@@ -67,12 +80,22 @@ class RankCredit:
         return max(0, self.capacity - self._sequences)
 
     def fits(self, item: Item) -> bool:
-        """Whether the rank may take the item now. One that is larger than any credit runs alone."""
-        if not self.running:
+        """Whether the rank may take the item now. One that is larger than any credit runs alone, and one that takes no
+        sequence needs no room."""
+        if not (self.running and item.sequences):
+            return True
+        if item.flow.is_online and self.has_reserved(item):
             return True
         if item.sequences > self.credit:
             return False
         return not self._kv_cache_tokens or (self._kv_expected + self._expected_tokens(item) <= self._kv_cache_tokens)
+
+    def has_reserved(self, item: Item) -> bool:
+        """Whether what is kept for online items is enough for this one, too, or is all its own."""
+        if not self._most_reserved:
+            return False
+        taken = self._online_sequences
+        return not taken or taken + item.sequences <= self._most_reserved
 
     def take(self, item: Item) -> None:
         """The item is on its way to the rank."""
@@ -81,6 +104,7 @@ class RankCredit:
         self._kv_tokens[item.attempt] = expected
         self._kv_expected += expected
         self._sequences += item.sequences
+        self._online_sequences += item.sequences * item.flow.is_online
         self.outstanding_tokens += item.cost
 
     def give_back(self, attempt: int) -> Item | None:
@@ -89,6 +113,7 @@ class RankCredit:
         if item is not None:
             self._kv_expected -= self._kv_tokens.pop(attempt)
             self._sequences -= item.sequences
+            self._online_sequences -= item.sequences * item.flow.is_online
             self.outstanding_tokens -= item.cost
         return item
 

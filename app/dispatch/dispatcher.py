@@ -11,22 +11,23 @@ from collections.abc import Callable
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.credit import Fill, RankCredit
+from app.dispatch.figures import DispatchFigures
 from app.dispatch.group import DispatchGroup
 from app.dispatch.item import Flow, Item, ItemState
 from app.dispatch.observer import DispatchObserver
+from app.dispatch.online import OnlineLane
 from app.dispatch.outbox import Outbox
 from app.dispatch.placement import Placement
 from app.dispatch.trial import verdict
-from app.dispatch.trials import Trials
 from app.ranks.events import Aftermath, Loss, Member
-from engines.contract.protocol import Abort, Outcome, Result, Run
+from engines.contract.protocol import Abort, Chunk, Outcome, Result, Run
 
 LONGEST_PUMP_S = 0.02  # in one pass of the event loop: a thousand batches with unlike items are slow to order
 Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
 Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
 
 
-class Dispatcher:
+class Dispatcher(DispatchFigures):
     """The backlog, the credit of each ready rank, and what runs where."""
 
     def __init__(
@@ -37,19 +38,18 @@ class Dispatcher:
         prefetch: int | None,
         soon: Soon = lambda act: act(),
         observer: DispatchObserver | None = None,
+        online_share: float = 0.0,
     ) -> None:
-        self.backlog = Backlog(quantum_tokens)
+        super().__init__(Backlog(quantum_tokens))
         self._send = send
         self._placement = placement
         self._prefetch = prefetch
         self._soon = soon
         self._observer = observer
+        self._online = OnlineLane(self.backlog, placement, online_share)
         self._is_pump_due = False
         self._fill = Fill()
-        self._groups: dict[int, DispatchGroup] = {}  # those that are ready, by number
-        self._ranks: dict[int, RankCredit] = {}  # theirs, by number
         self._given_up: set[int] = set()  # groups that will not come back by themselves
-        self._trials = Trials()
         self._attempts = itertools.count(1)
         self.requeued_items = 0  # attempts that were lost and had to be made again
         self.convicted = 0  # culprits found so far that somebody still wanted
@@ -60,6 +60,22 @@ class Dispatcher:
         """Accepts items. Their sink hears of each one exactly once."""
         self.backlog.add(flow, items)
         self._pump_soon()
+
+    def submit_instant(self, flow: Flow, item: Item) -> None:
+        """Accepts an item that takes no sequence: it goes to a rank at once, unless none takes items now."""
+        ranks = [
+            rank
+            for group in self._groups.values()
+            if group.takes_items and self._trials.current(group.number) is None
+            for rank in group.ranks
+        ]
+        chosen = self._placement.choose(ranks, item)
+        if chosen is None:
+            self.submit(flow, [item])
+            return
+        outbox = Outbox()
+        self._assign(item, chosen, outbox)
+        outbox.send(self._send)
 
     def cancel(self, flow: Flow) -> None:
         """Forgets what a flow has waiting, and tells the ranks to give up what runs. Its sink hears nothing more."""
@@ -94,7 +110,9 @@ class Dispatcher:
         """All ranks of the group run items from now on. It must be new, or have been lost."""
         if group in self._groups:
             raise RuntimeError(f"group {group} is ready already")
-        ranks = [RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill) for m in members]
+        ranks = [
+            RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill, self._online.share) for m in members
+        ]
         self._groups[group] = DispatchGroup(group, ranks, takes_items)
         self._ranks |= {rank.rank: rank for rank in ranks}
         self._given_up.discard(group)
@@ -151,41 +169,16 @@ class Dispatcher:
         if self._observer is not None:
             self._observer.results_taken(rank, results, completed_tokens)
 
-    # -- for those who look
-
-    def held(self, rank: int) -> int:
-        """Items that the rank holds now."""
+    def chunks(self, rank: int, incarnation: int, chunks: list[Chunk]) -> None:
+        """What has come of attempts that stream. Nobody hears of those that were given up."""
         credit = self._ranks.get(rank)
-        return len(credit.running) if credit else 0
-
-    def credit(self, rank: int) -> int:
-        """Sequences that the rank may take now."""
-        credit = self._ranks.get(rank)
-        return credit.credit if credit else 0
-
-    def suspects(self, group: int) -> int:
-        """Items on trial on the group that have not been cleared yet."""
-        return self._trials.suspects(group)
-
-    @property
-    def takes_items(self) -> bool:
-        """Whether any group does."""
-        return any(group.takes_items for group in self._groups.values())
-
-    @property
-    def slots(self) -> int:
-        """Sequences that all ranks together run at once."""
-        return sum(rank.max_num_seqs for rank in self._ranks.values())
-
-    @property
-    def running_items(self) -> int:
-        """Items on all ranks together."""
-        return sum(len(rank.running) for rank in self._ranks.values())
-
-    @property
-    def outstanding_tokens(self) -> int:
-        """Tokens that are waiting or running, by their cost."""
-        return self.backlog.tokens + sum(rank.outstanding_tokens for rank in self._ranks.values())
+        if credit is None or credit.incarnation != incarnation:
+            return
+        for chunk in chunks:
+            item = credit.running.get(chunk.attempt)
+            if item is not None and item.stream is not None and item.state is ItemState.RUNNING:
+                item.has_begun = True
+                item.stream.item_chunk(item, chunk)
 
     # -- the way of an item
 
@@ -203,6 +196,7 @@ class Dispatcher:
             group for group in self._groups.values() if not self._run_trial(group, outbox, until) and group.takes_items
         ]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
+        self._online.serve(ranks, lambda item, rank: self._assign(item, rank, outbox))
         while (item := self.backlog.head()) is not None and time.monotonic() < until:
             chosen = self._placement.choose(ranks, item)
             if chosen is None:
@@ -245,7 +239,7 @@ class Dispatcher:
         item.flow.running.discard(item)
         unasked = (Outcome.LOST, Outcome.ABORTED)  # of an item that somebody wants
         if result.outcome in unasked and item.state is ItemState.RUNNING:
-            last = item.lose(result)
+            last = item.broken_off(result) if item.has_begun else item.lose(result)
             if last is None:
                 self._run_again(item, credit.rank)
                 return None
@@ -278,8 +272,14 @@ class Dispatcher:
     # -- what was lost
 
     def _run_lost_again(self, attempts: list[Item]) -> None:
-        """At the head of the backlog, or on trial; what nobody wants any more is forgotten."""
-        again = [item for item in attempts if item.state is ItemState.RUNNING]
+        """At the head of the backlog, or on trial; what nobody wants any more is forgotten. A stream that has begun can
+        only be tried, for its client has had the beginning of another answer."""
+        again = []
+        for item in attempts:
+            if item.has_begun and item.trial is None and item.state is ItemState.RUNNING:
+                self._finish(item, item.broken_off(Result(item.attempt, Outcome.LOST)), item.rank)
+            elif item.state is ItemState.RUNNING:
+                again.append(item)
         for item in again:
             item.state = ItemState.WAITING
             item.sink.item_lost(item, item.rank)

@@ -6,7 +6,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from app.dispatch.turns import Turns
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result, RunItem
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Chunk, Outcome, PromptKind, Result, RunItem
 
 if TYPE_CHECKING:
     from app.dispatch.trial import Trial
@@ -35,6 +36,13 @@ class ItemSink(Protocol):
         """The item has its result; `rank` is None when none ran it."""
 
 
+class StreamSink(ItemSink, Protocol):
+    """Who passes an item's answer on as it comes."""
+
+    def item_chunk(self, item: "Item", chunk: Chunk) -> None:
+        """The next bytes of its answer."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who sent a batch, and shares the ranks fairly with others: a tenant, or everybody where there are no API keys."""
@@ -53,6 +61,7 @@ class Flow:
     __slots__ = (
         "deficit",
         "is_held_back",
+        "is_online",
         "is_open_ended",
         "owner",
         "party",
@@ -63,7 +72,8 @@ class Flow:
     )
     weight = 1
 
-    def __init__(self, priority: int, owner: Owner = EVERYBODY) -> None:
+    def __init__(self, priority: int, owner: Owner = EVERYBODY, *, is_online: bool = False) -> None:
+        self.is_online = is_online  # somebody waits for its answer: it may use what is kept for such
         self.priority = priority  # lower runs first
         self.owner = owner
         self.party: Party | None = None  # what its waiting items are charged to, once there were any
@@ -111,6 +121,7 @@ class Item:
         "attempts",
         "cost",
         "flow",
+        "has_begun",
         "incarnation",
         "index",
         "kind",
@@ -124,6 +135,7 @@ class Item:
         "sequences",
         "sink",
         "state",
+        "stream",
         "template_kwargs",
         "tools",
         "trace",
@@ -148,8 +160,11 @@ class Item:
         return_token_ids: bool = False,
         tools: bytes | None = None,
         template_kwargs: bytes | None = None,
+        stream: StreamSink | None = None,
     ) -> None:
         self.sink = sink
+        self.stream = stream  # where its answer goes as it comes, if it does
+        self.has_begun = False  # whether any of it has: its client cannot be given another one
         self.flow = flow
         self.index = index
         self.kind = kind
@@ -181,6 +196,13 @@ class Item:
             return result
         reason = f"its engine ended {self.lost} attempts, and nobody had asked for it: send the item again"
         return Result(result.attempt, Outcome.ERROR, error=ItemError(ItemErrorCode.ENGINE_ERROR, reason))
+
+    def broken_off(self, result: Result) -> Result:
+        """The item's result when its stream has begun and will not be completed."""
+        if result.error is not None:
+            return Result(result.attempt, Outcome.ERROR, error=result.error)
+        reason = "its rank was lost in the midst of the answer: send it again"
+        return Result(result.attempt, Outcome.ERROR, error=ItemError(ItemErrorCode.RANK_LOST, reason))
 
     def message(self, params_index: int) -> RunItem:
         """The item as it goes to a rank."""

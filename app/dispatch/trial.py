@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from app.dispatch.item import Item
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 
 Line: TypeAlias = "OrderedDict[Item, None]"  # items in order, any of which leaves at once: there may be 16,384 of them
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import internal_error, refusal
 from app.api.refusals import route_of
-from app.api.request_id import REQUEST_ID_HEADER, choose_request_id
+from app.api.request_id import REQUEST_ID, REQUEST_ID_HEADER, choose_request_id
 from app.errors import Forbidden, InvalidRequest, RequestError
 from app.logs import get_logger
 from app.metrics import Metrics
@@ -37,7 +37,7 @@ class Frontdoor:
             return
         began = time.monotonic()
         headers = Headers(scope=scope)
-        request_id = choose_request_id(headers.get(REQUEST_ID_HEADER))
+        request_id = scope[REQUEST_ID] = choose_request_id(headers.get(REQUEST_ID_HEADER))
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from engines.contract.protocol import RankFacts, Result
+from engines.contract.protocol import Chunk, RankFacts, Result
 
 
 class LossKind(StrEnum):
@@ -66,6 +66,9 @@ class GroupListener(Protocol):
 
     def results(self, rank: int, incarnation: int, results: list[Result]) -> None:
         """Attempts that ended."""
+
+    def chunks(self, rank: int, incarnation: int, chunks: list[Chunk]) -> None:
+        """What has come of attempts that stream."""
 
     def group_lost(self, group: int, loss: Loss) -> Aftermath:
         """The group takes nothing any more. What it held has to run again."""

@@ -27,6 +27,7 @@ from engines import tasks
 from engines.contract.protocol import (
     PROTOCOL_VERSION,
     Checked,
+    Chunks,
     Counted,
     Failed,
     FailureKind,
@@ -217,9 +218,8 @@ class Fleet:
             return
         rank.heard()
         match message:
-            case Results():
-                rank.results += 1
-                self._listener.results(rank.number, message.incarnation, message.results)
+            case Results() | Chunks():
+                self._on_work(rank, message)
             case Status():
                 rank.beat(message)
             case StageReached():
@@ -235,6 +235,13 @@ class Fleet:
                 self._on_failed(rank, message)
             case Stopped():
                 self.groups[rank.group].rank_stopped(rank)
+
+    def _on_work(self, rank: Rank, message: Results | Chunks) -> None:
+        rank.results += 1
+        if isinstance(message, Results):
+            self._listener.results(rank.number, message.incarnation, message.results)
+        else:
+            self._listener.chunks(rank.number, message.incarnation, message.chunks)
 
     def _on_hello(self, rank: Rank, hello: Hello) -> None:
         rank.pid = hello.pid

@@ -98,6 +98,7 @@ def make_spec(
         group_kind=plan.group_kind,
         expert_parallel=plan.expert_parallel,
         model=plan.model.model,
+        served_as=settings.public_name,
         endpoint=address.endpoint,
         identity=address.identity,
         device=plan.device,

@@ -27,7 +27,7 @@ class PulseTaker:
         self._is_blind = False  # whether the kernel could not be asked last time
 
     def take(self, held: int, *, group_works: bool) -> Pulse:
-        """The rank's pulse now; `held` are the items that it holds, and any rank of its group may hold some.
+        """The rank's pulse now; `held` are the items that it has to work on, and any rank of its group may have some.
 
         A rank of a lock-step group that holds none takes part in every step, and may be the one that holds the others
         up.

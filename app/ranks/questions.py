@@ -6,18 +6,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from engines import tasks
-from engines.contract.protocol import (
-    Check,
-    Checked,
-    Count,
-    Counted,
-    ItemError,
-    ItemSize,
-    Message,
-    RunItem,
-    Scrape,
-    Scraped,
-)
+from engines.contract.item_errors import ItemError
+from engines.contract.protocol import Check, Checked, Count, Counted, ItemSize, Message, RunItem, Scrape, Scraped
 
 CHECK_TIMEOUT_S = 30.0  # a structure may have to be compiled, behind others
 COUNT_TIMEOUT_S = 120.0  # of some hundred items, each of which may have a structure of its own

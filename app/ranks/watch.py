@@ -62,6 +62,11 @@ class StallWatch:
             rank.heard()
 
     def _find(self) -> Stall | None:
-        held = [self._held(rank.number) for rank in self._ranks]
+        held = [self._held(rank.number) - _awaiting(rank) for rank in self._ranks]
         pulses = [taker.take(items, group_works=any(held)) for taker, items in zip(self._takers, held, strict=True)]
         return find_stall(pulses, self._stall_timeout_s, HEARTBEAT_S)
+
+
+def _awaiting(rank: Rank) -> int:
+    """Items on the rank that are not its work now: what it has made of them has to be read first."""
+    return rank.status.awaiting if rank.status is not None else 0

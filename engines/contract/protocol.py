@@ -3,14 +3,18 @@
 Every message carries the incarnation of the rank it concerns, so that a message of a dead rank is recognised, and the
 epoch of the gateway, so that nothing said in a former gateway's life matches anything of this one.
 Items travel many to a message, and results are coalesced. A result's ``outputs`` are JSON bytes, encoded by the
-rank and spliced by the gateway, which never parses them.
+rank and spliced by the gateway, which never parses them. So is the body of an exchange's answer (exchanges.py); one
+that streams comes in chunks, many of many exchanges in one message.
 """
 
 from enum import IntEnum, StrEnum
 
 import msgspec
 
-PROTOCOL_VERSION = 3
+from engines.contract.exchanges import AnswerHead
+from engines.contract.item_errors import ItemError
+
+PROTOCOL_VERSION = 4
 
 
 class Stage(StrEnum):
@@ -30,34 +34,7 @@ class PromptKind(IntEnum):
     TEXT = 0  # a string
     TOKEN_IDS = 1  # an array of integers
     CHAT = 2  # an array of messages
-
-
-class ItemErrorCode(StrEnum):
-    """The closed list of an item's error codes. `retryable` says whether the same item may succeed later."""
-
-    INVALID_PROMPT = "invalid_prompt"
-    INVALID_SAMPLING_PARAMS = "invalid_sampling_params"
-    INVALID_STRUCTURED_OUTPUT = "invalid_structured_output"
-    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
-    DUPLICATE_CUSTOM_ID = "duplicate_custom_id"
-    POISONED = "poisoned"
-    RANK_LOST = "rank_lost"
-    ENGINE_ERROR = "engine_error"
-    SHUTTING_DOWN = "shutting_down"
-
-    @property
-    def retryable(self) -> bool:
-        return self in RETRYABLE
-
-
-RETRYABLE = frozenset(
-    {
-        ItemErrorCode.INVALID_STRUCTURED_OUTPUT,
-        ItemErrorCode.RANK_LOST,
-        ItemErrorCode.ENGINE_ERROR,
-        ItemErrorCode.SHUTTING_DOWN,
-    }
-)
+    EXCHANGE = 3  # the body of a request in OpenAI's API; its parameters are an ExchangeHead
 
 
 class Outcome(IntEnum):
@@ -75,14 +52,6 @@ class FailureKind(StrEnum):
     CONFIGURATION = "configuration"  # wrong settings or model: starting again would fail again
     START = "start"  # the engine did not come up
     ENGINE = "engine"  # the engine or one of its processes died while serving
-
-
-class ItemError(msgspec.Struct, array_like=True, frozen=True):
-    """Why one item has no answer. `param` is relative to the item, as in ``sampling_params.top_p``."""
-
-    code: ItemErrorCode
-    message: str
-    param: str | None = None
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, kw_only=True):
@@ -111,7 +80,8 @@ class RunItem(msgspec.Struct, array_like=True):
 
 
 class Run(Message):
-    """Items to run. Equal sampling parameters travel once: `params` are msgpack-encoded SamplingFields without seed."""
+    """Items to run. Equal parameters travel once: `params` are msgpack-encoded SamplingFields without seed, and the
+    ExchangeHead of an exchange."""
 
     params: list[bytes]
     items: list[RunItem]
@@ -121,6 +91,12 @@ class Abort(Message):
     """Attempts to give up. Each still gets its result."""
 
     attempts: list[int]
+
+
+class Taken(Message):
+    """What the clients of streams have taken: a rank sends no more of one than its window allows beyond that."""
+
+    taken: list[tuple[int, int]]  # attempt, bytes since the last such message
 
 
 class Check(Message):
@@ -148,7 +124,7 @@ class Stop(Message):
     """Ends the rank: running attempts are given up, the engine is shut down, the process exits with 0."""
 
 
-ToRank = Run | Abort | Check | Count | Scrape | Stop
+ToRank = Run | Abort | Taken | Check | Count | Scrape | Stop
 
 # ---------------------------------------------------------------- rank -> gateway
 
@@ -183,6 +159,7 @@ class RankFacts(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     dtype: str
     device: str  # "cuda", "cpu", or "simulated"
     processes: dict[str, int] = {}  # process title -> pid, what the rank watches
+    exchanges: list[str] = []  # paths of OpenAI's API that the model answers, of those in exchanges.py
 
 
 class Ready(Message):
@@ -203,6 +180,21 @@ class Result(msgspec.Struct, array_like=True):
     stopped_by_length: int = 0  # outputs whose finish_reason is "length"
     prompt_logprobs: bytes | None = None  # JSON
     error: ItemError | None = None
+    head: AnswerHead | None = None  # of an exchange that was answered at once: `outputs` is the answer's body
+
+
+class Chunk(msgspec.Struct, array_like=True):
+    """The next bytes of an exchange's streamed answer."""
+
+    attempt: int
+    body: bytes
+    head: AnswerHead | None = None  # with the first
+
+
+class Chunks(Message):
+    """What has come of all streams since the last such message, in order. Results that follow come after it."""
+
+    chunks: list[Chunk]
 
 
 class Results(Message):
@@ -245,6 +237,7 @@ class Status(Message):
 
     given: int = 0  # attempts that what may crash has been given
     prepared: int = 0  # prompts and parameters that were looked at, since the rank became ready
+    awaiting: int = 0  # attempts with more of a stream than their windows take: they wait for their clients
     running: int = 0  # sequences in the engine's running batch
     waiting: int = 0  # sequences in the engine's own queue
     kv_cache_usage: float = 0.0  # 0..1
@@ -268,7 +261,7 @@ class Stopped(Message):
     """The answer to Stop; nothing follows it."""
 
 
-FromRank = Hello | StageReached | Ready | Results | Checked | Counted | Scraped | Status | Failed | Stopped
+FromRank = Hello | StageReached | Ready | Chunks | Results | Checked | Counted | Scraped | Status | Failed | Stopped
 
 _encoder = msgspec.msgpack.Encoder()
 _to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)

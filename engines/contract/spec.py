@@ -68,6 +68,7 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     group_kind: GroupKind
     expert_parallel: bool
     model: str  # a folder or a hub name
+    served_as: str = ""  # what requests and answers call it
     device: str  # "cuda" or "cpu"
     endpoint: str = ""  # the gateway's ZeroMQ socket: ipc:// for this rank alone, tcp:// for all of other nodes
     identity: str = ""  # by which the gateway knows this rank's connection, over tcp://

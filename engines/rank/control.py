@@ -209,6 +209,7 @@ class ControlChannel(threading.Thread):
             incarnation=self._spec.incarnation,
             given=load.given,
             prepared=load.prepared,
+            awaiting=load.awaiting,
             running=load.running,
             waiting=load.waiting,
             kv_cache_usage=load.kv_cache_usage,

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from engines.contract.protocol import ItemError, ItemSize, RankFacts, Result, Run, RunItem, Stage
+from engines.contract.item_errors import ItemError
+from engines.contract.protocol import Chunk, ItemSize, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import RankSpec
 
 ReportStage = Callable[[Stage], None]
-EmitResult = Callable[[Result], None]
+Emit = Callable[[Result | Chunk], None]
 
 
 class EngineLoad(msgspec.Struct):
@@ -18,6 +19,7 @@ class EngineLoad(msgspec.Struct):
 
     given: int = 0  # attempts that what may crash has been given
     prepared: int = 0  # prompts and parameters that were looked at; while nothing is given, that is progress
+    awaiting: int = 0  # attempts with more of a stream than their windows take
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
@@ -58,11 +60,12 @@ class EngineDied(Exception):
 class Engine(ABC):
     """One rank's engine. All methods are called on the thread of the rank's asyncio loop.
 
-    Results are handed to `emit`, exactly one for every attempt that was submitted, in any order. After `start`
-    has returned, an engine that dies calls `died` with the reason, once, and owes no further result.
+    Results are handed to `emit`, exactly one for every attempt that was submitted, in any order; the chunks of one that
+    streams come before its result. After `start` has returned, an engine that dies calls `died` with the reason, once,
+    and owes no further result.
     """
 
-    def __init__(self, spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> None:
+    def __init__(self, spec: RankSpec, emit: Emit, died: Callable[[str], None]) -> None:
         self.spec = spec
         self.emit = emit
         self.died = died
@@ -82,6 +85,11 @@ class Engine(ABC):
     @abstractmethod
     def abort(self, attempts: list[int]) -> None:
         """Gives attempts up. Each gets a result with Outcome.ABORTED; unknown ones are ignored."""
+
+    @abstractmethod
+    def taken(self, taken: list[tuple[int, int]]) -> None:
+        """So many bytes of these attempts' streams have been taken. Beyond STREAM_WINDOW_BYTES that have not, none are
+        sent; unknown attempts are ignored."""
 
     @abstractmethod
     def untouched(self) -> list[int]:

@@ -18,6 +18,8 @@ from engines.contract.protocol import (
     Abort,
     Check,
     Checked,
+    Chunk,
+    Chunks,
     Count,
     Counted,
     Failed,
@@ -33,13 +35,14 @@ from engines.contract.protocol import (
     StageReached,
     Stop,
     Stopped,
+    Taken,
     ToRank,
 )
 from engines.contract.spec import EngineKind, RankSpec, read_spec
 from engines.failures import report, summary
 from engines.host import processes
 from engines.rank.control import EXIT_CONFIGURATION, EXIT_FAILED, EXIT_OK, ControlChannel
-from engines.rank.engine import EmitResult, Engine, EngineConfigError
+from engines.rank.engine import Emit, Engine, EngineConfigError
 from engines.traces import open_rank_traces
 from engines.vllm_engine import variables
 from engines.vllm_engine.external_launcher.launch import Launch, read_launch
@@ -75,6 +78,7 @@ class RankService:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._pending: list[Result] = []
+        self._chunks: list[Chunk] = []
         self._flush_scheduled = False
         self._answering: set[asyncio.Task[None]] = set()
         self._stopping: asyncio.Task[None] | None = None
@@ -149,6 +153,8 @@ class RankService:
                 engine.submit(message)
             case Abort(attempts=attempts):
                 engine.abort(attempts)
+            case Taken(taken=taken):
+                engine.taken(taken)
             case Check() | Count():
                 answering = tasks.start(self._answer(engine, message), "answer", self._on_failure)
                 self._answering.add(answering)
@@ -174,19 +180,29 @@ class RankService:
             return
         self._control.send(answer)
 
-    def _emit(self, result: Result) -> None:
-        """Coalesces: all results of one turn of the loop, which is an engine step, go in one message."""
-        self._pending.append(result)
-        if self._traces is not None:
-            self._traces.end(result)
+    def _emit(self, what: Result | Chunk) -> None:
+        """Coalesces: all results of one turn of the loop, which is an engine step, go in one message, and all chunks in
+        one before it."""
+        if isinstance(what, Chunk):
+            self._chunks.append(what)
+        else:
+            self._pending.append(what)
+            if self._traces is not None:
+                self._traces.end(what)
         if not self._flush_scheduled and self._loop is not None:
             self._flush_scheduled = True
             self._loop.call_soon(tasks.guarded(self._flush, "results", self._on_failure))
 
     def _flush(self) -> None:
         self._flush_scheduled = False
+        incarnation = self._spec.incarnation
+        if self._chunks:
+            chunks, self._chunks = self._chunks, []
+            self._control.send(Chunks(incarnation=incarnation, chunks=chunks))
+        if not self._pending:
+            return
         results, self._pending = self._pending, []
-        self._control.send(Results(incarnation=self._spec.incarnation, results=results))
+        self._control.send(Results(incarnation=incarnation, results=results))
 
     async def _stop(self, engine: Engine) -> None:
         try:
@@ -223,7 +239,7 @@ class RankService:
         )
 
 
-def make_engine(spec: RankSpec, emit: EmitResult, died: Callable[[str], None], launch: Launch | None) -> Engine:
+def make_engine(spec: RankSpec, emit: Emit, died: Callable[[str], None], launch: Launch | None) -> Engine:
     """The engine that the spec asks for; imported here, so that a simulated rank needs no vllm."""
     if spec.engine is EngineKind.SIMULATED:
         from engines.simulated.engine import SimulatedEngine

@@ -4,18 +4,17 @@ A token is a byte and a piece of four characters, so an answer of n tokens costs
 """
 
 import hashlib
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from engines.contract.protocol import ItemError, ItemErrorCode, ItemSize, Outcome, PromptKind, Result, RunItem
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemSize, Outcome, Result, RunItem
 from engines.contract.sampling import SamplingFields
+from engines.simulated.prompts import PIECE_LENGTH, count_prompt
 
-VOCAB_SIZE = 65_536  # what token ids in a prompt may be; answers use the first 256
 DEFAULT_MAX_TOKENS = 16
 CACHE_SIZE = 1024
-PIECE_LENGTH = 4
 PIECES = [f" {head}{vowel}{tail}" for head in "bdfghjklmnprstvz" for vowel in "aeiu" for tail in "lnrs"]
 
 UNSUPPORTED = (
@@ -31,26 +30,7 @@ UNSUPPORTED = (
     "watermarking",
 )
 
-_text = msgspec.json.Decoder(str)
-_token_ids = msgspec.json.Decoder(list[int])
 _encode = msgspec.json.Encoder().encode
-
-
-class Part(msgspec.Struct):
-    """A part of a chat message's content."""
-
-    type: str
-    text: str
-
-
-class ChatMessage(msgspec.Struct):
-    """What is read of a chat message."""
-
-    role: str
-    content: str | list[Part] | None = None
-
-
-_messages = msgspec.json.Decoder(list[ChatMessage])
 
 
 class Output(msgspec.Struct):
@@ -62,6 +42,13 @@ class Output(msgspec.Struct):
     stop_reason: str | int | None
     token_ids: list[int] | UnsetType = UNSET
     simulated: bool = True
+
+
+class Generated(msgspec.Struct):
+    """A sequence, and how many tokens it took."""
+
+    output: Output
+    tokens: int
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -92,27 +79,6 @@ class Planner:
         return found
 
 
-def count_prompt(item: RunItem, max_model_len: int) -> int | ItemError:
-    """The prompt's length in tokens (a token is four bytes, unless it comes as ids), or why it cannot run."""
-    try:
-        tokens = _count(item)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return ItemError(ItemErrorCode.INVALID_PROMPT, f"the prompt is malformed: {error}")
-    if isinstance(tokens, ItemError):
-        return tokens
-    if item.truncate is not None:
-        tokens = min(tokens, max_model_len - 1 if item.truncate == -1 else item.truncate)
-    if tokens < 1:
-        return ItemError(ItemErrorCode.INVALID_PROMPT, "the prompt has no tokens: give it at least one")
-    if tokens >= max_model_len:
-        return ItemError(
-            ItemErrorCode.CONTEXT_LENGTH_EXCEEDED,
-            f"the prompt has {tokens} tokens and the context holds {max_model_len}, of which at least one is for the "
-            "answer: shorten the prompt, or set truncate_prompt_tokens",
-        )
-    return tokens
-
-
 def size_of(item: RunItem, plan: Plan | ItemError, max_model_len: int) -> ItemSize:
     """The item's tokens, or why it would be refused."""
     if isinstance(plan, ItemError):
@@ -127,16 +93,16 @@ def answer(item: RunItem, plan: Plan, prompt_tokens: int, max_model_len: int) ->
     """The result of this item, and how many steps its longest sequence takes."""
     limit = min(plan.max_tokens, max_model_len - prompt_tokens)
     seed = b"" if item.seed is None else str(item.seed).encode()
-    key = hashlib.blake2b(b"\0".join((plan.salt, seed, item.tools or b"", item.prompt)), digest_size=16).digest()
-    sequences = [_sequence(plan, key, index, limit, item.return_token_ids) for index in range(plan.n)]
-    lengths = [length for _, length in sequences]
+    key = hash_of(plan.salt, seed, item.tools or b"", item.prompt)
+    sequences = generate(plan, key, limit, item.return_token_ids)
+    lengths = [sequence.tokens for sequence in sequences]
     result = Result(
         item.attempt,
         Outcome.OK,
-        outputs=_encode([output for output, _ in sequences]),
+        outputs=_encode([sequence.output for sequence in sequences]),
         prompt_tokens=prompt_tokens,
         completion_tokens=sum(lengths),
-        stopped_by_length=sum(output.finish_reason == "length" for output, _ in sequences),
+        stopped_by_length=count_cut_off(sequences),
     )
     return result, max(lengths)
 
@@ -181,49 +147,25 @@ def _refuse(field: str | None, message: str) -> ItemError:
     return ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, message, param)
 
 
-# ---------------------------------------------------------------- prompts
-
-
-def _count(item: RunItem) -> int | ItemError:
-    match item.kind:
-        case PromptKind.TEXT:
-            return _tokens_of(_text.decode(item.prompt))
-        case PromptKind.TOKEN_IDS:
-            ids = _token_ids.decode(item.prompt)
-            if ids and not (min(ids) >= 0 and max(ids) < VOCAB_SIZE):
-                beyond = next(token for token in ids if not 0 <= token < VOCAB_SIZE)
-                message = f"token id {beyond} is outside the vocabulary (0 to {VOCAB_SIZE - 1})"
-                return ItemError(ItemErrorCode.INVALID_PROMPT, message)
-            return len(ids)
-        case PromptKind.CHAT:
-            return _count_chat(item)
-
-
-def _count_chat(item: RunItem) -> int:
-    if item.template_kwargs is not None:
-        msgspec.json.decode(item.template_kwargs, type=dict[str, Any])  # Any: the template's business
-    tools = 0
-    if item.tools is not None:
-        msgspec.json.decode(item.tools, type=list[dict[str, Any]])
-        tools = len(item.tools) // PIECE_LENGTH
-    return tools + sum(1 + _tokens_of(_content(message)) for message in _messages.decode(item.prompt))
-
-
-def _content(message: ChatMessage) -> str:
-    if isinstance(message.content, list):
-        return "".join(part.text for part in message.content)
-    return message.content or ""
-
-
-def _tokens_of(text: str) -> int:
-    size = len(text) if text.isascii() else len(text.encode(errors="replace"))
-    return max(1, size // PIECE_LENGTH) if size else 0
-
-
 # ---------------------------------------------------------------- sequences
 
 
-def _sequence(plan: Plan, key: bytes, index: int, limit: int, with_ids: bool) -> tuple[Output, int]:
+def hash_of(*parts: bytes) -> bytes:
+    """What everything that is made up for these parts comes from."""
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def generate(plan: Plan, key: bytes, limit: int, with_ids: bool = False) -> list[Generated]:
+    """The plan's `n` sequences, of at most `limit` tokens each."""
+    return [_sequence(plan, key, index, limit, with_ids) for index in range(plan.n)]
+
+
+def count_cut_off(sequences: list[Generated]) -> int:
+    """How many would have gone on."""
+    return sum(sequence.output.finish_reason == "length" for sequence in sequences)
+
+
+def _sequence(plan: Plan, key: bytes, index: int, limit: int, with_ids: bool) -> Generated:
     tokens = hashlib.shake_128(key + index.to_bytes(4, "big")).digest(limit)
     text = "".join(map(PIECES.__getitem__, tokens))
     length, shown, stop_reason = limit, len(text), None
@@ -236,7 +178,7 @@ def _sequence(plan: Plan, key: bytes, index: int, limit: int, with_ids: bool) ->
         stop_reason=stop_reason,
         token_ids=list(tokens[:length]) if with_ids else UNSET,
     )
-    return output, length
+    return Generated(output, length)
 
 
 def _cut(plan: Plan, tokens: bytes, text: str) -> tuple[int, int, str | int | None]:

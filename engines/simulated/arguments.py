@@ -21,6 +21,7 @@ class Fault(StrEnum):
     """What a prompt can bring about, when its first step comes."""
 
     CRASH = "crash"
+    CRASH_MIDSTREAM = "crash_midstream"  # later, and only of a prompt whose answer streams
     HANG = "hang"
     SLOW = "slow"
     CHOKE = "choke"
@@ -41,6 +42,7 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_config: str | None = None  # refuse to start, with this message
     crash_at_start: bool = False  # die by SIGKILL while loading
     crash_on: Needle = None  # die by SIGKILL
+    crash_midstream_on: Needle = None  # the same, at the step after the third chunk of this exchange's stream
     hang_on: Needle = None  # make no further step
     slow_on: Needle = None  # steps take `slow_factor` times as long while the item runs
     choke_on: Needle = None  # report the engine's death

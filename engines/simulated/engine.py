@@ -2,7 +2,8 @@
 
 It batches continuously, as vLLM does: up to `max_num_seqs` sequences run, each makes one token a step, and a step
 takes `step_ms` plus `seq_us` for every running sequence. Steps are virtual: a sequence knows at which step it ends, so
-a step costs nothing per token. With both times zero every turn of the loop finishes all that waits.
+a step costs nothing per token, but for streams. With both times zero every turn of the loop finishes all that waits,
+and makes one token for each text that streams.
 """
 
 import asyncio
@@ -17,39 +18,36 @@ from multiprocessing.shared_memory import SharedMemory
 import msgspec
 
 from engines import tasks
-from engines.contract.protocol import ItemError, ItemSize, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
+from engines.contract.item_errors import ItemError
+from engines.contract.protocol import ItemSize, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import GroupKind, RankSpec
 from engines.failures import summary
-from engines.rank.engine import EmitResult, Engine, EngineLoad, ReportStage
-from engines.simulated.answers import VOCAB_SIZE, Plan, Planner, answer, count_prompt, size_of
+from engines.rank.engine import Emit, Engine, ReportStage
+from engines.simulated.answers import Plan, Planner, answer, size_of
 from engines.simulated.arguments import Fault, SimulatedArgs, hold_shared_memory, open_prompts_file, read_args
+from engines.simulated.exchanges import OFFERED
+from engines.simulated.exposition import expose
+from engines.simulated.jobs import Job, JobMaker, JobState
+from engines.simulated.prompts import VOCAB_SIZE
 
 MAX_LAG_S = 0.25
-
-
-class Job(msgspec.Struct, eq=False):
-    """One attempt: `width` sequences that run together until the longest ends, `steps` after it was let in."""
-
-    result: Result
-    width: int
-    steps: int
-    tokens: int  # KV cache that it holds while it runs
-    fault: Fault | None = None
-    running: bool = False
-    aborted: bool = False
+CHUNKS_BEFORE_CRASH = 3
+LAST_CHUNKS_S = 0.05  # for the control thread, which sends what has been emitted
 
 
 class SimulatedEngine(Engine):
     """Answers with text made from a hash, in the time that the latency model says."""
 
-    def __init__(self, spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> None:
+    def __init__(self, spec: RankSpec, emit: Emit, died: Callable[[str], None]) -> None:
         super().__init__(spec, emit, died)
         self._args = SimulatedArgs()
-        self._needles: list[tuple[Fault, bytes]] = []
         self._planner = Planner()
+        self._maker = JobMaker(spec.model, self._args, self._planner, emit)
         self._jobs: dict[int, Job] = {}  # by attempt: all that owe a result
         self._waiting: deque[Job] = deque()  # aborted ones stay until their turn
+        self._awaiting: set[int] = set()  # of jobs that are made, and whose clients have not taken all
         self._ends: list[tuple[int, int, Job]] = []  # heap: step, attempt, job
+        self._streaming: dict[int, Job] = {}  # by attempt: those that run and stream
         self._tokens_held = 0
         self._slow_running = 0
         self._next_fault: Fault | None = None
@@ -64,7 +62,7 @@ class SimulatedEngine(Engine):
         report(Stage.IMPORTING)
         report(Stage.CONFIGURING)
         self._args = read_args(self.spec)
-        self._needles = self._args.needles()
+        self._maker = JobMaker(self.spec.model, self._args, self._planner, self.emit)
         report(Stage.LOADING)
         self._shared_memory = hold_shared_memory(self.spec, self._args.shared_memory_kib * 1024)
         self._prompts_file = open_prompts_file(self._args)
@@ -78,10 +76,9 @@ class SimulatedEngine(Engine):
 
     def submit(self, run: Run) -> None:
         if self._prompts_file is not None:  # in one piece and unbuffered: it is there when this process is killed
-            os.write(self._prompts_file, b"".join(item.prompt + b"\n" for item in run.items))
-        plans = [self._planner.plan(params) for params in run.params]
+            os.write(self._prompts_file, b"".join(item.prompt.replace(b"\n", b" ") + b"\n" for item in run.items))
         for item in run.items:
-            self._accept(item, plans[item.params])
+            self._accept(self._maker.make(item, run.params[item.params]))
         self._continue()
 
     def abort(self, attempts: list[int]) -> None:
@@ -89,15 +86,22 @@ class SimulatedEngine(Engine):
             job = self._jobs.pop(attempt, None)
             if job is None:
                 continue
-            job.aborted = True
-            if job.running:
-                self._account(job, -1)
-            else:
+            self._await_no_more(attempt)
+            if job.state is JobState.RUNNING:
+                self._leave(job)
+            elif job.state is JobState.WAITING:
                 self.load.waiting -= job.width
+            job.state = JobState.ABORTED
             self.emit(Result(attempt, Outcome.ABORTED))
 
+    def taken(self, taken: list[tuple[int, int]]) -> None:
+        for attempt, size in taken:
+            if (job := self._jobs.get(attempt)) is not None and job.stream is not None:
+                job.stream.taken(size)
+                self._end_if_told(job)
+
     def untouched(self) -> list[int]:
-        return [job.result.attempt for job in list(self._waiting) if not job.aborted]
+        return [job.result.attempt for job in list(self._waiting) if job.state is JobState.WAITING]
 
     async def check(self, params: bytes) -> ItemError | None:
         plan = self._planner.plan(params)
@@ -108,7 +112,7 @@ class SimulatedEngine(Engine):
         return [size_of(item, plans[item.params], self._args.max_model_len) for item in items]
 
     def metrics(self) -> bytes:
-        return _exposition(self.spec.rank, self.load)
+        return expose(self.spec.rank, self.load)
 
     async def close(self) -> None:
         self._stop_stepping()
@@ -117,7 +121,7 @@ class SimulatedEngine(Engine):
             self._shared_memory.unlink()
         if self._prompts_file is not None:
             os.close(self._prompts_file)
-            self._prompts_file = None
+        self._prompts_file = None
 
     # -- starting
 
@@ -141,22 +145,16 @@ class SimulatedEngine(Engine):
             vocab_size=VOCAB_SIZE,
             dtype="none",
             device="simulated",
+            exchanges=list(OFFERED),
         )
 
     # -- one attempt
 
-    def _accept(self, item: RunItem, plan: Plan | ItemError) -> None:
-        if isinstance(plan, ItemError):
-            self.emit(Result(item.attempt, Outcome.ERROR, error=plan))
+    def _accept(self, job: Job | Result) -> None:
+        if isinstance(job, Result):
+            self.emit(job)
             return
-        length = count_prompt(item, self._args.max_model_len)
-        if isinstance(length, ItemError):
-            self.emit(Result(item.attempt, Outcome.ERROR, error=length))
-            return
-        result, steps = answer(item, plan, length, self._args.max_model_len)
-        fault = next((fault for fault, needle in self._needles if needle in item.prompt), None)
-        job = Job(result, plan.n, steps, tokens=plan.n * (length + steps), fault=fault)
-        self._jobs[item.attempt] = job
+        self._jobs[job.result.attempt] = job
         self._waiting.append(job)
         self.load.waiting += job.width
 
@@ -164,7 +162,7 @@ class SimulatedEngine(Engine):
         """Lets waiting attempts in, in order, as far as there is room. One that never fits runs alone."""
         while self._waiting:
             job = self._waiting[0]
-            if not job.aborted:
+            if job.state is JobState.WAITING:
                 if not self._has_room(job):
                     return
                 self._enter(job)
@@ -176,12 +174,14 @@ class SimulatedEngine(Engine):
         return not self.load.running or (fits_cache and self.load.running + job.width <= self._args.max_num_seqs)
 
     def _enter(self, job: Job) -> None:
-        job.running = True
+        job.state = JobState.RUNNING
         self.load.waiting -= job.width
         self._account(job, 1)
-        if job.fault is not Fault.SLOW:
+        if job.fault not in (Fault.SLOW, Fault.CRASH_MIDSTREAM):
             self._next_fault = self._next_fault or job.fault
-        steps = 1 if self._is_instant else job.steps
+        if job.stream is not None:
+            self._streaming[job.result.attempt] = job
+        steps = 1 if self._is_instant and job.stream is None else job.steps
         heapq.heappush(self._ends, (self.load.steps + steps, job.result.attempt, job))
 
     def _account(self, job: Job, sign: int) -> None:
@@ -193,12 +193,30 @@ class SimulatedEngine(Engine):
         if self._args.kv_cache_tokens:
             self.load.kv_cache_usage = min(1.0, self._tokens_held / self._args.kv_cache_tokens)
 
-    def _finish(self, job: Job) -> None:
-        del self._jobs[job.result.attempt]
+    def _leave(self, job: Job) -> None:
         self._account(job, -1)
+        self._streaming.pop(job.result.attempt, None)
+
+    def _finish(self, job: Job) -> None:
+        """All of its tokens are made."""
+        self._leave(job)
+        job.state = JobState.MADE
         self.load.prompt_tokens += job.result.prompt_tokens
         self.load.completion_tokens += job.result.completion_tokens
-        self.emit(job.result)
+        self._awaiting.add(job.result.attempt)
+        self.load.awaiting = len(self._awaiting)
+        self._end_if_told(job)
+
+    def _end_if_told(self, job: Job) -> None:
+        """A result comes after everything that there is of its stream."""
+        if job.state is JobState.MADE and (job.stream is None or job.stream.is_told):
+            self._await_no_more(job.result.attempt)
+            del self._jobs[job.result.attempt]
+            self.emit(job.result)
+
+    def _await_no_more(self, attempt: int) -> None:
+        self._awaiting.discard(attempt)
+        self.load.awaiting = len(self._awaiting)
 
     # -- steps
 
@@ -227,6 +245,8 @@ class SimulatedEngine(Engine):
         self._step_due_at = max(self._step_due_at, now - MAX_LAG_S)
         while self.load.running and not self._stopped and self._step_due_at <= now:
             self._step()
+            if self._streaming:
+                break  # what has been made of the streams is sent before there is more
         self._admit()  # all that ran may have been aborted
         self._arm()
 
@@ -235,12 +255,23 @@ class SimulatedEngine(Engine):
             self._suffer(self._next_fault)
             return
         self.load.step()
+        for job in self._streaming.values():
+            self._stream(job)
         while self._ends and self._ends[0][0] <= self.load.steps:
             job = heapq.heappop(self._ends)[2]
-            if not job.aborted:
+            if job.state is JobState.RUNNING:
                 self._finish(job)
         self._admit()
         self._step_due_at += self._step_s()
+
+    def _stream(self, job: Job) -> None:
+        stream = job.stream
+        if stream is None:
+            return
+        if job.fault is Fault.CRASH_MIDSTREAM and stream.chunks >= CHUNKS_BEFORE_CRASH:
+            time.sleep(LAST_CHUNKS_S)
+            _kill_self()
+        stream.step()
 
     def _step_s(self) -> float:
         factor = self._args.slow_factor if self._slow_running else 1.0
@@ -266,19 +297,3 @@ class SimulatedEngine(Engine):
 
 def _kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _exposition(rank: int, load: EngineLoad) -> bytes:
-    families = (
-        ("num_requests_running", "gauge", "Sequences that run", load.running),
-        ("num_requests_waiting", "gauge", "Sequences that wait in the engine", load.waiting),
-        ("kv_cache_usage_perc", "gauge", "KV cache in use, 0 to 1", load.kv_cache_usage),
-        ("engine_steps_total", "counter", "Steps made", load.steps),
-        ("prompt_tokens_total", "counter", "Prompt tokens of finished requests", load.prompt_tokens),
-        ("generation_tokens_total", "counter", "Tokens generated", load.completion_tokens),
-    )
-    lines = []
-    for name, kind, text, value in families:
-        lines.append(f"# HELP simulated:{name} {text}\n# TYPE simulated:{name} {kind}\n")
-        lines.append(f'simulated:{name}{{engine="{rank}"}} {float(value)}\n')
-    return "".join(lines).encode()

@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 
 from engines.contract.spec import ExecutorKind, GroupKind, RankSpec
 from engines.rank.engine import EngineConfigError
+from engines.vllm_engine import compat
 from engines.vllm_engine.batch_defaults import FEWER, is_decided
+from engines.vllm_engine.front_flags import ANSWER_FLAGS, check_front_flag
 
 # What Phalanx decides for every rank; set by hand, the ranks would not find each other.
 OWN_ARGUMENTS = {
@@ -35,6 +37,10 @@ BATCH_DEFAULTS_CUDA = {"max_num_batched_tokens": 16384}
 BATCH_DEFAULTS_CPU = {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "dtype": "float32"}
 
 
+# vLLM would fetch what the messages of a request name, from wherever this machine reaches. No host has this name.
+NO_MEDIA_HOSTS = ["no-media-is-fetched.invalid"]
+
+
 def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument values
     """Keyword arguments of vLLM's AsyncEngineArgs. Raises EngineConfigError with a sentence for the operator.
 
@@ -50,6 +56,7 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
         arguments.setdefault("max_num_seqs", min(FEWER, step_tokens) if isinstance(step_tokens, int) else FEWER)
     if spec.device == "cpu" and spec.expert_parallel and (spec.dp_size > 1 or spec.tp_size > 1):
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
+    arguments.setdefault("allowed_media_domains", NO_MEDIA_HOSTS)
     arguments |= {
         "model": spec.model,
         "tensor_parallel_size": spec.tp_size,
@@ -91,6 +98,8 @@ def _given(spec: RankSpec) -> dict[str, Any]:
     """What the operator set: --engine-args, and the flags after ``--``, which must not contradict each other."""
     given = dict(spec.engine_args)
     for name, value in _parse_flags(spec.extra_args).items():
+        if name in ANSWER_FLAGS:
+            continue
         if name in given and given[name] != value:
             raise EngineConfigError(
                 f"{name} is set twice, to {given[name]!r} by a setting or --engine-args and to {value!r} after `--`: "
@@ -100,10 +109,19 @@ def _given(spec: RankSpec) -> dict[str, Any]:
     return given
 
 
-def _check_names(given: dict[str, Any]) -> None:
+def front_flags(spec: RankSpec) -> dict[str, Any]:
+    """What the operator set of the flags of vLLM's server (front_flags.py), checked by name alone."""
+    return {name: value for name, value in _parse_flags(spec.extra_args).items() if name in ANSWER_FLAGS}
+
+
+def _engine_names() -> set[str]:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    return {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+
+
+def _check_names(given: dict[str, Any]) -> None:
+    known = _engine_names()
     for name in given:
         if name in OWN_ARGUMENTS:
             raise EngineConfigError(f"engine argument {name!r} is Phalanx's own: use {OWN_ARGUMENTS[name]}")
@@ -123,23 +141,26 @@ class _FlagError(Exception):
 
 
 def _parse_flags(flags: list[str]) -> dict[str, Any]:
-    """vLLM's own command-line flags, parsed by its own parser: only what was given, not the defaults."""
+    """vLLM's own command-line flags, parsed by its server's own parser: only what was given, not the defaults."""
     if not flags:
         return {}
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vllm is untyped
         def error(self, message: str) -> NoReturn:
             raise _FlagError(message)
 
-    parser = AsyncEngineArgs.add_cli_args(Parser(add_help=False))
+    parser = compat.add_server_flags(Parser(add_help=False))
     _forget_defaults(parser)
     try:
-        parsed = parser.parse_args(flags)
+        parsed = dict(vars(parser.parse_args(flags)))
     except _FlagError as error:
         raise EngineConfigError(f"vLLM does not take the flags after `--` ({' '.join(flags)}): {error}") from error
-    return dict(vars(parsed))
+    if parsed.pop("model_tag", None) is not None:
+        raise EngineConfigError(f"the flags after `--` ({' '.join(flags)}) name a model: name it before `--`")
+    for name in parsed.keys() - _engine_names():
+        check_front_flag(name)
+    return parsed
 
 
 def _forget_defaults(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-from engines.contract.protocol import ItemError, ItemSize, RunItem
+from engines.contract.item_errors import ItemError
+from engines.contract.protocol import ItemSize, RunItem
 from engines.rank.engine import EngineLoad
 from engines.vllm_engine.logprobs import LogprobsRoom, logprobs_of
 from engines.vllm_engine.sampling import SamplingCompiler

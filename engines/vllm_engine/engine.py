@@ -3,32 +3,28 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from engines import logs, tasks
-from engines.contract.protocol import (
-    ItemError,
-    ItemErrorCode,
-    ItemSize,
-    Outcome,
-    RankFacts,
-    Result,
-    Run,
-    RunItem,
-    Stage,
-)
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemSize, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import RankSpec
 from engines.failures import summary
-from engines.rank.engine import EmitResult, Engine, EngineConfigError, ReportStage
+from engines.rank.engine import Emit, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat
+from engines.vllm_engine.arguments import front_flags
 from engines.vllm_engine.configuring import configure
 from engines.vllm_engine.counting import ItemCounter
+from engines.vllm_engine.exchanges.desk import ExchangeDesk, open_desk
+from engines.vllm_engine.exchanges.door import Door
+from engines.vllm_engine.exchanges.gate import ParameterGate
 from engines.vllm_engine.facts import rank_facts
+from engines.vllm_engine.front_flags import front_arguments
+from engines.vllm_engine.given import Given
 from engines.vllm_engine.logprobs import LARGE, LogprobsRoom, logprobs_of
 from engines.vllm_engine.metrics import exposition
 from engines.vllm_engine.output_checks import OutputChecker, start_output_checker
@@ -45,11 +41,12 @@ TURN_S = 0.01  # of rendering between two turns of the loop
 class VllmEngine(Engine):
     """Items go to AsyncLLM.generate; each final output becomes one result."""
 
-    def __init__(self, spec: RankSpec, emit: EmitResult, died: Callable[[str], None]) -> None:
+    def __init__(self, spec: RankSpec, emit: Emit, died: Callable[[str], None]) -> None:
         super().__init__(spec, emit, died)
         self._llm: Any = None  # Any: vLLM's AsyncLLM
         self._renderer: PromptRenderer
         self._sampling: SamplingCompiler
+        self._structures: StructureChecker
         self._checkers: tuple[StructureChecker | OutputChecker, ...] = ()
         self._results: ResultMaker
         self._logprobs = LogprobsRoom(spec.dp_size)
@@ -58,7 +55,8 @@ class VllmEngine(Engine):
         self._queue: deque[tuple[RunItem, bytes]] = deque()
         self._queued = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[Result | None]] = {}
-        self._given: set[int] = set()  # of these, what AsyncLLM has
+        self._given = Given(self.load)  # of these, what AsyncLLM has
+        self._desk: ExchangeDesk | None = None  # once vLLM's application stands
         self._submitter: asyncio.Task[None] | None = None
 
     async def start(self, report: ReportStage) -> RankFacts:
@@ -70,7 +68,8 @@ class VllmEngine(Engine):
 
         report(Stage.CONFIGURING)
         config = configure(self.spec)
-        structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        front = front_arguments(front_flags(self.spec), config, self.spec.model, self.spec.served_as)
+        structures = self._structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
         outputs = start_output_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
         self._checkers = (structures, outputs)
         self._results = ResultMaker(self._aside, outputs)
@@ -79,10 +78,11 @@ class VllmEngine(Engine):
         tokenizer = self._llm.renderer.get_tokenizer()
         self._renderer = PromptRenderer(self._llm.renderer, tokenizer, config.model_config)
         self._sampling = SamplingCompiler(config.model_config, tokenizer, self._validate, structures)
+        self._desk = await self._open_desk(config, front)
         report(Stage.WARMING_UP)
         await self._warm_up()
         self._submitter = tasks.start(self._submit_queued(), "submitter", self._on_failure)
-        return rank_facts(self.spec, version, config)
+        return rank_facts(self.spec, version, config, self._desk.offered)
 
     def submit(self, run: Run) -> None:
         for item in run.items:
@@ -96,8 +96,13 @@ class VllmEngine(Engine):
                 self.emit(Result(item.attempt, Outcome.ABORTED))
         self._queue = deque(entry for entry in self._queue if entry[0].attempt not in unwanted)
         for attempt in attempts:
-            if attempt in self._tasks:
+            if attempt in self._tasks and not (self._desk and self._desk.disconnect(attempt)):
                 self._tasks[attempt].cancel()
+
+    def taken(self, taken: list[tuple[int, int]]) -> None:
+        if self._desk is not None:
+            for attempt, size in taken:
+                self._desk.take(attempt, size)
 
     def untouched(self) -> list[int]:
         queued = [item.attempt for item, _ in list(self._queue)]
@@ -132,6 +137,12 @@ class VllmEngine(Engine):
             config, stat_loggers=[step_recorder(self.load)], disable_log_stats=False, enable_log_requests=False
         )
 
+    async def _open_desk(self, config: Any, front: Any) -> ExchangeDesk:  # Any: as `configure` and `front_arguments`
+        tokenizer, vocab_size = self._llm.renderer.get_tokenizer(), config.model_config.get_vocab_size()
+        gate = ParameterGate(vocab_size, tokenizer, self._validate, self._structures)
+        door = Door(self._llm, gate, self._given, self._logprobs)
+        return await open_desk(door, front, self.emit, self.load, self.died, self._context)
+
     def _validate(self, sampling: Any) -> Any:  # Any: vLLM's SamplingParams
         """All that vLLM checks of parameters, on a prompt of one token. Returns them as the engine core gets them."""
         (prompt,) = self._llm.renderer.render_cmpl([{"prompt_token_ids": [0]}])
@@ -164,6 +175,9 @@ class VllmEngine(Engine):
 
     def _begin(self, item: RunItem, params: bytes) -> None:
         """Starts one attempt. Whatever is wrong with it is its own error, and keeps no other from running."""
+        if item.kind is PromptKind.EXCHANGE and self._desk is not None:
+            self._own(item, self._desk.run(item, params))
+            return
         template = self._sampling.template(params)
         if template is None or self._renderer.is_large(item):
             self._own(item, self._attempt_aside(item, params))
@@ -221,7 +235,7 @@ class VllmEngine(Engine):
         final: Any = None
         try:
             async with self._logprobs.taken(logprobs):
-                with self._giving(item.attempt):
+                with self._given.giving(item.attempt):
                     context = self._context(item.trace)
                     async for output in self._llm.generate(prompt, sampling, str(item.attempt), **context):
                         final = output
@@ -231,19 +245,6 @@ class VllmEngine(Engine):
                 self.died(f"vLLM's engine is dead: {compat.refusal(error)}")
                 return None
             return Result(item.attempt, Outcome.ERROR, error=compat.sampling_error(error))
-
-    @contextmanager
-    def _giving(self, attempt: int) -> Iterator[None]:
-        """Inside, the engine has the attempt: what happens to it may be the attempt's fault."""
-        if not self._given:
-            self.load.begin()
-        self._given.add(attempt)
-        self.load.given = len(self._given)
-        try:
-            yield
-        finally:
-            self._given.discard(attempt)
-            self.load.given = len(self._given)
 
     def _context(self, trace: str | None) -> dict[str, Any]:
         """Where vLLM's own span of a request belongs, if there are traces."""

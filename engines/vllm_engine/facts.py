@@ -12,7 +12,7 @@ from engines.vllm_engine.confinement import LANES_TITLE
 WATCHED_TITLES = ("VLLM::", LANES_TITLE)  # of engine cores, workers and the coordinator, and of our own
 
 
-def rank_facts(spec: RankSpec, version: str, config: Any) -> RankFacts:  # Any: vLLM's VllmConfig
+def rank_facts(spec: RankSpec, version: str, config: Any, exchanges: list[str]) -> RankFacts:  # Any: vLLM's VllmConfig
     """The facts, and the processes that have to live as long as the rank."""
     model, parallel = config.model_config, config.parallel_config
     return RankFacts(
@@ -29,6 +29,7 @@ def rank_facts(spec: RankSpec, version: str, config: Any) -> RankFacts:  # Any: 
         dtype=str(model.dtype).removeprefix("torch."),
         device=spec.device,
         processes=_watched(),
+        exchanges=exchanges,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 
 FEWEST = 4_000_000  # that there is room for, whatever the memory: about a GiB
 BYTES = 256  # that one takes, about

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from engines import tasks
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.sampling import SamplingFields
 from engines.vllm_engine import compat, output_work
 from engines.vllm_engine.bounded_cache import BoundedCache

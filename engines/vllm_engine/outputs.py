@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result, RunItem
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result, RunItem
 from engines.vllm_engine.output_checks import OutputChecker
 
 LOWEST_LOGPROB = -9999.0  # JSON has neither -inf nor NaN; vLLM's own server writes the same number

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from engines.contract.protocol import ItemError, ItemErrorCode, PromptKind, RunItem
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import PromptKind, RunItem
 from engines.vllm_engine import compat
 
 LARGE_BYTES = 16 * 1024  # of a prompt: it takes more than some milliseconds to render

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from engines.contract.protocol import ItemError, ItemErrorCode
-from engines.contract.sampling import SamplingFields
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.sampling import SamplingFields, StructuredOutputs
 from engines.vllm_engine import compat, worker_limits
 from engines.vllm_engine.bounded_cache import BoundedCache
 from engines.vllm_engine.output_checks import StructureUse
@@ -16,6 +16,7 @@ from engines.vllm_engine.structure_work import StructureVerdict
 from engines.vllm_engine.structures import StructureChecker
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(SamplingFields).decode
 
 
 class SamplingCompiler:
@@ -51,7 +52,7 @@ class SamplingCompiler:
         """The template, with its structure checked."""
         found = self.template(params)
         if found is None:
-            verdict = await self._structures.check(_structure(msgspec.msgpack.decode(params, type=SamplingFields)))
+            verdict = await self._structures.check(structure_key(_decode(params).structured_outputs))
             found = verdict.error or self.template(params) or self._compile(params, verdict)
         return found
 
@@ -70,19 +71,19 @@ class SamplingCompiler:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         try:
-            fields = msgspec.msgpack.decode(params, type=SamplingFields)
+            fields = _decode(params)
             if fields.structured_outputs is not msgspec.UNSET:
-                verdict = verdict or self._structures.known(_structure(fields))
+                verdict = verdict or self._structures.known(structure_key(fields.structured_outputs))
                 if verdict is None or verdict.error is not None:
                     return verdict and verdict.error
             arguments = self._defaults | _arguments(fields) | {"output_kind": RequestOutputKind.FINAL_ONLY}
             validated = self._validate(self._verified_stop_tokens(SamplingParams(**arguments)))
             worker_limits.check(validated, self._vocab_size)
-            template = _verified_class()(**arguments)
+            template = verified_class()(**arguments)
             template.learn_bad_words(self._tokenizer)
             template.structure_use = _structure_use(fields)
             if verdict is not None:
-                template.structured_outputs = _rebuilt(verdict.fields)
+                template.structured_outputs = rebuilt_structure(verdict.fields)
         except Exception as error:  # noqa: BLE001  the door: whatever vLLM raises here is its answer to these parameters
             return _refusal(error)
         return template
@@ -96,7 +97,7 @@ class SamplingCompiler:
 
 
 @cache
-def _verified_class() -> Any:
+def verified_class() -> Any:
     """SamplingParams that were verified, and need not be again with every item that has a copy of them.
 
     vLLM would compile a structure once more on the rank's loop, and tokenise the bad words.
@@ -132,12 +133,12 @@ def _structure_use(fields: SamplingFields) -> StructureUse | None:
     return use
 
 
-def _structure(fields: SamplingFields) -> bytes:
+def structure_key(structure: StructuredOutputs | msgspec.UnsetType) -> bytes:
     """What a verdict is about. Any other parameters may go with it."""
-    return _encode(fields.structured_outputs)
+    return _encode(structure)
 
 
-def _rebuilt(fields: dict[str, Any]) -> Any:
+def rebuilt_structure(fields: dict[str, Any]) -> Any:
     """vLLM's StructuredOutputsParams as it was after vLLM had verified it, without doing that again."""
     from vllm.sampling_params import StructuredOutputsParams
 

@@ -6,7 +6,7 @@ vLLM itself takes these fields in a request and does nothing with them.
 import json
 from typing import Any
 
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.vllm_engine import compat
 
 PARAM = "sampling_params.structured_outputs"

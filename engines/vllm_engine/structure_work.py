@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from engines.contract.protocol import ItemError
+from engines.contract.item_errors import ItemError
 from engines.vllm_engine import compat
 from engines.vllm_engine.schema_keywords import culprit, unheld
 from engines.vllm_engine.structure_options import Structure, StructureRefused, arranged, schema_of

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from engines import tasks
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.vllm_engine import structure_work
 from engines.vllm_engine.bounded_cache import BoundedCache
 from engines.vllm_engine.confinement import LANES_TITLE, WALL_PER_CPU, Answer, Lane, LaneDied, Outcome

@@ -1,4 +1,4 @@
-"""Variables by which vLLM's processes are told how to log and where their spans go.
+"""Variables by which vLLM's processes are told how to log, where their spans go, and how to hold calls of tools.
 
 They are set before vLLM is imported, and its processes inherit them. What the operator chose stays.
 """
@@ -14,12 +14,16 @@ from engines.contract.spec import RankSpec
 
 CONFIG_NAME = "vllm-logging.json"
 PREFIX, CONFIG, LEVEL = "VLLM_LOGGING_PREFIX", "VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_LEVEL"
+# Else vLLM holds calls of tools by tags in a form that only xgrammar reads, and guidance holds structures here. A tool
+# that has to be called is held by its schema all the same.
+STRICT_TOOLS = "VLLM_ENFORCE_STRICT_TOOL_CALLING"
 SERVICE, RESOURCE, PROTOCOL = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 
 
 def choose(spec: RankSpec, environ: MutableMapping[str, str]) -> None:
     """Sets them for this process and those below it."""
     _choose_lines(spec, environ)
+    environ.setdefault(STRICT_TOOLS, "0")
     if spec.otlp_traces_endpoint is not None:
         _choose_traces(spec, environ)
 

@@ -108,5 +108,6 @@ def trained_reference(trained_model: Path, tmp_path_factory: pytest.TempPathFact
 def one_rank(dense_model: Path, dense_reference: Reference) -> Iterator[Service]:
     """A service of one rank, for what concerns a rank alone. Its start leaves the reference a core to work on."""
     flags = (str(dense_model), "--enforce-eager", "--structure-cpu-s", "2")
-    with serving(*flags, engine="vllm", dp_size=1, variables=UNCOMPILED) as running:
+    tools = ("--", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with serving(*flags, *tools, engine="vllm", dp_size=1, variables=UNCOMPILED) as running:
         yield running

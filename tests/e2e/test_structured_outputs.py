@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from engines.contract.protocol import ItemErrorCode
+from engines.contract.item_errors import ItemErrorCode
 from tests.e2e.conftest import judged
 from tests.service import Json, Service
 

@@ -2,14 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import zmq
-from guarded import DEADLINE_S, FAMILY, guarded, make_spec
+from guarded import FAMILY, guarded
+from played import Played, play
 
 from engines.contract.protocol import (
     Abort,
@@ -17,18 +14,13 @@ from engines.contract.protocol import (
     Checked,
     Failed,
     FailureKind,
-    FromRank,
-    Message,
     Ready,
     Run,
     Scrape,
     Status,
     Stop,
     Stopped,
-    decode_from_rank,
-    encode,
 )
-from engines.contract.spec import write_spec
 from tests.service import until
 
 # What the rank does is put where MAIN stands. Its main thread then sleeps, as in loading.
@@ -80,51 +72,8 @@ sys.exit(serve.main("runtime/0.1/rank.json", os.environ))
 """
 
 
-class Played:
-    """The gateway's end of a rank's channel, and the rank's process."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", socket: "zmq.Socket[bytes]") -> None:
-        self.process = process
-        self._socket = socket
-
-    def send(self, message: Message | bytes) -> None:
-        self._socket.send(message if isinstance(message, bytes) else encode(message, 0))
-
-    def receive(self, kind: type[FromRank]) -> FromRank:
-        """The next message of this kind."""
-        while True:
-            message = decode_from_rank(self._socket.recv())
-            if isinstance(message, kind):
-                return message
-
-    def end(self) -> tuple[int, str]:
-        """Exit code and stderr."""
-        assert self.process.stderr is not None
-        return self.process.wait(DEADLINE_S), self.process.stderr.read().decode()
-
-
-@contextmanager
-def played(folder: Path, main: str = "", code: str = RANK) -> Iterator[Played]:
-    spec = make_spec(folder, status_interval_s=0.05)
-    Path(spec.directory).mkdir(parents=True)
-    write_spec(spec, Path(spec.directory) / "rank.json")
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.set(zmq.LINGER, 0)
-        socket.set_hwm(0)  # as the gateway's: a full buffer would drop what a rank that ends has sent
-        socket.set(zmq.RCVTIMEO, int(DEADLINE_S * 1000))
-        socket.set(zmq.SNDTIMEO, int(DEADLINE_S * 1000))  # until the rank has connected
-        socket.bind(spec.endpoint)
-        with subprocess.Popen(
-            [sys.executable, "-c", code.replace("MAIN", main)],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        ) as process:
-            try:
-                yield Played(process, socket)
-            finally:
-                process.kill()
+def played(folder: Path, main: str = "", code: str = RANK) -> AbstractContextManager[Played]:
+    return play(folder, code.replace("MAIN", main))
 
 
 def test_heartbeats_come_and_questions_are_answered_while_the_main_thread_is_busy(tmp_path: Path) -> None:
@@ -165,7 +114,6 @@ def test_a_fault_in_the_control_thread_ends_the_rank(tmp_path: Path) -> None:
     with played(tmp_path) as rank:
         rank.send(Abort(incarnation=1, attempts=[]))
         failed = rank.receive(Failed)
-        assert isinstance(failed, Failed)
         assert failed.reason.startswith("its control thread failed: RuntimeError (message withheld")
         code, said = rank.end()
     assert code == 1
@@ -177,7 +125,6 @@ def test_what_is_no_message_ends_the_rank_with_a_reason(tmp_path: Path) -> None:
     with played(tmp_path) as rank:
         rank.send(b"\xc1 garbage")
         failed = rank.receive(Failed)
-        assert isinstance(failed, Failed)
         assert failed.kind is FailureKind.ENGINE
         assert failed.reason.startswith("the gateway sent something that is no message of this protocol")
         assert rank.end()[0] == 1
@@ -221,7 +168,6 @@ def test_an_engine_that_trips_over_items_is_the_ranks_end(tmp_path: Path) -> Non
         assert rank.receive(Checked) == Checked(incarnation=1, check=1, error=None)
         rank.send(Run(incarnation=1, params=[], items=[]))
         failed = rank.receive(Failed)
-        assert isinstance(failed, Failed)
         assert failed.kind is FailureKind.ENGINE
         assert failed.reason.startswith("RuntimeError (message withheld: --log-prompts shows it) in submit (")
         code, said = rank.end()

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.sampling import SamplingFields
 from engines.vllm_engine import confinement
 from engines.vllm_engine.confinement import Lane

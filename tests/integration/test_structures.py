@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.vllm_engine import confinement
 from engines.vllm_engine.confinement import Lane
 from engines.vllm_engine.structure_work import StructureVerdict

@@ -101,13 +101,14 @@ class Bench:
         dispatch: Dispatch = Dispatch.ROUND_ROBIN,
         quantum: int = 100,
         soon: Callable[[Callable[[], None]], object] = lambda act: act(),
+        online_share: float = 0.0,
     ) -> None:
         self.sent: list[tuple[int, Run | Abort]] = []
         self.held: dict[int, dict[int, int]] = {}  # rank -> attempt -> the incarnation it was sent to
         self.lives: dict[int, int] = {}
         self.owner = Owner()
         self.completed_tokens = 0  # the cost of what ranks have answered
-        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch, soon, self)
+        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch, soon, self, online_share)
         for rank in range(ranks):
             self.ready(rank)
 

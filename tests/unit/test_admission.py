@@ -73,7 +73,8 @@ def test_idle_time_does_not_count() -> None:
         meter.busy()
         clock.now += 1
         meter.observe(100)
-        meter.idle()
+        meter.done()
+        meter.rest()
         clock.now += 3600
     assert meter.tokens_per_s == pytest.approx(100)
 
@@ -108,7 +109,8 @@ def test_the_time_of_work_that_was_given_up_does_not_make_the_rate_look_slow() -
         meter.observe(100)
         clock.now += 600  # a batch that is cancelled, or comes to its timeout
         meter.observe(0)
-        meter.idle()
+        meter.done()
+        meter.rest()
     assert meter.tokens_per_s == pytest.approx(100)
 
 

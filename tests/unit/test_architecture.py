@@ -24,6 +24,7 @@ LAYERS = {
         ("app.api",),
         ("app.gateway",),
         ("app.openai_batches",),
+        ("app.exchanges",),
         ("app.batches", "app.files"),
         ("app.dispatch",),
         ("app.ranks",),

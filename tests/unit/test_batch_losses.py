@@ -10,7 +10,8 @@ from dispatch_bench import Bench, ok
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
 from app.ranks.events import Loss, LossKind
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 Run = BatchRun[ResultsInMemory]
 GAVE_UP = ItemError(ItemErrorCode.ENGINE_ERROR, "the engine ended the generation with 'abort'")

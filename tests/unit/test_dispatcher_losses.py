@@ -6,7 +6,8 @@ import pytest
 from dispatch_bench import Bench, assert_idle, finish, ok
 
 from app.ranks.events import LossKind
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 GAVE_UP = ItemError(ItemErrorCode.ENGINE_ERROR, "the engine ended the generation with 'abort'")
 

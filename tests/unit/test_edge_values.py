@@ -15,7 +15,8 @@ from app.batches.sampling import SamplingResolver
 from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
 from app.settings.declaration import Settings
-from engines.contract.protocol import ItemErrorCode, Outcome, Run, decode_to_rank, encode
+from engines.contract.item_errors import ItemErrorCode
+from engines.contract.protocol import Outcome, Run, decode_to_rank, encode
 from tests.edge_values import ITEMS
 
 MAX_MODEL_LEN = 100

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.types import Message
@@ -140,3 +141,20 @@ def test_a_fault_of_ours_says_where_to_look() -> None:
     answer = errors.internal_error()
     assert answer.status_code == 500
     assert "X-Request-ID" in json.loads(answer.body)["error"]["message"]
+
+
+def test_an_application_answers_a_fault_of_ours_in_our_shape() -> None:
+    app = FastAPI()
+    errors.install(app)
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("broken")
+
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/broken")
+
+    answer = asyncio.run(get())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")

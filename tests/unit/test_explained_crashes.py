@@ -7,7 +7,7 @@ from test_trials import Played
 from app.dispatch.item import Flow
 from app.ranks.events import Loss, LossKind
 from app.ranks.policy import Break, Limits, RestartPolicy
-from engines.contract.protocol import ItemErrorCode
+from engines.contract.item_errors import ItemErrorCode
 
 LIMITS = Limits(failures=3, window_s=600, backoff_s=1, longest_backoff_s=1, trial_crashes=1000)
 HANG = Loss(LossKind.STALLED, "it holds work and has made no step", 0)

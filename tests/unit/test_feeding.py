@@ -15,7 +15,8 @@ from app.batches.feeding import Window, retry_while_unavailable
 from app.dispatch.item import Item
 from app.journal.errors import JournalUnavailable
 from app.ranks.events import LossKind
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 
 def play(scenario: Callable[[House], Coroutine[Any, Any, None]], **of_house: Any) -> None:

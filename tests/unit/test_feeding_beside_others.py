@@ -14,7 +14,7 @@ from app.batches.admission import SMALLEST_WINDOW
 from app.batches.feeding import Window
 from app.dispatch.item import Owner
 from app.errors import TryLater
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 
 ONE, OTHER = Owner("one"), Owner("other")
 MILLION = 1_000_000

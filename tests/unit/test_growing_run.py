@@ -11,7 +11,8 @@ from app.batches.results import RequestCounts, Status, Usage
 from app.batches.run import BatchRun
 from app.batches.sink import Brake, Rest
 from app.dispatch.item import Item
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, PromptKind, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, PromptKind, Result
 
 
 class Sink:

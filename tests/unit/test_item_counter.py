@@ -9,7 +9,8 @@ from typing import Any
 
 from simulated_bench import text
 
-from engines.contract.protocol import ItemError, ItemErrorCode, ItemSize, RunItem
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import ItemSize, RunItem
 from engines.rank.engine import EngineLoad
 from engines.vllm_engine.counting import TURN_S, ItemCounter
 from engines.vllm_engine.logprobs import LogprobsRoom

@@ -15,7 +15,7 @@ from app.batches.splitting import MAX_DEPTH
 from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest, TooLarge
 from app.validation import HALF_CHARACTER
-from engines.contract.protocol import ItemErrorCode
+from engines.contract.item_errors import ItemErrorCode
 
 LONGEST = 200
 

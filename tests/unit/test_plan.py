@@ -220,6 +220,7 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         group_kind=LOCKSTEP,
         expert_parallel=True,
         model="a/model",
+        served_as="a/model",
         endpoint="tcp://10.0.0.1:7000",
         identity="rank-1.4.7",
         epoch=7,

@@ -5,18 +5,20 @@ from typing import get_args
 import msgspec
 import pytest
 
+from engines.contract.exchanges import AnswerHead, Exchange, ExchangeHead, decode_head
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.protocol import (
     Abort,
     Check,
     Checked,
+    Chunk,
+    Chunks,
     Count,
     Counted,
     Failed,
     FailureKind,
     FromRank,
     Hello,
-    ItemError,
-    ItemErrorCode,
     ItemSize,
     Message,
     Outcome,
@@ -34,6 +36,7 @@ from engines.contract.protocol import (
     Status,
     Stop,
     Stopped,
+    Taken,
     ToRank,
     decode_from_rank,
     decode_to_rank,
@@ -55,19 +58,23 @@ FACTS = RankFacts(
     dtype="float32",
     device="cpu",
     processes={"VLLM::EngineCore_DP0": 4711},
+    exchanges=[Exchange.COMPLETIONS, Exchange.TOKENIZE],
 )
+HEAD = ExchangeHead(Exchange.COMPLETIONS, "req-1", streams=True)
 EPOCH = 4_611_686_018_427_387_903
 TO_RANK: list[ToRank] = [
     Run(
         incarnation=1,
-        params=[b"\x80", b"\x81\xa1n\x02"],
+        params=[b"\x80", b"\x81\xa1n\x02", HEAD.encode()],
         items=[
             RunItem(1, PromptKind.TEXT, b'"Hello"', 0),
             RunItem(2, PromptKind.TOKEN_IDS, b"[1,2]", 1, seed=2**62, truncate=-1, return_token_ids=True),
             RunItem(3, PromptKind.CHAT, b'[{"role":"user"}]', 1, tools=b"[]", template_kwargs=b"{}"),
+            RunItem(4, PromptKind.EXCHANGE, b'{"prompt":"Hello"}', 2),
         ],
     ),
     Abort(incarnation=2, attempts=[1, 2**40]),
+    Taken(incarnation=2, taken=[(1, 17), (2**40, 0)]),
     Check(incarnation=3, check=1, params=b"\x80"),
     Count(incarnation=3, count=1, params=[b"\x80"], items=[RunItem(0, PromptKind.TEXT, b'"Hello"', 0)]),
     Scrape(incarnation=4, scrape=1),
@@ -77,11 +84,13 @@ FROM_RANK: list[FromRank] = [
     Hello(incarnation=1, protocol=1, rank=3, pid=4711),
     *[StageReached(incarnation=1, stage=stage) for stage in Stage],
     Ready(incarnation=1, facts=FACTS),
+    Chunks(incarnation=1, chunks=[Chunk(1, b"data: 1", AnswerHead(200, "text/event-stream")), Chunk(1, b"\n\n")]),
     Results(
         incarnation=1,
         results=[
             Result(1, Outcome.OK, b'[{"text":"\xc3\xa4"}]', 3, 4, 2, 1, prompt_logprobs=b"[null]"),
             Result(2, Outcome.ABORTED),
+            Result(4, Outcome.OK, b"{}", head=AnswerHead(400, "application/json")),
             *[Result(3, Outcome.ERROR, error=ItemError(code, "why")) for code in ItemErrorCode],
         ],
     ),
@@ -109,6 +118,10 @@ def test_what_the_gateway_says_arrives(message: ToRank) -> None:
 @pytest.mark.parametrize("message", FROM_RANK, ids=name_of)
 def test_what_a_rank_says_arrives(message: FromRank) -> None:
     assert decode_from_rank(encode(message, EPOCH)) == message
+
+
+def test_the_head_of_an_exchange_arrives_as_parameters() -> None:
+    assert decode_head(HEAD.encode()) == HEAD
 
 
 def test_no_message_is_left_out_here() -> None:

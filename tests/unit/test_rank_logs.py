@@ -88,10 +88,10 @@ def test_a_line_that_cannot_be_rendered_is_lost_and_the_rank_goes_on(tmp_path: P
 def test_for_people_vllms_lines_begin_with_the_ranks_ids(tmp_path: Path) -> None:
     environ: dict[str, str] = {}
     choose(spec_of(tmp_path), environ)
-    assert environ == {"VLLM_LOGGING_PREFIX": "rank=2 incarnation=5 "}
+    assert environ["VLLM_LOGGING_PREFIX"] == "rank=2 incarnation=5 "
     environ = {"VLLM_LOGGING_PREFIX": "mine "}
     choose(spec_of(tmp_path), environ)
-    assert environ == {"VLLM_LOGGING_PREFIX": "mine "}
+    assert environ["VLLM_LOGGING_PREFIX"] == "mine "
 
 
 def test_as_json_vllms_lines_are_facts_too(tmp_path: Path, capfd: Captured) -> None:
@@ -116,7 +116,7 @@ def test_as_json_vllms_lines_are_facts_too(tmp_path: Path, capfd: Captured) -> N
 def test_an_operators_choice_for_vllms_logs_stays(chosen: dict[str, str], tmp_path: Path) -> None:
     environ = dict(chosen)
     choose(spec_of(tmp_path, log_format="json"), environ)
-    assert environ == chosen
+    assert {name: value for name, value in environ.items() if "LOGGING" in name} == chosen
     assert not list(tmp_path.iterdir())
 
 

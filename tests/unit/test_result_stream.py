@@ -12,7 +12,8 @@ from app.batches.record import BatchRecord, Label
 from app.batches.result_stream import ResultStream, as_line
 from app.batches.run import BatchRun
 from app.batches.sink import Rest
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 WINDOW = 100
 

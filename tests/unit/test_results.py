@@ -13,7 +13,8 @@ from app.batches.record import NO_LABEL, BatchRecord, Label
 from app.batches.results import encode_result
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 Run = BatchRun[ResultsInMemory]
 OUTPUTS = b'[{"index":0,"text":"x","finish_reason":"stop","stop_reason":null}]'

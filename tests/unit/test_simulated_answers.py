@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from simulated_bench import Bench, chat, drive, ids, outputs, text
 
-from engines.contract.protocol import ItemErrorCode, Outcome, PromptKind, RunItem
+from engines.contract.item_errors import ItemErrorCode
+from engines.contract.protocol import Outcome, PromptKind, RunItem
 
 # ---------------------------------------------------------------- answers
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 import pytest
 
-from engines.contract.protocol import ItemError, ItemErrorCode
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.vllm_engine.structure_options import StructureRefused
 from engines.vllm_engine.structure_trial import TRIAL_STEPS, try_out
 

@@ -10,7 +10,7 @@ from dispatch_bench import Bench, aborted, ok
 
 from app.dispatch.item import Item
 from app.ranks.events import LossKind
-from engines.contract.protocol import ItemErrorCode
+from engines.contract.item_errors import ItemErrorCode
 
 
 class Played:

@@ -10,7 +10,8 @@ import pytest
 from rank_specs import rank_spec
 from simulated_bench import text
 
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result, Run, RunItem
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result, Run, RunItem
 from engines.vllm_engine.engine import VllmEngine
 from engines.vllm_engine.logprobs import FEWEST, LogprobsRoom
 

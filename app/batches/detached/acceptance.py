@@ -25,7 +25,8 @@ from app.journal.records import NewBatch, NewItem, Sealing, StoredBatch
 from app.journal.states import BatchState
 from app.keys.ring import Caller
 from app.settings.declaration import Settings
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 MAX_KEY_LENGTH = 255
 MAX_METADATA_BYTES = 64 * 1024

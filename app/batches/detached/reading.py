@@ -23,7 +23,8 @@ from app.journal.keeper import JournalKeeper
 from app.journal.records import StoredBatch, StoredItem, StoredResult
 from app.journal.states import ENDED, REST
 from engines import tasks
-from engines.contract.protocol import ItemError, ItemErrorCode, Outcome, Result
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 WINDOW_RESULTS = 500
 WINDOW_BYTES = 1024**2

@@ -7,7 +7,7 @@ import msgspec
 
 from engines.contract.protocol import RankFacts
 from engines.contract.spec import RankSpec
-from engines.rank.engine import EmitResult, ReportStage
+from engines.rank.engine import Emit, ReportStage
 from engines.vllm_engine import compat
 from engines.vllm_engine.engine import VllmEngine
 from engines.vllm_engine.external_launcher.launch import Launch
@@ -17,7 +17,7 @@ from engines.vllm_engine.external_launcher.leader import LeadingCore
 class LaunchedEngine(VllmEngine):
     """Differs from its parent in where the engine core is, and in which processes have to live as long as it."""
 
-    def __init__(self, spec: RankSpec, emit: EmitResult, died: Callable[[str], None], launch: Launch) -> None:
+    def __init__(self, spec: RankSpec, emit: Emit, died: Callable[[str], None], launch: Launch) -> None:
         super().__init__(spec, emit, died)
         self._launch = launch
         self._followers: dict[str, int] = {}

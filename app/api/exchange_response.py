@@ -1,0 +1,99 @@
+"""The answer to an exchange: whole, or as it comes. Its bytes are the engine's application's; only refusals are put
+into the words of OpenAI's clients.
+
+A stream's status is sent with its first byte, so that a refusal has a status of its own. Only a client that has waited
+for a while is sent a comment, which keeps it and the proxies before it waiting; what goes wrong then is an event.
+"""
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.api.errors import ErrorAnswer, answer, body_of
+from app.api.leaving import unless_gone
+from app.batches.memory import Holding
+from app.errors import RequestError
+from app.exchanges.exchange import Ending
+from app.exchanges.refusals import refusal_of_answer, refusal_of_item
+from app.exchanges.service import BegunExchange
+from engines import tasks
+from engines.contract.exchanges import AnswerHead
+
+STREAM = AnswerHead(200, "text/event-stream; charset=utf-8")
+COMMENT = b": waiting\n\n"
+_encode = msgspec.json.Encoder().encode
+
+
+class ExchangeResponse(Response):
+    """Sends the answer; a client that goes away ends the exchange."""
+
+    def __init__(self, exchange: BegunExchange, holding: Holding, keepalive_s: float) -> None:
+        super().__init__()
+        self._exchange = exchange
+        self._answer = exchange.answer
+        self._holding = holding
+        self._keepalive_s = keepalive_s
+        self._has_begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Until all is sent, or the client is gone."""
+        try:
+            await unless_gone(self._send_answer(scope, receive, send), receive, f"answer to {scope['path']}")
+        finally:
+            self._exchange.cancel()
+            self._holding.close()
+
+    async def _send_answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        answer = self._answer
+        while True:
+            if not await tasks.comes_within(answer.news, self._keepalive_s):
+                if self._exchange.streams:
+                    await self._send_part(send, COMMENT)
+                continue
+            answer.news.clear()
+            body = answer.take()
+            ending = answer.ending
+            if body:
+                await self._send_part(send, body)
+                answer.taken(len(body))
+            if ending is not None:
+                await self._send_ending(ending, scope, receive, send)
+                return True
+
+    async def _send_part(self, send: Send, body: bytes) -> None:
+        if not self._has_begun:
+            await self._begin(send, self._answer.head or STREAM)
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _send_ending(self, ending: Ending, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = _refusal(ending)
+        if refusal is not None and not self._has_begun:
+            await answer(refusal)(scope, receive, send)
+            return
+        if refusal is not None:
+            await self._send_last(send, b"data: " + _encode(ErrorAnswer(body_of(refusal))) + b"\n\n")
+            return
+        if not self._has_begun:
+            await self._begin(send, ending.head or STREAM, length=len(ending.body))
+        await self._send_last(send, ending.body)
+
+    async def _begin(self, send: Send, head: AnswerHead, length: int | None = None) -> None:
+        self._has_begun = True
+        headers = [(b"content-type", head.content_type.encode("latin-1"))]
+        if length is not None:
+            headers.append((b"content-length", str(length).encode()))
+        else:
+            headers.append((b"cache-control", b"no-cache"))
+        await send({"type": "http.response.start", "status": head.status, "headers": headers})
+
+    async def _send_last(self, send: Send, body: bytes) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _refusal(ending: Ending) -> RequestError | None:
+    """Why there is no answer, or none that was asked for."""
+    if ending.error is not None:
+        return refusal_of_item(ending.error)
+    if ending.head is not None and ending.head.status >= 400:
+        return refusal_of_answer(ending.head.status, ending.body)
+    return None

@@ -1,0 +1,76 @@
+"""OpenAI's API: requests that a rank's engine answers with its own application. One route each; what they take and
+give is OpenAI's, and Anthropic's, and vLLM's to say."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.api.auth import caller_of
+from app.api.body import BodyLimits, read_json
+from app.api.describing import Answers, Described
+from app.api.exchange_response import ExchangeResponse
+from app.api.plain_route import PlainRoute
+from app.api.request_id import request_id_of
+from app.api.state import gateway_of
+from app.errors import TooSlow
+from engines.contract.exchanges import Exchange
+
+router = APIRouter(route_class=PlainRoute)
+
+
+class ExchangeBody(msgspec.Struct):
+    """A request of OpenAI's API, or Anthropic's, or vLLM's: these fields the gateway knows, and all others go on."""
+
+    model: str | None = None
+    stream: bool | None = None
+    priority: int | None = None
+
+
+class ExchangeAnswer(msgspec.Struct):
+    """What the API says that the request is of."""
+
+
+SCHEMAS = (Described(ExchangeBody, is_read=True), Described(ExchangeAnswer))
+SUMMARIES = {
+    Exchange.COMPLETIONS: "OpenAI's completions",
+    Exchange.CHAT_COMPLETIONS: "OpenAI's chat completions",
+    Exchange.RESPONSES: "OpenAI's responses, without stored state",
+    Exchange.MESSAGES: "Anthropic's messages",
+    Exchange.COUNT_TOKENS: "Anthropic's count of a message's tokens",
+    Exchange.EMBEDDINGS: "OpenAI's embeddings",
+    Exchange.POOLING: "vLLM's pooling",
+    Exchange.SCORE: "vLLM's scores of pairs",
+    Exchange.RERANK: "Ranks documents by a query",
+    Exchange.TOKENIZE: "The tokens of a prompt",
+    Exchange.DETOKENIZE: "The text of tokens",
+}
+ANSWERS = {
+    str(path): Answers("ExchangeAnswer", (403, 404, 408, 413, 415, 503), takes="ExchangeBody") for path in Exchange
+}
+
+
+def _endpoint(path: Exchange) -> Callable[[Request], Awaitable[Response]]:
+    async def exchange(request: Request) -> Response:
+        gateway = gateway_of(request)
+        gateway.availability.check()
+        holding = gateway.memory.open()
+        try:
+            try:
+                body = await read_json(request, BodyLimits.of(gateway.settings), holding, gateway.bodies)
+            except TooSlow:
+                gateway.availability.check()
+                raise
+            begun = gateway.exchanges.begin(path, body, caller_of(request), request_id_of(request), holding)
+        except BaseException:
+            holding.close()
+            raise
+        return ExchangeResponse(begun, holding, gateway.settings.keepalive_s)
+
+    exchange.__doc__ = f"{SUMMARIES[path]}, answered by the engine's own application (docs/openai.md)."
+    return exchange
+
+
+for _path in Exchange:
+    router.add_api_route(_path, _endpoint(_path), methods=["POST"], summary=SUMMARIES[_path])

@@ -1,0 +1,87 @@
+"""What the gateway has to know of a request in OpenAI's API. All else of it is the business of who answers it.
+
+Fields are read leniently: one that says nothing that is understood here goes on as it came, and is refused there.
+"""
+
+from typing import TypeVar
+
+import msgspec
+
+from app.batches.request import PRIORITY_BOUND
+from app.errors import InvalidRequest
+from app.validation import DECODE_ERRORS, complaint
+from engines.contract.exchanges import Exchange
+
+BYTES_PER_TOKEN = 4  # estimated: the gateway does not tokenise
+DEFAULT_COMPLETION_TOKENS = 16  # of /v1/completions, by OpenAI's contract
+TOKEN_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+Fields = dict[str, msgspec.Raw]
+T = TypeVar("T")
+
+_decode = msgspec.json.Decoder(Fields).decode
+
+
+class ExchangeRequest:
+    """A request's body, taken apart as far as its fields."""
+
+    def __init__(self, path: Exchange, body: bytes | bytearray) -> None:
+        """Raises InvalidRequest for what is no JSON object."""
+        self.path = path
+        self.body = bytes(body)
+        try:
+            self.fields: Fields = _decode(body)
+        except DECODE_ERRORS as error:
+            found = complaint(error, "")
+            raise InvalidRequest(found.message, param=found.param) from error
+
+    @property
+    def model(self) -> str | None:
+        """The model that is asked for."""
+        return self._read("model", str)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is to come as it is made."""
+        return self.path.may_stream and self._read("stream", bool) is True
+
+    @property
+    def priority(self) -> int | None:
+        """Before which other requests it runs: lower runs first. Raises InvalidRequest."""
+        asked = self._read("priority", int)
+        if asked is not None and abs(asked) > PRIORITY_BOUND:
+            raise InvalidRequest(
+                f"priority is {asked}: it must be from {-PRIORITY_BOUND} to {PRIORITY_BOUND}", param="priority"
+            )
+        return asked
+
+    @property
+    def sequences(self) -> int:
+        """Outputs of each prompt."""
+        counts = (self._read(name, int) for name in ("n", "best_of"))
+        return max(1, *(count or 1 for count in counts))
+
+    def max_tokens(self, default: int) -> int:
+        """Tokens of each output."""
+        if self.path is Exchange.COMPLETIONS:
+            default = DEFAULT_COMPLETION_TOKENS
+        found = next((count for name in TOKEN_LIMITS if (count := self._read(name, int)) is not None), default)
+        return max(1, found)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """About so many, of all prompts."""
+        return len(self.body) // BYTES_PER_TOKEN
+
+    def raw(self, name: str) -> bytes | None:
+        """A field as it came; None where it is missing, or null."""
+        value = self.fields.get(name)
+        return None if value is None or bytes(value) == b"null" else bytes(value)
+
+    def _read(self, name: str, kind: type[T]) -> T | None:
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        try:
+            return msgspec.json.decode(value, type=kind)
+        except DECODE_ERRORS:
+            return None

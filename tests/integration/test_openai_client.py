@@ -1,0 +1,97 @@
+"""OpenAI's own package, unmodified, against simulated ranks; and what docs/openai.md shows."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from app.keys.key import KeyLimits
+from app.keys.store import KeysFile
+from tests.service import Service, bearer, serving, until
+
+DOCS = Path(__file__).parents[2] / "docs" / "openai.md"
+MODEL = "phalanx-simulated"
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def keys() -> Iterator[KeysFile]:
+    with tempfile.TemporaryDirectory(prefix="px-keys-") as folder:
+        yield KeysFile(Path(folder) / "keys.json")
+
+
+@pytest.fixture(scope="module")
+def service(keys: KeysFile) -> Iterator[Service]:
+    key = keys.create("client").secret
+    with serving("--api-keys-file", str(keys.path), api_key=key) as service:
+        yield service
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[openai.OpenAI]:
+    (_, _, key) = service.client.headers["Authorization"].partition(" ")
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=key) as client:
+        yield client
+
+
+def test_the_example_runs(service: Service) -> None:
+    (example, *_) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (_, _, key) = service.client.headers["Authorization"].partition(" ")
+    program = example.replace("http://127.0.0.1:8000", service.url).replace('api_key="none"', f"api_key={key!r}")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    chat, story = done.stdout.splitlines()
+    assert len(chat.split()) == len(story.split()) == 16  # a simulated token is a word
+
+
+def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("another/model")
+
+
+def test_a_chat_streams_with_its_usage(client: openai.OpenAI) -> None:
+    options = {"include_usage": True}
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=MESSAGES,  # type: ignore[arg-type]  # a literal
+        max_tokens=5,
+        stream=True,
+        stream_options=options,  # type: ignore[arg-type]
+    )
+    chunks = list(stream)
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 5
+
+
+def test_embeddings_come_as_numbers(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model=MODEL, input=["a", "b"])
+    assert [len(entry.embedding) for entry in answer.data] == [8, 8]
+
+
+def test_errors_are_of_its_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.completions.create(model="another", prompt="x")
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.completions.create(model=MODEL, prompt="x", logprobs=3)
+    assert bad.value.type == "invalid_request_error"
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
+
+
+def test_who_sends_too_often_is_told_when_to_come_back_and_does(service: Service, keys: KeysFile) -> None:
+    slow = keys.create("slow", limits=KeyLimits(requests_per_s=1))
+    until(lambda: service.client.get("/v1/models", headers=bearer(slow.secret)).status_code == 200, "it is unknown")
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key=slow.secret) as client:
+        began = time.monotonic()
+        for _ in range(3):
+            assert client.completions.create(model=MODEL, prompt="x").choices
+        assert time.monotonic() - began > 1
