@@ -15,6 +15,7 @@ MEASUREMENTS = {
     "structures": "what each backend of structured outputs holds of a corpus, and what it costs",
     "batches": "batches in the background: a million items on simulated ranks; beside the same attached",
     "journal": "the durable store: results/s, a million items in, reads from the midst; SQLite and PostgreSQL",
+    "exchanges": "OpenAI's API beside `vllm serve`; streams; a chat's first token under a batch",
     "gpu-moe": "PowerMoE-3b's shape over two GPUs, with a report in JSON and markdown",
 }
 
