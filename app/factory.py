@@ -13,6 +13,7 @@ from app.api import (
     metrics,
     models,
     nodes,
+    openai_batches,
     ranks,
     usage,
 )
@@ -28,6 +29,7 @@ RESOURCES: tuple[Resource, ...] = (
     detached_batches,
     exchanges,
     files,
+    openai_batches,
     ranks,
     nodes,
     models,

@@ -28,6 +28,8 @@ from app.keys.ring import KeyRing
 from app.keys.store import KeysFile
 from app.logs import get_logger
 from app.metrics import Metrics
+from app.openai_batches.lines import Lines
+from app.openai_batches.service import OpenAIBatches
 from app.ranks.devices import Allotment
 from app.ranks.events import Loss
 from app.ranks.fleet import Fleet
@@ -96,6 +98,7 @@ class Gateway:
             self.acceptance, self.runs, self.availability, self.spools, settings.stream_window_bytes
         )
         self.detached = self._make_detached(admission)
+        self.openai_batches = self._make_openai_batches()
         self.dry_runs = DryRuns(self.acceptance, self.fleet, self.availability, self.runs.forecasts)
         self._watch()
 
@@ -113,6 +116,12 @@ class Gateway:
             self._soon,
         )
 
+    def _make_openai_batches(self) -> OpenAIBatches:
+        detached = self.detached
+        return OpenAIBatches(
+            self.settings, self.keeper, detached.batches, self.availability, detached.answer_settings, self._fail
+        )
+
     def _make_detached(self, admission: AdmissionGate) -> DetachedService:
         return DetachedService(
             self.settings,
@@ -126,6 +135,7 @@ class Gateway:
             self.keys,
             self.metrics,
             self.traces,
+            lambda stored: Lines(stored, self.settings, self.fleet),
             self._fail,
         )
 
@@ -135,6 +145,7 @@ class Gateway:
         """Opens the journal, before anything is served or started. Raises CannotOpen; `stop` is to be called then."""
         await self.keeper.open()
         await self.detached.batches.start()
+        await self.openai_batches.start()
 
     def start(self) -> None:
         """Begins to start the ranks; requests may come at once."""
@@ -172,6 +183,7 @@ class Gateway:
             await self.fleet.stop()
         finally:
             await self.detached.batches.stop()
+            await self.openai_batches.stop()
             await self.runs.stop()
             if self.keys is not None:
                 await self.keys.stop()

@@ -168,7 +168,7 @@ async def delete_batch(request: Request, batch_id: str) -> Response:
     """Removes the prompts and results of a batch that has ended, for good."""
     gateway = gateway_of(request)
     stored = await _find(gateway, batch_id, caller_of(request).sees)
-    await gateway.detached.batches.delete(stored)
+    await gateway.keeper.delete(stored.ordinal)
     return _json(DeletedBatch(id=stored.id))
 
 

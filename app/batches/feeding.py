@@ -6,17 +6,16 @@ there is room for those who send a whole batch at once.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
 import msgspec
 
-from app.batches.intake import Intake
 from app.batches.run import BatchRun
 from app.batches.sink import ResultSink
 from app.batches.turnstile import Turnstile
 from app.dispatch.dispatcher import Dispatcher
-from app.dispatch.item import Flow
+from app.dispatch.item import Flow, Item
 from app.journal.errors import JournalUnavailable
 from app.journal.records import StoredItem
 from app.logs import get_logger
@@ -34,6 +33,15 @@ class ItemSource(Protocol):
         """Items that have no result, by index, above `after`: `limit` of them at most, and no more bytes of bodies than
         `max_bytes`, but one in any case. None: there are no more now, and when the run is complete, none at all.
         """
+
+
+class TakesIn(Protocol):
+    """Makes items of what is kept, and tells the run of each."""
+
+    async def take(
+        self, prompts: Iterable[tuple[int, bytes]], turnstile: Turnstile, max_wire_bytes: int | None = None
+    ) -> list[Item]:
+        """Those that run, in order; of the others the run has the refusal. It may end early at `max_wire_bytes`."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -65,7 +73,7 @@ class Feeder:
     def __init__(
         self,
         run: BatchRun[ResultSink],
-        intake: Intake,
+        intake: TakesIn,
         source: ItemSource,
         dispatcher: Dispatcher,
         turnstile: Turnstile,

@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 
 from app.batches.forecasts import RunForecast
 from app.batches.record import NO_LABEL, BatchRecord, Label
-from app.batches.results import RequestCounts, Status, Usage, encode_result
+from app.batches.results import RequestCounts, Status, Usage
+from app.batches.shape import ITEM_SHAPE, ResultShape
 from app.batches.sink import Rest, ResultSink
 from app.batches.stats import StatsKeeper
 from app.dispatch.item import Flow, Item
@@ -21,12 +22,6 @@ from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.protocol import Outcome, Result
 
 logger = get_logger("batches")
-_STATUS: dict[Outcome, Status] = {
-    Outcome.OK: "ok",
-    Outcome.ERROR: "error",
-    Outcome.ABORTED: "cancelled",
-    Outcome.LOST: "error",
-}
 SinkT_co = TypeVar("SinkT_co", bound=ResultSink, covariant=True)
 
 
@@ -47,6 +42,7 @@ class BatchRun(Generic[SinkT_co]):
         counts: Mapping[Status, int] | None = None,
         usage: Usage | None = None,
         label_untaken: Callable[[int], Label] = lambda _: NO_LABEL,
+        shape: ResultShape = ITEM_SHAPE,
     ) -> None:
         self.record = record
         self.sink = sink
@@ -65,6 +61,7 @@ class BatchRun(Generic[SinkT_co]):
         self._window: dict[int, Item | None] = {}  # in order; None for one that is no item yet, or is being refused
         self._on_done = on_done
         self._on_change: Callable[[], None] = lambda: None
+        self._shape = shape
         self._label_untaken = label_untaken  # of an item that no window had reached when the run ended
         self._tells_items = logger.is_enabled_for(logging.DEBUG)  # asked once: there may be 100,000 of them
 
@@ -154,7 +151,7 @@ class BatchRun(Generic[SinkT_co]):
             self.forecast.item_finished(item, result)
         self.usage.add(result)
         place = f"prompts[{item.index}]"
-        self._record(item.index, _STATUS[result.outcome], result, rank, item.attempts, place)
+        self._record(item.index, self._shape.status(result), result, rank, item.attempts, place)
 
     def end(self, status: Status, error: ItemError | None = None) -> None:
         """Every item that has no result gets this one. The dispatcher must have forgotten the items before."""
@@ -166,7 +163,7 @@ class BatchRun(Generic[SinkT_co]):
 
         def read(index: int) -> bytes:
             label = self._label_untaken(index) if index in untaken else self.record.label(index)
-            return encode_result(index, label, status, result, None, attempts.get(index, 0))
+            return self._shape.encode(index, label, status, result, None, attempts.get(index, 0))
 
         rest = Rest(tuple(self._window), untaken, read)
         self._window.clear()
@@ -179,7 +176,7 @@ class BatchRun(Generic[SinkT_co]):
             raise RuntimeError(f"item {index} of {self.record.id} has a result already, or never came")
         del self._window[index]
         label = self.record.take_label(index)
-        encoded = encode_result(index, label, status, result, rank, attempts, place)
+        encoded = self._shape.encode(index, label, status, result, rank, attempts, place)
         self.sink.put(index, encoded, status, result)
         code = None if result.error is None else str(result.error.code)
         self.trace.finished(index, status, code)

@@ -51,6 +51,11 @@ def parts_of(request: ExchangeRequest, most: int) -> list[Part]:
     return parts
 
 
+def prompts_of(request: ExchangeRequest) -> int:
+    """How many prompts a request has."""
+    return len(_list_of(request) or " ")
+
+
 def _list_of(request: ExchangeRequest) -> list[bytes] | None:
     """The prompts of a list of prompts; None for a single one, and for what is no list of prompts."""
     field = LISTS[request.path][0] if request.path in LISTS else None

@@ -151,6 +151,11 @@ class JournalKeeper:
         """Made so far."""
         return self._journal.commits if self._journal else 0
 
+    async def delete(self, ordinal: int) -> None:
+        """A batch that has ended is gone, and its rows soon. Raises WrongState, NoSuchBatch and JournalUnavailable."""
+        await self.journal.delete(ordinal)
+        self.sweep_soon()
+
     def sweep_soon(self) -> None:
         """Batches or files were deleted: their rows are to be removed from the disk."""
         if self._retention is not None:

@@ -6,7 +6,6 @@ import msgspec
 
 from app.journal.openai_records import StoredOpenAIBatch
 from app.journal.records import Counts, StoredBatch, TokenUsage
-from app.journal.states import OpenAIBatchStatus
 from app.openai_batches.input_line import Problem
 
 
@@ -57,7 +56,7 @@ class BatchObject(msgspec.Struct, kw_only=True):
     errors: Problems | None
     input_file_id: str
     completion_window: str
-    status: OpenAIBatchStatus
+    status: str  # one of OpenAIBatchStatus
     output_file_id: str | None  # there from `in_progress` on; in the end null if no line was answered with 200
     error_file_id: str | None
     created_at: int

@@ -32,7 +32,7 @@ class ProblemCode(StrEnum):
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong. `line` is counted from 1; None: the file as a whole."""
 
-    code: ProblemCode
+    code: str  # one of ProblemCode
     line: int | None
     message: str
     param: str | None = None

@@ -1,5 +1,6 @@
 """OpenAI's own package, unmodified, against simulated ranks; and what docs/openai.md shows."""
 
+import json
 import re
 import subprocess
 import sys
@@ -40,14 +41,24 @@ def client(service: Service) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_the_example_runs(service: Service) -> None:
-    (example, *_) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+def run_example(service: Service, number: int) -> str:
+    """What an example of the page prints."""
+    example = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[number]
     (_, _, key) = service.client.headers["Authorization"].partition(" ")
     program = example.replace("http://127.0.0.1:8000", service.url).replace('api_key="none"', f"api_key={key!r}")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    chat, story = done.stdout.splitlines()
+    return done.stdout
+
+
+def test_the_first_example_runs(service: Service) -> None:
+    chat, story = run_example(service, 0).splitlines()
     assert len(chat.split()) == len(story.split()) == 16  # a simulated token is a word
+
+
+def test_the_example_of_a_batch_runs(service: Service) -> None:
+    lines = [json.loads(text) for text in run_example(service, 1).splitlines() if text]
+    assert {line["custom_id"] for line in lines} == {"question-0", "question-1"}
 
 
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:

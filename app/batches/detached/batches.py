@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Coroutine
 from typing import Any
 
+from app.batches.detached.ends import EndWatchers
 from app.batches.detached.running import Ending, OpenBatch
 from app.batches.detached.starting import RunStarter
 from app.batches.detached.states import BatchStates
@@ -49,6 +50,7 @@ class DetachedBatches:
         self._open: dict[int, OpenBatch] = {}  # by ordinal
         self._turns = BatchTurns()
         self._settling: set[asyncio.Task[None]] = set()
+        self.ends = EndWatchers()
         self.is_stopping = asyncio.Event()
 
     # -- life
@@ -137,11 +139,6 @@ class DetachedBatches:
         resumed = await self._keeper.journal.resume(stored.ordinal, deadline_at=deadline_at, expires_at=expires_at)
         self.take_up(resumed)
         return resumed
-
-    async def delete(self, stored: StoredBatch) -> None:
-        """Raises WrongState for one that has not ended."""
-        await self._keeper.journal.delete(stored.ordinal)
-        self._keeper.sweep_soon()
 
     # -- from the ranks
 
@@ -267,10 +264,13 @@ class DetachedBatches:
         if batch.stored.state in ENDED:
             return
         stats = None if batch.run is None else batch.run.stats.encoded()
+        ending = self._states.instead(batch, ending)
+        await self._states.persist(lambda: self.ends.before(batch.stored, ending.state))
         state = await self._states.become(batch, ending, stats)
         if state is None or state in ENDED:
             if self._forget(batch) and state is not None:
                 self._starter.note_end()
+                self.ends.after(batch.stored)
         elif state is BatchState.QUEUED:
             asyncio.get_running_loop().call_soon(self._queue, batch)  # once it has left its place
         batch.tell()

@@ -1,5 +1,7 @@
 """What the gateway has for detached batches, put together."""
 
+from collections.abc import Callable
+
 from app.batches.acceptance import Acceptance
 from app.batches.admission import AdmissionGate
 from app.batches.availability import Availability
@@ -7,10 +9,11 @@ from app.batches.detached.acceptance import DetachedAcceptance
 from app.batches.detached.answer_settings import answer_settings
 from app.batches.detached.batches import DetachedBatches
 from app.batches.detached.reading import StoredResults
-from app.batches.detached.starting import RunStarter
+from app.batches.detached.starting import Making, RunStarter
 from app.batches.runs import Runs
 from app.dispatch.dispatcher import Dispatcher
 from app.journal.keeper import JournalKeeper
+from app.journal.records import StoredBatch
 from app.keys.ring import KeyRing
 from app.metrics import Metrics
 from app.ranks.fleet import Fleet
@@ -35,10 +38,13 @@ class DetachedService:
         keys: KeyRing | None,
         metrics: Metrics,
         traces: Traces,
+        lines: Callable[[StoredBatch], Making],
         on_failure: tasks.OnFailure,
     ) -> None:
-        settled = answer_settings(settings)
-        starter = RunStarter(settings, fleet, dispatcher, admission, runs, keeper, keys, metrics, traces, on_failure)
+        self.answer_settings = settled = answer_settings(settings)
+        starter = RunStarter(
+            settings, fleet, dispatcher, admission, runs, keeper, keys, metrics, traces, lines, on_failure
+        )
         self.batches = DetachedBatches(keeper, runs, starter, settled, on_failure)
         self.acceptance = DetachedAcceptance(settings, keeper, accepting, availability, self.batches, settled)
         self.results = StoredResults(keeper, self.batches, settings.keepalive_s)

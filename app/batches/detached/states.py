@@ -52,7 +52,7 @@ class BatchStates:
 
     async def _become(self, batch: OpenBatch, ending: Ending, stats: bytes | None) -> None:
         while True:
-            ending = self._instead(batch, ending)
+            ending = self.instead(batch, ending)
             kept = stats if ending.state in ENDED else None
             try:
                 await self.persist(partial(self.set, batch, ending.state, ending.reason, kept))
@@ -61,10 +61,10 @@ class BatchStates:
                 ending = await self._look_again(batch, ending)
             if batch.stored.state in ENDED:
                 return
-            if batch.stored.state is ending.state and self._instead(batch, ending) is ending:
+            if batch.stored.state is ending.state and self.instead(batch, ending) is ending:
                 return
 
-    def _instead(self, batch: OpenBatch, ending: Ending) -> Ending:
+    def instead(self, batch: OpenBatch, ending: Ending) -> Ending:
         """What has come up since a step was decided on goes before it: the journal may have taken its time."""
         if batch.stored.state is BatchState.CANCELLING and ending.state is not BatchState.CANCELLED:
             return Ending(BatchState.CANCELLED)  # who cancelled it reads that, though all results have come meanwhile

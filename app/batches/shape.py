@@ -1,0 +1,57 @@
+"""What a batch's results look like where they are kept or sent: an item's result, or a line of OpenAI's output."""
+
+from typing import Protocol
+
+from app.batches.record import Label
+from app.batches.results import Status, encode_result
+from engines.contract.protocol import Outcome, Result
+
+_STATUS: dict[Outcome, Status] = {
+    Outcome.OK: "ok",
+    Outcome.ERROR: "error",
+    Outcome.ABORTED: "cancelled",
+    Outcome.LOST: "error",
+}
+
+
+class ResultShape(Protocol):
+    """Turns results into bytes. `result` is None for an item that was never answered."""
+
+    def status(self, result: Result) -> Status:
+        """What an item's result counts as."""
+
+    def encode(
+        self,
+        index: int,
+        label: Label,
+        status: Status,
+        result: Result | None,
+        rank: int | None,
+        attempts: int,
+        place: str = "",
+    ) -> bytes:
+        """The result as JSON."""
+
+
+class ItemShape:
+    """Results as a batch of prompts has them."""
+
+    def status(self, result: Result) -> Status:
+        """What an item's result counts as."""
+        return _STATUS[result.outcome]
+
+    def encode(
+        self,
+        index: int,
+        label: Label,
+        status: Status,
+        result: Result | None,
+        rank: int | None,
+        attempts: int,
+        place: str = "",
+    ) -> bytes:
+        """The result as JSON."""
+        return encode_result(index, label, status, result, rank, attempts, place)
+
+
+ITEM_SHAPE = ItemShape()
