@@ -34,7 +34,11 @@ class ModelList(msgspec.Struct, kw_only=True):
 
 
 SCHEMAS = (Described(Model), Described(ModelList))
-ANSWERS = {"/v1/models": Answers("ModelList"), "/v1/models/{model}": Answers("Model", (404,))}
+ANSWERS = {
+    "/v1/models": Answers("ModelList"),
+    "/v1/models/{model}": Answers("Model", (404,)),
+    "/v1/models/{organisation}/{model}": Answers("Model", (404,)),
+}
 
 
 @router.get("/v1/models", summary="The model that is served")
@@ -43,13 +47,23 @@ async def models(request: Request) -> Response:
     return Response(_encode(ModelList(data=[_model(gateway_of(request))])), media_type="application/json")
 
 
-@router.get("/v1/models/{model:path}", summary="The model that is served, by its id")
-async def model(request: Request, model: str) -> Response:
+@router.get("/v1/models/{model}", summary="The model that is served, by its id")
+async def one_model(request: Request, model: str) -> Response:
     """404 for any other."""
-    served = _model(gateway_of(request))
-    if model != served.id:
+    return _named(gateway_of(request), model)
+
+
+@router.get("/v1/models/{organisation}/{model}", summary="The same, by a name of the hub's")
+async def hub_model(request: Request, organisation: str, model: str) -> Response:
+    """404 for any other. A path that took more slashes would take those that end one by mistake."""
+    return _named(gateway_of(request), f"{organisation}/{model}")
+
+
+def _named(gateway: Gateway, name: str) -> Response:
+    served = _model(gateway)
+    if name != served.id:
         raise NotFound(
-            f"model {short(model)!r} is not served here: use {served.id!r}", param="model", code="model_not_found"
+            f"model {short(name)!r} is not served here: use {served.id!r}", param="model", code="model_not_found"
         )
     return Response(_encode(served), media_type="application/json")
 
