@@ -19,7 +19,7 @@ LIMITED_REQUESTS_PER_S = 0.5  # the second request within two seconds is refused
 VLLM_FLAGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # without them it calls no tools
 NO_KEY = "none-needed"  # clients insist on one
 
-# What Phalanx does not have yet: tests that need it are skipped there, and fail once it is there and still listed.
+# What no model that Phalanx serves yet can do: tests that need it are skipped there.
 PHALANX_LACKS = frozenset({"/v1/embeddings"})
 OPTIONAL = ("/v1/batches", "/v1/embeddings", "/v1/files", "/v1/models/{model}")  # other servers may do without these
 
@@ -65,7 +65,7 @@ def phalanx(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
     key = keys.create("client").secret
     limited = keys.create("limited", limits=KeyLimits(requests_per_s=LIMITED_REQUESTS_PER_S)).secret
     flags = ("--served-model-name", MODEL, "--enforce-eager", "--api-keys-file", str(keys.path))
-    with serving(str(model), *flags, engine="vllm", dp_size=1, api_key=key, **engine) as service:
+    with serving(str(model), *flags, "--", *VLLM_FLAGS, engine="vllm", dp_size=1, api_key=key, **engine) as service:
         yield Server(service.url, MODEL, model, key, limited, is_phalanx=True)
 
 

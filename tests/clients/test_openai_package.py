@@ -11,7 +11,7 @@ import pytest
 
 from tests.clients.environments import Client
 from tests.clients.programs.checking import PREFIX, Target
-from tests.clients.server import PHALANX_LACKS, Server
+from tests.clients.server import Server
 from tests.service import Json
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -67,9 +67,3 @@ def test_openai(
     if found["outcome"] == "skipped":
         pytest.skip(found["detail"])
     assert found["outcome"] == "passed", found["detail"]
-
-
-def test_nothing_that_phalanx_has_is_skipped(server: Server) -> None:
-    if not server.is_phalanx:
-        pytest.skip("it is about Phalanx")
-    assert not PHALANX_LACKS & server.routes(), "PHALANX_LACKS names what is there"

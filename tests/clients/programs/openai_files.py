@@ -96,6 +96,8 @@ def check_a_batch_is_cancelled(target: Target) -> None:
     client = connect(target)
     long = {"max_tokens": 400, "ignore_eos": True}
     batch = submit(client, [line(target, f"line-{number}", "France", **long) for number in range(600)])
+    while client.batches.retrieve(batch.id).status == "validating":  # it has no lines before that
+        time.sleep(0.1)
     assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
     batch = finished(client, batch.id)
     assert batch.status == "cancelled" and batch.request_counts.total == 600, batch
