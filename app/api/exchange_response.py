@@ -94,6 +94,6 @@ def _refusal(ending: Ending) -> RequestError | None:
     """Why there is no answer, or none that was asked for."""
     if ending.error is not None:
         return refusal_of_item(ending.error)
-    if ending.head is not None and ending.head.status >= 400:
+    if ending.head is not None and ending.is_refusal:
         return refusal_of_answer(ending.head.status, ending.body)
     return None

@@ -36,22 +36,11 @@ class ResultShape(Protocol):
 class ItemShape:
     """Results as a batch of prompts has them."""
 
+    encode = staticmethod(encode_result)
+
     def status(self, result: Result) -> Status:
         """What an item's result counts as."""
         return _STATUS[result.outcome]
-
-    def encode(
-        self,
-        index: int,
-        label: Label,
-        status: Status,
-        result: Result | None,
-        rank: int | None,
-        attempts: int,
-        place: str = "",
-    ) -> bytes:
-        """The result as JSON."""
-        return encode_result(index, label, status, result, rank, attempts, place)
 
 
 ITEM_SHAPE = ItemShape()

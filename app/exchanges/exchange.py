@@ -23,6 +23,11 @@ class Ending:
         self.body = body
         self.error = error
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the engine's application answered with an error."""
+        return self.head is not None and self.head.status >= 400
+
 
 class Answering(Protocol):
     """An answer that comes, as whoever sends it to a client sees it."""

@@ -64,7 +64,7 @@ class ManyAnswers:
     def _find_ending(self) -> Ending | None:
         for run in self._runs:
             found = run.ending
-            if found is not None and (found.error is not None or _is_refusal(found)):
+            if found is not None and (found.error is not None or found.is_refusal):
                 return found
         endings = [run.ending for run in self._runs]
         if any(ending is None for ending in endings):
@@ -108,10 +108,6 @@ class ManyAnswers:
         if self._last is None:
             return DONE
         return EVENT + _encode(self._last | {"usage": self._usage}) + END_OF_EVENT + DONE
-
-
-def _is_refusal(ending: Ending) -> bool:
-    return ending.head is not None and ending.head.status >= 400
 
 
 def _sum(usages: list[Tokens]) -> Tokens:

@@ -13,10 +13,11 @@ from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Flow, Item
 from app.errors import InvalidRequest, NotFound
 from app.exchanges.exchange import Answering, ExchangeRun
+from app.exchanges.items import make_item, max_tokens_of
 from app.exchanges.many import ManyAnswers
 from app.exchanges.parts import Part, parts_of
 from app.exchanges.poison import Convictions
-from app.exchanges.request import BYTES_PER_TOKEN, ExchangeRequest
+from app.exchanges.request import ExchangeRequest
 from app.journal.usage_meter import UsageMeter
 from app.keys.ring import Caller
 from app.logs import get_logger
@@ -26,7 +27,7 @@ from app.settings.declaration import Settings
 from app.traces import Traces
 from engines.contract.exchanges import Exchange, ExchangeHead
 from engines.contract.item_errors import ItemError, ItemErrorCode
-from engines.contract.protocol import PromptKind, Result, Taken
+from engines.contract.protocol import Result, Taken
 
 logger = get_logger("exchanges")
 
@@ -73,7 +74,7 @@ class Exchanges:
         request = ExchangeRequest(path, body)
         self.check(request)
         parts = parts_of(request, self._settings.max_batch_items)
-        max_tokens = self._limit(request)
+        max_tokens = max_tokens_of(request, self._settings.default_max_tokens, self._fleet.max_model_len)
         tokens = request.prompt_tokens + sum(part.prompts for part in parts) * request.sequences * max_tokens
         owner = owner_of(caller)
         self._admission.check_share(owner, len(parts))
@@ -95,7 +96,11 @@ class Exchanges:
                 self._traces.batch(1),
             )
             run.is_request = number == 0
-            run.item = self._item(run, request, part, name, max_tokens)
+            head = ExchangeHead(path, name, request.streams)
+            sequences = part.prompts * request.sequences
+            run.item = make_item(
+                run, run.flow, 0, part.body, head, max_tokens=max_tokens, sequences=sequences, stream=run
+            )
             runs.append(run)
         for run in runs:
             self._active.add(run)
@@ -106,22 +111,6 @@ class Exchanges:
                 self._dispatcher.submit(run.flow, [run.item])
         self._idle.clear()
         return BegunExchange(request, parts, runs, self.cancel)
-
-    @staticmethod
-    def _item(run: ExchangeRun, request: ExchangeRequest, part: Part, name: str, max_tokens: int) -> Item:
-        path = request.path
-        return Item(
-            run,
-            run.flow,
-            0,
-            PromptKind.EXCHANGE,
-            part.body,
-            ExchangeHead(path, name, request.streams).encode(),
-            prompt_tokens=len(part.body) // BYTES_PER_TOKEN,
-            max_tokens=max_tokens,
-            sequences=0 if path.is_instant else part.prompts * request.sequences,
-            stream=run,
-        )
 
     def check(self, request: ExchangeRequest) -> None:
         """What can be said of a request before anybody answers it. Raises RequestError."""
@@ -148,14 +137,6 @@ class Exchanges:
     def _offered(self) -> list[str]:
         facts = next((rank.facts for rank in self._fleet.ranks if rank.is_serving and rank.facts is not None), None)
         return facts.exchanges if facts is not None else []
-
-    def _limit(self, request: ExchangeRequest) -> int:
-        """Tokens that each of its sequences may come to have."""
-        if not request.path.may_stream:  # it generates nothing
-            return 0
-        most = self._fleet.max_model_len
-        asked = request.max_tokens(self._settings.default_max_tokens)
-        return asked if most is None else min(asked, most)
 
     # -- ending
 

@@ -14,8 +14,9 @@ from app.batches.shape import ResultShape
 from app.batches.turnstile import Turnstile
 from app.dispatch.item import Item
 from app.errors import InvalidRequest
+from app.exchanges.items import make_item, max_tokens_of
 from app.exchanges.parts import prompts_of
-from app.exchanges.request import BYTES_PER_TOKEN, ExchangeRequest
+from app.exchanges.request import ExchangeRequest
 from app.journal.records import StoredBatch
 from app.openai_batches.output_line import LineError, answered, is_output, unanswered
 from app.openai_batches.validation import read_task
@@ -23,7 +24,7 @@ from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from engines.contract.exchanges import Exchange, ExchangeHead
 from engines.contract.item_errors import ItemError, ItemErrorCode
-from engines.contract.protocol import Outcome, PromptKind, Result
+from engines.contract.protocol import Outcome, Result
 
 JSON = "application/json"
 
@@ -126,17 +127,13 @@ class LineIntake:
 
     def _item(self, index: int, body: bytes) -> Item:
         request = ExchangeRequest(self._endpoint, body)
-        generates = self._endpoint.may_stream
-        asked = request.max_tokens(self._settings.default_max_tokens) if generates else 0
-        return Item(
+        return make_item(
             self._run,
             self._run.flow,
             index,
-            PromptKind.EXCHANGE,
             body,
-            ExchangeHead(self._endpoint, request_id(self._run.record.id, index)).encode(),
-            prompt_tokens=len(body) // BYTES_PER_TOKEN,
-            max_tokens=asked if self._max_model_len is None else min(asked, self._max_model_len),
+            ExchangeHead(self._endpoint, request_id(self._run.record.id, index)),
+            max_tokens=max_tokens_of(request, self._settings.default_max_tokens, self._max_model_len),
             sequences=request.sequences * prompts_of(request),
         )
 
