@@ -35,7 +35,7 @@ class Events:
         self.answer = answer
         self.comments = 0
         self.names: list[str] = []
-        self._lines = answer.iter_lines()
+        self._lines = _lines_of(answer)
 
     def __iter__(self) -> Iterator[Json | str]:
         for line in self._lines:
@@ -47,6 +47,15 @@ class Events:
                 content = line.removeprefix("data: ")
                 assert content != line, f"no event: {line!r}"
                 yield DONE if content == DONE else json.loads(content)
+
+
+def _lines_of(answer: httpx.Response) -> Iterator[str]:
+    """To the ends of lines that this kind of stream has, which are not all that `str.splitlines` takes for one."""
+    rest = b""
+    for part in answer.iter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        yield from (line.decode() for line in lines)
+    assert rest == b"", f"the stream breaks off: {rest!r}"
 
 
 class Leaving:

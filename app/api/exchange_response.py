@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.errors import ErrorAnswer, answer, body_of
 from app.api.leaving import unless_gone
 from app.batches.memory import Holding
+from app.batches.one_line import escape_wide_line_ends
 from app.errors import RequestError
 from app.exchanges.exchange import Ending
 from app.exchanges.refusals import refusal_of_answer, refusal_of_item
@@ -63,7 +64,7 @@ class ExchangeResponse(Response):
     async def _send_part(self, send: Send, body: bytes) -> None:
         if not self._has_begun:
             await self._begin(send, self._answer.head or STREAM)
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": escape_wide_line_ends(body), "more_body": True})
 
     async def _send_ending(self, ending: Ending, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = _refusal(ending)

@@ -9,14 +9,10 @@ from collections import deque
 from collections.abc import Iterator
 
 from app.batches.memory import Holding
+from app.batches.one_line import as_line
 from app.batches.results import Status
 from app.batches.sink import Brake, Rest
 from engines.contract.protocol import Result
-
-# What a client may take for the end of a line: Python's str.splitlines does, and httpx with it. In JSON the first two
-# are space between values, for a prompt is handed back as it was laid out; the others can only stand within a string.
-LINE_ENDS = (b"\n", b" "), (b"\r", b" ")
-WIDE_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in ("\x85", "\u2028", "\u2029"))
 
 
 class ResultStream:
@@ -91,11 +87,3 @@ class ResultStream:
         if self._brake is not None and self._holds_back and self._unread_bytes <= self._window_bytes // 2:
             self._holds_back = False
             self._brake.release()
-
-
-def as_line(result: bytes) -> bytes:
-    """The same JSON on one line, whatever a client takes for its end."""
-    for end, instead in LINE_ENDS if result.isascii() else LINE_ENDS + WIDE_LINE_ENDS:
-        if end in result:
-            result = result.replace(end, instead)
-    return result + b"\n"

@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 import msgspec
 
+from app.batches.one_line import on_one_line
 from app.openai_batches.input_line import SPACE
 
 _encode = msgspec.json.Encoder().encode
@@ -29,7 +30,7 @@ def is_output(status_code: int) -> bool:
 
 def answered(custom_id: str, status_code: int, request_id: str, body: bytes, *, is_json: bool = True) -> bytes:
     """The line of an answer, without its end. Refusals, too: their error is in the body, and the line's is null."""
-    shown = _on_one_line(body) if is_json else _encode(body.decode(errors="replace"))
+    shown = body.strip(SPACE) or b"null" if is_json else _encode(body.decode(errors="replace"))
     head = {"status_code": status_code, "request_id": request_id}
     response = _encode(head)[:-1] + b',"body":' + shown + b"}"
     return _line(custom_id, response, b"null")
@@ -42,9 +43,4 @@ def unanswered(custom_id: str, error: LineError) -> bytes:
 
 def _line(custom_id: str, response: bytes, error: bytes) -> bytes:
     head = _encode({"id": new_line_id(), "custom_id": custom_id})[:-1]
-    return head + b',"response":' + response + b',"error":' + error + b"}"
-
-
-def _on_one_line(json: bytes) -> bytes:
-    """In JSON, line ends stand between values alone: inside of strings they are escaped. Nothing is null."""
-    return json.replace(b"\n", b" ").replace(b"\r", b" ").strip(SPACE) or b"null"
+    return on_one_line(head + b',"response":' + response + b',"error":' + error + b"}")

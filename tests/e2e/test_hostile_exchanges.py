@@ -215,3 +215,12 @@ def test_what_goes_through_a_window_of_many_outputs_comes_whole(one_rank: Servic
         events = list(stream)
     ends = [event for event in events if isinstance(event, dict) and event["choices"][0]["finish_reason"] == "length"]
     assert len(ends) == 128
+
+
+def test_a_streams_lines_end_only_where_they_should(one_rank: Service) -> None:
+    """Also for readers to whom any of Unicode's line ends is one, such as those that use httpx's `iter_lines`."""
+    prompt = "a\u2028b\x85c\u2029"
+    body = {"prompt": prompt, "echo": True, "max_tokens": 1, "stream": True}
+    with one_rank.client.stream("POST", COMPLETIONS, json=body) as answer:
+        events = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert "".join(event["choices"][0]["text"] for event in events).startswith(prompt)

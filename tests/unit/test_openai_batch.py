@@ -163,6 +163,14 @@ def test_a_refusal_is_an_answer_of_the_error_file() -> None:
     assert found["error"] is None
 
 
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029"])
+def test_a_line_ends_only_where_it_ends(end: str) -> None:
+    line = answered(f"a{end}", 200, "req-1", json.dumps({"text": f"b{end}"}, ensure_ascii=False).encode()).decode()
+    assert len(line.splitlines()) == 1
+    found = json.loads(line)
+    assert (found["custom_id"], found["response"]["body"]) == (f"a{end}", {"text": f"b{end}"})
+
+
 def test_what_is_no_json_is_a_string() -> None:
     assert json.loads(answered("a", 500, "r", b"a\n\xff", is_json=False))["response"]["body"] == "a\n\ufffd"
     assert json.loads(answered("a", 204, "r", b""))["response"]["body"] is None

@@ -8,8 +8,9 @@ import pytest
 from batch_bench import ROOMY, expecting, make_items
 
 from app.batches.memory import HeldBytes
+from app.batches.one_line import as_line
 from app.batches.record import BatchRecord, Label
-from app.batches.result_stream import ResultStream, as_line
+from app.batches.result_stream import ResultStream
 from app.batches.run import BatchRun
 from app.batches.sink import Rest
 from engines.contract.item_errors import ItemError, ItemErrorCode

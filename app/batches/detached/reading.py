@@ -14,7 +14,7 @@ from app.batches.detached.options import decode_options
 from app.batches.detached.running import OpenBatch
 from app.batches.detached.view import progress_of, summary_of
 from app.batches.intake import label_of
-from app.batches.result_stream import as_line
+from app.batches.one_line import as_line
 from app.batches.results import Status, encode_result
 from app.errors import BrokenOff
 from app.journal.errors import JournalUnavailable
