@@ -8,10 +8,11 @@ import math
 
 import structlog
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import refusal
+from app.api.headers import header_of
 from app.api.limit_headers import limit_headers
 from app.batches.admission import owner_of
 from app.dispatch.backlog import Backlog
@@ -53,7 +54,7 @@ class KeyCheck:
     def _caller(self, scope: Scope) -> Caller:
         if self._keys is None:
             return OPERATOR
-        shown = Headers(scope=scope).get("authorization")
+        shown = header_of(scope, b"authorization")
         if scope["path"] in OPEN:
             return self._visitor(shown)
         caller = self._keys.find(_secret(shown))

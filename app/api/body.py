@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 
+from app.api.headers import header_of
 from app.batches.memory import Holding
 from app.batches.reading import BodyReads
 from app.errors import InvalidRequest, TooLarge, TooSlow, WrongMediaType
@@ -68,7 +69,7 @@ async def read_json(request: Request, limits: BodyLimits, holding: Holding, read
             code="unsupported_media_type",
         )
     check_encoding(request)
-    declared = request.headers.get("content-length", "")
+    declared = header_of(request.scope, b"content-length") or ""
     if declared.isdigit() and int(declared) > limits.size:
         raise _too_large(limits.size)
     return await _read(request, limits, holding, reads)
@@ -76,16 +77,18 @@ async def read_json(request: Request, limits: BodyLimits, holding: Holding, read
 
 def media_type_of(request: Request) -> str:
     """The body's type as the request declares it, in small letters and without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return (header_of(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
 
 
 def check_encoding(request: Request) -> None:
     """Raises WrongMediaType for a body that is compressed."""
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    encoding = header_of(request.scope, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
         raise WrongMediaType(
             "Content-Encoding is set: send the body uncompressed", param="Content-Encoding", code="unsupported_encoding"
         )
-    if request.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+    transfer = header_of(request.scope, b"transfer-encoding")
+    if transfer is not None and transfer.strip().lower() != "chunked":
         raise WrongMediaType(
             "Transfer-Encoding is more than chunked: send the body uncompressed",
             param="Transfer-Encoding",

@@ -5,12 +5,15 @@ A stream's status is sent with its first byte, so that a refusal has a status of
 for a while is sent a comment, which keeps it and the proxies before it waiting; what goes wrong then is an event.
 """
 
+import asyncio
+
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.errors import ErrorAnswer, answer, body_of
-from app.api.leaving import unless_gone
+from app.api.leaving import until_gone
+from app.api.silence import Silence
 from app.batches.memory import Holding
 from app.batches.one_line import escape_wide_line_ends
 from app.errors import RequestError
@@ -38,28 +41,37 @@ class ExchangeResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Until all is sent, or the client is gone."""
+        leaving = tasks.awaited(until_gone(receive), f"client of {scope['path']}")
+        leaving.add_done_callback(lambda _: self._answer.news.set())
         try:
-            await unless_gone(self._send_answer(scope, receive, send), receive, f"answer to {scope['path']}")
+            with Silence(self._keepalive_s, self._answer.news) as silence:
+                await self._send_answer(leaving, silence, scope, receive, send)
         finally:
             self._exchange.cancel()
             self._holding.close()
+            await tasks.end(leaving)
 
-    async def _send_answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def _send_answer(
+        self, leaving: "asyncio.Task[None]", silence: Silence, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         answer = self._answer
         while True:
-            if not await tasks.comes_within(answer.news, self._keepalive_s):
-                if self._exchange.streams:
-                    await self._send_part(send, COMMENT)
-                continue
+            await answer.news.wait()
             answer.news.clear()
+            if leaving.done():
+                return
             body = answer.take()
             ending = answer.ending
             if body:
                 await self._send_part(send, body)
                 answer.taken(len(body))
+                silence.broken()
             if ending is not None:
                 await self._send_ending(ending, scope, receive, send)
-                return True
+                return
+            if silence.is_long and self._exchange.streams:
+                await self._send_part(send, COMMENT)
+                silence.broken()
 
     async def _send_part(self, send: Send, body: bytes) -> None:
         if not self._has_begun:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 REQUEST_ID = "phalanx.request_id"  # in the ASGI scope
 REQUEST_ID_HEADER = "X-Request-ID"
+ON_THE_WIRE = REQUEST_ID_HEADER.lower().encode()
 SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 
 

@@ -17,20 +17,43 @@ from app.errors import BrokenOff
 from app.logs import get_logger
 
 logger = get_logger("http")
+HEAD = b"HTTP/1."  # how one begins; a body that does so, too, waits no longer than a turn
 
 
 class AnswerTransport(asyncio.Transport):
-    """A connection as uvicorn's cycle of one request and its answer uses it; its end is the protocol's to decide."""
+    """A connection as uvicorn's cycle of one request and its answer uses it; its end is the protocol's to decide.
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+    uvicorn writes an answer's head by itself, and uvloop sends at once what is written: two calls of the system, and
+    two packets that wake the client. So a head waits for the body that follows it in the same turn of the loop.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]
+    ) -> None:
         super().__init__()
         self._transport = transport
+        self._loop = loop
         self._close = close
+        self._head: bytes | bytearray | memoryview = b""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Sends it, unless the connection has ended: uvloop raises then, and the cycle hears of it a moment later."""
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif data[: len(HEAD)] == HEAD:
+            self._head = data
+            self._loop.call_soon(self.flush)
+        else:
             self._transport.write(data)
+
+    def flush(self) -> None:
+        """Sends a head that no body has followed."""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
 
     def is_closing(self) -> bool:
         """Whether nothing can be sent any more."""
@@ -38,6 +61,7 @@ class AnswerTransport(asyncio.Transport):
 
     def close(self) -> None:
         """There is no other answer after this one."""
+        self.flush()
         self._close()
 
 
@@ -50,6 +74,13 @@ def framed(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Applicati
     """The application, whose answer is framed as the client of this request can read it."""
     is_plain = not is_old(cycle.scope["http_version"]) and not cycle.waiting_for_100_continue
     return _ending(app if is_plain else _Framing(app, cycle), cycle)
+
+
+def tell_gone(cycle: RequestResponseCycle) -> None:
+    """Whoever reads the request, or waits to answer it, hears that the client is gone."""
+    if not cycle.response_complete:
+        cycle.disconnected = True
+        cycle.message_event.set()
 
 
 def _ending(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:

@@ -22,7 +22,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import RequestError, TryLater
-from app.http.answers import AnswerTransport, framed, is_old
+from app.http.answers import AnswerTransport, framed, is_old, tell_gone
 from app.http.connections import FAREWELLS, MOST_AHEAD_BYTES, Connections, Cut
 from app.http.message_bounds import MessageBounds, OutOfBounds
 from app.http.text import encoded, invalid_http, slow_head, too_many_ahead, without_upgrade
@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self._answers = AnswerTransport(transport, self._close)
+        self._answers = AnswerTransport(transport, self.loop, self._close)
         self._all.open += 1
         excess = self._all.open - self._limits.max_connections
         if excess > FAREWELLS:
@@ -80,7 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm_send()
         self._unset_keepalive_if_required()
         if self._running is not None:
-            _tell_gone(self._running)
+            tell_gone(self._running)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -205,6 +205,10 @@ class BoundedProtocol(HttpToolsProtocol):
         begin = super()._start_asgi_task
         self._all.begin_soon(lambda: begin(cycle, framed(app, cycle)))
 
+    def shutdown(self) -> None:
+        self._answers.flush()
+        super().shutdown()
+
     # -- deadlines
 
     def _await_reader(self) -> None:
@@ -271,8 +275,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = True
         self._unset_keepalive_if_required()
         if self._in_body:
-            _tell_gone(self.cycle)
+            tell_gone(self.cycle)
         is_head = self.parser.get_method() == b"HEAD"
+        self._answers.flush()
         self.transport.write(encoded(error, self.server_state.default_headers, is_head=is_head))
         self.flow.resume_reading()
         self.transport.write_eof()
@@ -290,10 +295,3 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = True
         self._disarm()
         self.transport.abort()
-
-
-def _tell_gone(cycle: RequestResponseCycle) -> None:
-    """Whoever reads the request, or waits to answer it, hears that the client is gone."""
-    if not cycle.response_complete:
-        cycle.disconnected = True
-        cycle.message_event.set()

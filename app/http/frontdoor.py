@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterable
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import internal_error, refusal
+from app.api.headers import add_header, header_of
 from app.api.refusals import route_of
-from app.api.request_id import REQUEST_ID, REQUEST_ID_HEADER, choose_request_id
+from app.api.request_id import ON_THE_WIRE, REQUEST_ID, choose_request_id
 from app.errors import Forbidden, InvalidRequest, RequestError
 from app.logs import get_logger
 from app.metrics import Metrics
@@ -36,22 +37,21 @@ class Frontdoor:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        headers = Headers(scope=scope)
-        request_id = scope[REQUEST_ID] = choose_request_id(headers.get(REQUEST_ID_HEADER))
+        request_id = scope[REQUEST_ID] = choose_request_id(header_of(scope, ON_THE_WIRE))
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                add_header(message, ON_THE_WIRE, request_id)
             await send(message)
 
         structlog.contextvars.clear_contextvars()  # a pipelined request begins in the context of the one before it
-        trace = self._traces.request(scope["path"], headers, request_id)
+        trace = self._traces.request(scope["path"], Headers(scope=scope), request_id)
         structlog.contextvars.bind_contextvars(request_id=request_id, **trace.ids)
         try:
-            await self._serve(headers, scope, receive, send_with_id)
+            await self._serve(scope, receive, send_with_id)
         except Exception:
             if status:
                 raise
@@ -61,8 +61,8 @@ class Frontdoor:
             self._metrics.request(scope["method"], route_of(scope), status or 499, time.monotonic() - began)
             trace.end(scope["method"], route_of(scope), status or 499)
 
-    async def _serve(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
-        host = headers.get("host", "")
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = header_of(scope, b"host") or ""
         if self._hosts is not None and _hostname(host) not in self._hosts:
             error: RequestError = InvalidRequest(
                 f"Host {host[:128]!r} is no name of this server: use {sorted(self._hosts)[0]}, or start it with "
@@ -72,7 +72,7 @@ class Frontdoor:
             )
             await refusal(scope, error)(scope, receive, send)
             return
-        if scope["method"] not in SAFE_METHODS and _is_from_another_site(headers, host):
+        if scope["method"] not in SAFE_METHODS and _is_from_another_site(scope, host):
             error = Forbidden(
                 "a web page of another site sent this request: send it from a program, or from a page of this server",
                 param="Origin",
@@ -92,15 +92,15 @@ def allowed_hosts(bind: str, extra: Iterable[str]) -> frozenset[str] | None:
     return frozenset({*LOOPBACK_NAMES, bind.lower(), *extra})
 
 
-def _is_from_another_site(headers: Headers, host: str) -> bool:
+def _is_from_another_site(scope: Scope, host: str) -> bool:
     """Whether a browser says so: it asks nobody before it sends a form, or a POST without a body, anywhere.
 
     Sec-Fetch-Site is in every browser since 2023, on loopback and over TLS; Origin is older, and sent everywhere.
     """
-    site = headers.get("sec-fetch-site")
+    site = header_of(scope, b"sec-fetch-site")
     if site is not None:
         return site not in OWN_PAGES
-    origin = headers.get("origin")
+    origin = header_of(scope, b"origin")
     return origin is not None and origin.partition("://")[2].lower() != host.strip().lower()
 
 

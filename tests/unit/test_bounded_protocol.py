@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ OVERRIDDEN = (
     "on_body",
     "on_message_complete",
     "on_response_complete",
+    "shutdown",
     "_start_asgi_task",
 )
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -41,10 +42,15 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.sent = b""
+        self.calls = 0  # in which it was sent
         self.did: list[str] = []  # what was done to the connection, in order
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
+        self.calls += 1
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
 
     def is_closing(self) -> bool:
         return "close" in self.did or "abort" in self.did
@@ -174,6 +180,42 @@ def test_the_last_answer_closes_its_connection_at_once_when_the_request_has_come
         protocol.data_received(REFUSED + b"x" * 100)
         await until(lambda: wire.did)
         assert wire.did == ["close"] and wire.sent.endswith(b"yes")
+
+    on_a_loop(answer)
+
+
+def test_the_head_of_an_answer_goes_with_its_body() -> None:
+    async def answer() -> None:
+        protocol, wire = Server(PlainTextResponse("yes")).connect()
+        protocol.data_received(REQUEST)
+        await until(lambda: wire.sent)
+        assert wire.calls == 1 and wire.sent.endswith(b"yes")
+
+    on_a_loop(answer)
+
+
+def test_a_head_without_a_body_comes_by_itself() -> None:
+    async def begin(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.Event().wait()
+
+    async def answer() -> None:
+        protocol, wire = Server(begin).connect()
+        protocol.data_received(REQUEST)
+        await until(lambda: wire.sent)
+        assert wire.sent.startswith(b"HTTP/1.1 200")
+
+    on_a_loop(answer)
+
+
+def test_a_head_that_is_all_of_an_answer_goes_before_its_connection_ends() -> None:
+    async def answer() -> None:
+        protocol, wire = Server(PlainTextResponse("yes")).connect()
+        protocol.data_received(REQUEST.replace(b"GET", b"HEAD"))
+        await until(lambda: protocol.cycle.response_complete)
+        assert wire.sent == b"", "the head was sent already: nothing is shown here"
+        protocol.shutdown()
+        assert wire.sent.startswith(b"HTTP/1.1 200") and wire.did == ["close"]
 
     on_a_loop(answer)
 
