@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.tiny_model.random_weights import write_random_weights
-from engines.tiny_model.shapes import BUILT_IN, CONFIGS, VOCAB_SIZE, Shape
+from engines.tiny_model.shapes import BUILT_IN, CONFIGS, POOLING_FILES, VOCAB_SIZE, Shape
 from engines.tiny_model.tokenizer import TOKENIZER_FILES, special_ids, train_tokenizer, write_json, write_tokenizer
 
 RECIPE = 1  # raise it whenever a change here changes the files
@@ -59,11 +59,11 @@ def _replace(folder: Path, manifest: dict[str, Any], shape: Shape, seed: int) ->
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_files(fresh, shape, seed)
-        sizes = {file.name: file.stat().st_size for file in sorted(fresh.iterdir())}
+        files = [path for path in sorted(fresh.rglob("*")) if path.is_file()]
+        sizes = {str(file.relative_to(fresh)): file.stat().st_size for file in files}
         write_json(fresh / MANIFEST, manifest | {"files": sizes})
-        for file in fresh.iterdir():
-            file.chmod(0o644)  # a container's other users read models too; safetensors gives 0600
-        fresh.chmod(0o755)  # mkdtemp gives 0700
+        for path in [fresh, *fresh.rglob("*")]:  # a container's other users read models too
+            path.chmod(0o755 if path.is_dir() else 0o644)  # mkdtemp gives 0700, safetensors 0600
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     finally:
@@ -96,6 +96,7 @@ def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
 
 def _refuse_foreign(folder: Path) -> None:
     ours = {MANIFEST, "config.json", "generation_config.json", "model.safetensors", *TOKENIZER_FILES}
+    ours |= {name.partition("/")[0] for name in POOLING_FILES}
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours) if folder.exists() else []
     if foreign:
         raise FileExistsError(f"{folder} holds {foreign[0]!r}, which is not ours to replace: name another folder")
@@ -110,7 +111,12 @@ def _write_files(folder: Path, shape: Shape, seed: int) -> None:
     config = CONFIGS[shape] | ids
     write_tokenizer(folder, tokenizer, config["vocab_size"], config["max_position_embeddings"])
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", ids)
+    if shape is Shape.EMBEDDING:
+        for name, content in POOLING_FILES.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_json(folder / name, content)
+    else:
+        write_json(folder / "generation_config.json", ids)
     if shape is not Shape.POWERMOE_3B:
         write_random_weights(folder / "model.safetensors", config, seed)
 

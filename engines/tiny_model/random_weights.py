@@ -28,6 +28,12 @@ def write_random_weights(path: Path, config: dict[str, Any], seed: int) -> None:
         bound = gain * math.sqrt(3 / shape[-1])
         return random.uniform(-bound, bound, shape).astype("float32")
 
+    tensors = _encoder(tensor, config) if config["model_type"] == "bert" else _decoder(tensor, config)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _decoder(tensor: "Callable[..., NDArray[np.float32]]", config: dict[str, Any]) -> "dict[str, NDArray[np.float32]]":
+    """Of a model that generates."""
     embedding_gain = math.sqrt(HIDDEN) / config.get("embedding_multiplier", 1.0)
     tensors = {
         "model.embed_tokens.weight": tensor(embedding_gain, VOCAB_SIZE, HIDDEN),
@@ -37,7 +43,7 @@ def write_random_weights(path: Path, config: dict[str, Any], seed: int) -> None:
     for layer in range(RANDOM_LAYERS):
         block = _layer(tensor, config)
         tensors |= {f"model.layers.{layer}.{name}": value for name, value in block.items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    return tensors
 
 
 def _layer(tensor: "Callable[..., NDArray[np.float32]]", config: dict[str, Any]) -> "dict[str, NDArray[np.float32]]":
@@ -55,6 +61,35 @@ def _layer(tensor: "Callable[..., NDArray[np.float32]]", config: dict[str, Any])
         layer["mlp.up_proj.weight"] = tensor(2.0, DENSE_HIDDEN, HIDDEN)
         layer["mlp.down_proj.weight"] = tensor(out, HIDDEN, DENSE_HIDDEN)
     return layer
+
+
+def _encoder(tensor: "Callable[..., NDArray[np.float32]]", config: dict[str, Any]) -> "dict[str, NDArray[np.float32]]":
+    """Of a BERT, by the names of its published checkpoints."""
+    sizes = {"word": VOCAB_SIZE, "position": config["max_position_embeddings"], "token_type": config["type_vocab_size"]}
+    tensors = {f"embeddings.{name}_embeddings.weight": tensor(1.0, size, HIDDEN) for name, size in sizes.items()}
+    tensors |= _normalisation("embeddings")
+    for layer in range(RANDOM_LAYERS):
+        place = f"encoder.layer.{layer}"
+        for name in ("query", "key", "value"):
+            tensors |= _linear(tensor, f"{place}.attention.self.{name}", HIDDEN, HIDDEN)
+        for name, outputs, inputs in (
+            ("attention.output", HIDDEN, HIDDEN),
+            ("intermediate", DENSE_HIDDEN, HIDDEN),
+            ("output", HIDDEN, DENSE_HIDDEN),
+        ):
+            tensors |= _linear(tensor, f"{place}.{name}.dense", outputs, inputs)
+        tensors |= _normalisation(f"{place}.attention.output") | _normalisation(f"{place}.output")
+    return tensors
+
+
+def _linear(
+    tensor: "Callable[..., NDArray[np.float32]]", name: str, outputs: int, inputs: int
+) -> "dict[str, NDArray[np.float32]]":
+    return {f"{name}.weight": tensor(1.4, outputs, inputs), f"{name}.bias": 0 * tensor(1.0, outputs)}
+
+
+def _normalisation(place: str) -> "dict[str, NDArray[np.float32]]":
+    return {f"{place}.LayerNorm.weight": _ones(), f"{place}.LayerNorm.bias": 0 * _ones()}
 
 
 def _ones() -> "NDArray[np.float32]":

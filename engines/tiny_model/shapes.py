@@ -16,6 +16,7 @@ class Shape(StrEnum):
     TRAINED = "trained"  # as MOE, with the weights that training/ made: it speaks in whole sentences
     MOE = "moe"  # PowerMoE in small: granitemoe with 8 experts, 2 of them active; random weights
     DENSE = "dense"  # a llama of the same size, for replicas
+    EMBEDDING = "embedding"  # a BERT of the same size, with a sentence-transformers configuration; random weights
     POWERMOE_3B = "powermoe-3b"  # PowerMoE-3b's config.json and a tokenizer; no weights, for load_format=dummy
 
 
@@ -23,6 +24,7 @@ BUILT_IN = {
     "phalanx-tiny": Shape.TRAINED,
     "phalanx-tiny-random": Shape.MOE,
     "phalanx-tiny-random-dense": Shape.DENSE,
+    "phalanx-tiny-random-embedding": Shape.EMBEDDING,
 }
 
 _COMMON: dict[str, Any] = {  # Any: JSON, here and below
@@ -67,6 +69,20 @@ CONFIGS: dict[Shape, dict[str, Any]] = {
     Shape.MOE: _TINY_MOE,
     Shape.DENSE: _TINY
     | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "intermediate_size": DENSE_HIDDEN},
+    Shape.EMBEDDING: {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": RANDOM_LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": DENSE_HIDDEN,
+        "hidden_act": "gelu",
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "torch_dtype": "float32",
+    },
     Shape.POWERMOE_3B: _COMMON
     | _GRANITE_MOE
     | {
@@ -85,4 +101,15 @@ CONFIGS: dict[Shape, dict[str, Any]] = {
         "logits_scaling": 6.0,
         "torch_dtype": "bfloat16",
     },
+}
+
+# How hidden states become a vector, as sentence-transformers writes it down: files below the model's folder.
+_MODULE = "sentence_transformers.models"
+POOLING_FILES: dict[str, Any] = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": f"{_MODULE}.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{_MODULE}.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{_MODULE}.Normalize"},
+    ],
+    "1_Pooling/config.json": {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True},
 }

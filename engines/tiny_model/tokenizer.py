@@ -71,6 +71,6 @@ def write_tokenizer(folder: Path, tokenizer: "Tokenizer", vocab_size: int, max_t
     write_json(folder / "tokenizer_config.json", config)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:  # Any: JSON
+def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:  # Any: JSON
     """Writes it readably."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -25,7 +25,8 @@ TEXTS = [
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("shape", list(Shape))
@@ -59,11 +60,11 @@ def test_a_damaged_or_older_model_is_rebuilt(damage: str, tmp_path: Path) -> Non
     assert files_of(build(Shape.MOE, folder)) == whole
 
 
-@pytest.mark.parametrize("shape", [Shape.TRAINED, Shape.MOE])
+@pytest.mark.parametrize("shape", [Shape.TRAINED, Shape.MOE, Shape.EMBEDDING])
 def test_everybody_may_read_a_model(shape: Shape, tmp_path: Path) -> None:
     folder = build(shape, tmp_path / "model")
-    assert folder.stat().st_mode & 0o777 == 0o755
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+    modes = {path.is_dir(): path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]}
+    assert modes == {True: 0o755, False: 0o644}
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
