@@ -30,6 +30,12 @@ def dense_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _build_model("dense", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def embedding_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model that makes vectors."""
+    return _build_model("embedding", tmp_path_factory)
+
+
 def _build_model(shape: str, folders: pytest.TempPathFactory) -> Path:
     folder = folders.mktemp("models") / shape
     subprocess.run(

@@ -93,6 +93,8 @@ class ExchangeResponse(Response):
     async def _begin(self, send: Send, head: AnswerHead, length: int | None = None) -> None:
         self._has_begun = True
         headers = [(b"content-type", head.content_type.encode("latin-1"))]
+        if head.metadata:
+            headers.append((b"metadata", head.metadata.encode("latin-1")))
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
         else:

@@ -10,6 +10,7 @@ from app.api.describing import Answers, Described
 from app.api.state import gateway_of
 from app.errors import NotFound
 from app.gateway import Gateway
+from app.ranks.offer import endpoints_of
 from app.validation import short
 
 router = APIRouter()
@@ -23,7 +24,8 @@ class Model(msgspec.Struct, kw_only=True):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "phalanx"
-    max_model_len: int | None
+    max_model_len: int | None  # like what follows, null until a rank is ready
+    endpoints: list[str] | None
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -33,7 +35,10 @@ class ModelList(msgspec.Struct, kw_only=True):
     data: list[Model]
 
 
-SCHEMAS = (Described(Model), Described(ModelList))
+SCHEMAS = (
+    Described(Model, notes={"endpoints": "Paths that requests for it may have. Null until a rank is ready."}),
+    Described(ModelList),
+)
 ANSWERS = {
     "/v1/models": Answers("ModelList"),
     "/v1/models/{model}": Answers("Model", (404,)),
@@ -69,9 +74,10 @@ def _named(gateway: Gateway, name: str) -> Response:
 
 
 def _model(gateway: Gateway) -> Model:
-    facts = next((rank.facts for rank in gateway.fleet.ranks if rank.facts is not None), None)
+    facts = gateway.fleet.facts
     return Model(
         id=gateway.settings.public_name,
         created=int(gateway.started_at),
         max_model_len=facts.max_model_len if facts else None,
+        endpoints=endpoints_of(facts) if facts else None,
     )

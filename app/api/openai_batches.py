@@ -10,7 +10,7 @@ from app.api.auth import caller_of
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers, Described, one_of
 from app.api.state import gateway_of
-from app.errors import NotFound
+from app.errors import InvalidRequest, NotFound
 from app.gateway import Gateway
 from app.journal.openai_records import StoredOpenAIBatch
 from app.journal.states import OpenAIBatchStatus
@@ -69,7 +69,10 @@ async def create_batch(request: Request) -> Response:
     holding = gateway.memory.open()
     try:
         body = await read_json(request, BodyLimits.of(gateway.settings), holding, gateway.bodies)
-        batch = await gateway.openai_batches.create(parse_creation(body, ENDPOINTS), caller_of(request))
+        asked = parse_creation(body, ENDPOINTS)
+        if why := gateway.exchanges.refusal(asked.endpoint):
+            raise InvalidRequest(f"endpoint is {asked.endpoint!r}: {why}", param="endpoint", code="not_offered")
+        batch = await gateway.openai_batches.create(asked, caller_of(request))
     finally:
         holding.close()
     return _json(shown(batch, None))

@@ -22,9 +22,11 @@ from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Owner
 from app.errors import InvalidRequest, NotFound, TooLarge
 from app.keys.ring import Caller
+from app.ranks import offer
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from app.traces import Traces
+from engines.contract.exchanges import BATCH_GENERATE
 from engines.contract.item_errors import ItemError, ItemErrorCode
 
 CUT_ITEMS = 500  # at a time
@@ -153,6 +155,8 @@ class Acceptance:
                 param="model",
                 code="model_not_found",
             )
+        if why := offer.refusal(settings.public_name, BATCH_GENERATE, self._fleet.facts):
+            raise NotFound(why, code="not_offered")
 
     def check_attached(self, request: BatchRequest) -> None:
         """What only concerns a batch that lives as long as its client's connection. Raises InvalidRequest."""

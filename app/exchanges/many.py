@@ -14,9 +14,16 @@ from engines.contract.exchanges import AnswerHead, Exchange
 Json: TypeAlias = dict[str, Any]  # Any: the parts of an answer that nothing here is about
 Tokens: TypeAlias = dict[str, Any]
 EVENT, END_OF_EVENT, DONE = b"data: ", b"\n\n", b"data: [DONE]\n\n"
-LISTED = {Exchange.COMPLETIONS: "choices", Exchange.EMBEDDINGS: "data"}
+LISTED = {
+    Exchange.COMPLETIONS: "choices",
+    Exchange.EMBEDDINGS: "data",
+    Exchange.POOLING: "data",
+    Exchange.CLASSIFY: "data",
+}
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_entries = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -74,15 +81,14 @@ class ManyAnswers:
         return self._whole([ending for ending in endings if ending is not None])
 
     def _whole(self, endings: list[Ending]) -> Ending:
-        """One body of all parts' bodies."""
-        bodies = [_decode(ending.body) for ending in endings]
-        whole = bodies[0]
-        whole[self._listed] = [
-            entry | {"index": place}
-            for place, entry in enumerate(entry for body in bodies for entry in body[self._listed])
-        ]
-        if isinstance(whole.get("usage"), dict):
-            whole["usage"] = _sum([body["usage"] for body in bodies])
+        """One body of all parts' bodies. Vectors may be long: what stands in an entry stays as it came."""
+        bodies = [_fields(ending.body) for ending in endings]
+        entries = [entry for body in bodies for entry in _entries(body[self._listed])]
+        for place, entry in enumerate(entries):
+            entry["index"] = msgspec.Raw(b"%d" % place)
+        whole = bodies[0] | {self._listed: msgspec.Raw(_encode(entries))}
+        if bytes(whole.get("usage", b"")).startswith(b"{"):
+            whole["usage"] = msgspec.Raw(_encode(_sum([_decode(body["usage"]) for body in bodies])))
         return Ending(endings[0].head, _encode(whole))
 
     # -- streams

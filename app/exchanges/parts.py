@@ -15,7 +15,25 @@ from engines.contract.exchanges import Exchange
 
 # The field that may hold a list, and how many of its entries are one part. Pooling costs little each, and has no
 # stream to share.
-LISTS = {Exchange.COMPLETIONS: ("prompt", 1), Exchange.EMBEDDINGS: ("input", 16)}
+POOLED_PROMPTS = 16
+LISTS = {
+    Exchange.COMPLETIONS: ("prompt", 1),
+    Exchange.EMBEDDINGS: ("input", POOLED_PROMPTS),
+    Exchange.POOLING: ("input", POOLED_PROMPTS),
+    Exchange.CLASSIFY: ("input", POOLED_PROMPTS),
+}
+# Lists that are one question, and whose answer cannot be put together of parts: only their length counts.
+_RERANKING = ("documents",)
+_SCORING = ("documents", "items", "queries", "data_1", "data_2", "text_1", "text_2")
+WHOLE_LISTS = {
+    Exchange.COHERE_EMBED: ("texts", "inputs", "images"),
+    Exchange.SCORE: _SCORING,
+    Exchange.SCORE_V1: _SCORING,
+    Exchange.RERANK: _RERANKING,
+    Exchange.RERANK_V1: _RERANKING,
+    Exchange.RERANK_V2: _RERANKING,
+}
+JOINED_ENCODINGS = (None, b'"float"', b'"base64"')  # of vectors in JSON; others come as bytes
 _entries = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -31,18 +49,16 @@ class Part:
 
 def parts_of(request: ExchangeRequest, most: int) -> list[Part]:
     """The exchanges that a request is. Raises TooLarge for more than `most` prompts."""
-    entries = _list_of(request)
-    if entries is None:
-        return [Part(request.body)]
-    field, size = LISTS[request.path]
+    field, entries = _longest_list(request)
     if len(entries) > most:
         raise TooLarge(
             f"{field} has {len(entries)} entries, at most {most} are accepted (--max-batch-items): split it",
             param=field,
             code="batch_too_large",
         )
-    if len(entries) <= size:
-        return [Part(request.body, prompts=len(entries))]
+    size = LISTS[request.path][1] if request.path in LISTS else len(entries)
+    if len(entries) <= size or request.raw("encoding_format") not in JOINED_ENCODINGS:
+        return [Part(request.body, prompts=max(1, len(entries)))]
     parts = []
     for first in range(0, len(entries), size):
         some = entries[first : first + size]
@@ -53,18 +69,25 @@ def parts_of(request: ExchangeRequest, most: int) -> list[Part]:
 
 def prompts_of(request: ExchangeRequest) -> int:
     """How many prompts a request has."""
-    return len(_list_of(request) or " ")
+    return max(1, len(_longest_list(request)[1]))
 
 
-def _list_of(request: ExchangeRequest) -> list[bytes] | None:
-    """The prompts of a list of prompts; None for a single one, and for what is no list of prompts."""
-    field = LISTS[request.path][0] if request.path in LISTS else None
-    value = request.raw(field) if field is not None else None
+def _longest_list(request: ExchangeRequest) -> tuple[str, list[bytes]]:
+    """The field with a list of prompts, and these; none where there is a single one, and for what is no such list."""
+    if request.path in LISTS:
+        field = LISTS[request.path][0]
+        entries = _list_of(request, field)
+        is_list = all(entry.startswith((b'"', b"[")) for entry in entries)
+        return field, entries if is_list else []
+    lists = [(field, _list_of(request, field)) for field in WHOLE_LISTS.get(request.path, ())]
+    return max(lists, key=lambda found: len(found[1]), default=("", []))
+
+
+def _list_of(request: ExchangeRequest, field: str) -> list[bytes]:
+    value = request.raw(field)
     if value is None or not value.startswith(b"["):
-        return None
+        return []
     try:
-        entries = [bytes(entry) for entry in _entries(value)]
+        return [bytes(entry) for entry in _entries(value)]
     except DECODE_ERRORS:
-        return None
-    is_list = bool(entries) and all(entry.startswith((b'"', b"[")) for entry in entries)
-    return entries if is_list else None
+        return []

@@ -22,6 +22,7 @@ from app.journal.usage_meter import UsageMeter
 from app.keys.ring import Caller
 from app.logs import get_logger
 from app.metrics import Metrics
+from app.ranks import offer
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
 from app.traces import Traces
@@ -121,10 +122,12 @@ class Exchanges:
                 param="model",
                 code="model_not_found",
             )
-        if request.path not in self._offered():
-            raise NotFound(
-                f"{served!r} does not offer {request.path}: /v1/models says what it offers", code="not_offered"
-            )
+        if why := self.refusal(request.path):
+            raise NotFound(why, code="not_offered")
+
+    def refusal(self, path: str) -> str | None:
+        """Why the served model has no such path; None if it has, or while nobody knows."""
+        return offer.refusal(self._settings.public_name, path, self._fleet.facts)
 
     def _check_convictions(self, path: Exchange, body: bytes) -> None:
         left_s = self._convictions.seconds_left(path, body)
@@ -133,10 +136,6 @@ class Exchanges:
                 f"this very request has crashed its engine; it is refused for {left_s:.0f} s more: change it",
                 code=str(ItemErrorCode.POISONED),
             )
-
-    def _offered(self) -> list[str]:
-        facts = next((rank.facts for rank in self._fleet.ranks if rank.is_serving and rank.facts is not None), None)
-        return facts.exchanges if facts is not None else []
 
     # -- ending
 

@@ -150,6 +150,11 @@ class Fleet:
         )
 
     @property
+    def facts(self) -> RankFacts | None:
+        """What the first rank that is up says of its engine; all say the same of the model."""
+        return next((rank.facts for rank in self.ranks if rank.facts is not None), None)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every rank takes items."""
         return bool(self.groups) and len(self.ranks_taking_items) == len(self.ranks)

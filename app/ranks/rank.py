@@ -19,7 +19,7 @@ class RankState(StrEnum):
 
     PENDING = "pending"  # not started yet: the model is being looked at, or its group's nodes are not all there
     STARTING = "starting"  # its process runs; `stage` says how far it is
-    READY = "ready"  # a warm-up generation has succeeded; it takes items
+    READY = "ready"  # the warm-up has succeeded; it takes items
     DRAINING = "draining"  # it finishes what it holds and takes nothing new
     STOPPED = "stopped"  # it ended because it was asked to
     FAILED = "failed"  # it could not start, died or stalled; `last_error` says why, and what is left of it is ended

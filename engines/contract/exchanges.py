@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
+BATCH_GENERATE = "/v1/batch_generate"  # no exchange: the path of our own
+
 
 class Exchange(StrEnum):
     """The paths that may be passed on to a rank, and nothing else ever is: what acts on an engine, fetches from
@@ -19,9 +21,14 @@ class Exchange(StrEnum):
     MESSAGES = "/v1/messages"
     COUNT_TOKENS = "/v1/messages/count_tokens"
     EMBEDDINGS = "/v1/embeddings"
+    COHERE_EMBED = "/v2/embed"
     POOLING = "/pooling"
+    CLASSIFY = "/classify"
     SCORE = "/score"
+    SCORE_V1 = "/v1/score"
     RERANK = "/rerank"
+    RERANK_V1 = "/v1/rerank"
+    RERANK_V2 = "/v2/rerank"
     TOKENIZE = "/tokenize"
     DETOKENIZE = "/detokenize"
 
@@ -58,6 +65,7 @@ class AnswerHead(msgspec.Struct, array_like=True, frozen=True):
 
     status: int
     content_type: str
+    metadata: str = ""  # vLLM's header of this name: where in the body each vector is, when they come as bytes
 
 
 _encode = msgspec.msgpack.Encoder().encode

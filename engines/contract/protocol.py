@@ -24,7 +24,7 @@ class Stage(StrEnum):
     IMPORTING = "importing"  # the engine's packages are being imported
     CONFIGURING = "configuring"  # the engine's arguments are being checked against the model
     LOADING = "loading"  # engine processes start, weights load, memory is profiled, graphs are captured
-    WARMING_UP = "warming_up"  # the first generation runs
+    WARMING_UP = "warming_up"  # the first prompt runs
     SERVING = "serving"  # ready for items
 
 
@@ -160,10 +160,11 @@ class RankFacts(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     device: str  # "cuda", "cpu", or "simulated"
     processes: dict[str, int] = {}  # process title -> pid, what the rank watches
     exchanges: list[str] = []  # paths of OpenAI's API that the model answers, of those in exchanges.py
+    generates: bool = True  # a model that does not is there for exchanges alone: its warm-up is no generation
 
 
 class Ready(Message):
-    """A warm-up generation has succeeded; items may come."""
+    """The warm-up has succeeded; items may come."""
 
     facts: RankFacts
 

@@ -73,7 +73,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def start(self, report: ReportStage) -> RankFacts:
-        """Brings the engine up and runs a warm-up generation. May block the loop for minutes.
+        """Brings the engine up and runs a first prompt. May block the loop for minutes.
 
         Raises EngineConfigError when starting again would fail again; any other exception is a failed start.
         """

@@ -36,6 +36,7 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_model_len: Annotated[int, Meta(ge=2)] = 8192
     kv_cache_tokens: Annotated[int, Meta(ge=0)] = 0  # 0: no limit
     is_moe: bool = False
+    generates: bool = True  # false: it plays a pooling model, which answers exchanges for vectors alone
     start_s: NotNegative = 0.0  # how long loading takes
     block_loop_s: NotNegative = 0.0  # how much of it blocks the loop, as vLLM's loading does
     shared_memory_kib: Annotated[int, Meta(ge=0)] = 0  # to hold in /dev/shm, as vLLM's workers do

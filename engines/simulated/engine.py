@@ -25,7 +25,6 @@ from engines.failures import summary
 from engines.rank.engine import Emit, Engine, ReportStage
 from engines.simulated.answers import Plan, Planner, answer, size_of
 from engines.simulated.arguments import Fault, SimulatedArgs, hold_shared_memory, open_prompts_file, read_args
-from engines.simulated.exchanges import OFFERED
 from engines.simulated.exposition import expose
 from engines.simulated.jobs import Job, JobMaker, JobState
 from engines.simulated.prompts import VOCAB_SIZE
@@ -145,7 +144,8 @@ class SimulatedEngine(Engine):
             vocab_size=VOCAB_SIZE,
             dtype="none",
             device="simulated",
-            exchanges=list(OFFERED),
+            exchanges=self._maker.offered,
+            generates=self._args.generates,
         )
 
     # -- one attempt

@@ -30,6 +30,7 @@ OFFERED = (
     Exchange.TOKENIZE,
     Exchange.DETOKENIZE,
 )
+OFFERED_POOLING = (Exchange.EMBEDDINGS, Exchange.TOKENIZE, Exchange.DETOKENIZE)
 JSON = "application/json"
 EVENTS = AnswerHead(200, "text/event-stream; charset=utf-8")
 MAX_MODEL_NAME = 1024  # characters of a model's name that are handed back
@@ -50,14 +51,15 @@ class Answer(msgspec.Struct):
 class Answerer:
     """Answers exchanges, as one model of one context length."""
 
-    def __init__(self, model: str, max_model_len: int, planner: Planner) -> None:
+    def __init__(self, model: str, max_model_len: int, planner: Planner, *, generates: bool = True) -> None:
+        self.offered = OFFERED if generates else OFFERED_POOLING
         self._model = model
         self._max_model_len = max_model_len
         self._planner = planner
 
     def answer(self, attempt: int, head: ExchangeHead, body: bytes) -> Answer:
         """The answer to a body, whatever it holds: one that cannot be honoured gets an HTTP error."""
-        if head.path not in OFFERED:
+        if head.path not in self.offered:
             return _refuse(attempt, 404, "NotFoundError", f"the simulated engine does not answer {head.path}")
         try:
             return self._answer(attempt, head, read_fields(body))

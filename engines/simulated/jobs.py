@@ -6,7 +6,7 @@ from enum import Enum, auto
 import msgspec
 
 from engines.contract.exchanges import decode_head
-from engines.contract.item_errors import ItemError
+from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.protocol import Outcome, PromptKind, Result, RunItem
 from engines.rank.engine import Emit
 from engines.simulated.answers import Planner, answer
@@ -14,6 +14,8 @@ from engines.simulated.arguments import Fault, SimulatedArgs
 from engines.simulated.exchanges import EVENTS, Answerer
 from engines.simulated.prompts import count_prompt
 from engines.simulated.streams import Stream
+
+NOTHING_GENERATED = ItemError(ItemErrorCode.INVALID_PROMPT, "a pooling model is played here: it generates nothing")
 
 
 class JobState(Enum):
@@ -44,7 +46,8 @@ class JobMaker:
         self._max_model_len = args.max_model_len
         self._needles = args.needles()
         self._planner = planner
-        self._answerer = Answerer(model, args.max_model_len, planner)
+        self._answerer = Answerer(model, args.max_model_len, planner, generates=args.generates)
+        self._refusal = None if args.generates else NOTHING_GENERATED
         self._emit = emit
 
     def make(self, item: RunItem, params: bytes) -> Job | Result:
@@ -55,7 +58,14 @@ class JobMaker:
             job.fault = next((fault for fault, needle in self._needles if needle in item.prompt), None)
         return job
 
+    @property
+    def offered(self) -> list[str]:
+        """The exchanges that are answered."""
+        return list(self._answerer.offered)
+
     def _generation(self, item: RunItem, params: bytes) -> Job | Result:
+        if self._refusal is not None:
+            return Result(item.attempt, Outcome.ERROR, error=self._refusal)
         plan = self._planner.plan(params)
         if isinstance(plan, ItemError):
             return Result(item.attempt, Outcome.ERROR, error=plan)

@@ -47,7 +47,7 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
     On a GPU `max_num_seqs` is missing where the operator leaves it open.
     """
     arguments: dict[str, Any] = {**(BATCH_DEFAULTS_CUDA if spec.device == "cuda" else BATCH_DEFAULTS_CPU)}
-    given = _given(spec)
+    given = given_arguments(spec)
     _check_names(given)
     _check_executor(spec, given)
     arguments |= given
@@ -57,6 +57,7 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
     if spec.device == "cpu" and spec.expert_parallel and (spec.dp_size > 1 or spec.tp_size > 1):
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
     arguments.setdefault("allowed_media_domains", NO_MEDIA_HOSTS)
+    arguments.setdefault("served_model_name", spec.served_as or spec.model)  # as vLLM's refusals call it
     arguments |= {
         "model": spec.model,
         "tensor_parallel_size": spec.tp_size,
@@ -94,7 +95,7 @@ def _launched(spec: RankSpec, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _given(spec: RankSpec) -> dict[str, Any]:
+def given_arguments(spec: RankSpec) -> dict[str, Any]:
     """What the operator set: --engine-args, and the flags after ``--``, which must not contradict each other."""
     given = dict(spec.engine_args)
     for name, value in _parse_flags(spec.extra_args).items():

@@ -100,6 +100,11 @@ def is_delta(params: Any) -> bool:  # Any: vLLM's SamplingParams
     return bool(params.output_kind == RequestOutputKind.DELTA)
 
 
+def is_given_up(output: Any) -> bool:  # Any: vLLM's PoolingRequestOutput
+    """Whether the engine has ended a pooling request without pooling anything: an abort has no reason of its own."""
+    return getattr(output, "error", None) is None and not output.outputs.data.numel()
+
+
 def is_engine_death(error: BaseException) -> bool:
     """Whether vLLM says that its engine core is gone."""
     from vllm.v1.engine.exceptions import EngineDeadError
@@ -263,9 +268,10 @@ def is_moe(model_config: Any) -> bool:  # Any: vllm's ModelConfig, untyped here
 
 
 def cache_tokens(vllm_config: Any) -> int:  # Any: vllm's VllmConfig
-    """How many tokens the KV cache holds; 0 when vLLM has not said."""
+    """How many tokens the KV cache holds; 0 when vLLM has not said, and of an encoder, which has one block for none."""
     cache = vllm_config.cache_config
-    return int(cache.num_gpu_blocks or 0) * int(cache.block_size or 0)
+    blocks = int(cache.num_gpu_blocks or 0)
+    return blocks * int(cache.block_size or 0) if blocks > 1 else 0
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -5,12 +5,13 @@ from typing import Any
 from engines import logs
 from engines.contract.spec import RankSpec
 from engines.rank.engine import EngineConfigError
-from engines.vllm_engine import batch_defaults, compat
-from engines.vllm_engine.arguments import engine_arguments
+from engines.vllm_engine import batch_defaults, compat, pooling
+from engines.vllm_engine.arguments import engine_arguments, given_arguments
 from engines.vllm_engine.batch_defaults import Choice
 from engines.vllm_engine.weights import read_weights
 
 logger = logs.get_logger(logs.RANK_LOGGER)
+STEP_TOKENS = "max_num_batched_tokens"
 
 
 def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
@@ -19,13 +20,27 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
     Raises EngineConfigError: what vLLM refuses here, it would refuse again.
     """
     arguments = engine_arguments(spec)
-    config = _checked(arguments)
+    config = _with_long_enough_steps(spec, arguments)
     if spec.device == "cuda" and "max_num_seqs" not in arguments:
         choice = _choice(config, spec.gpus)
         logger.info("sequences_chosen", max_num_seqs=choice.max_num_seqs, reason=choice.reason)
         config = _checked(arguments | choice.arguments)
-    compat.pin_structure_backend(config)
+    if not pooling.pools(config):
+        compat.pin_structure_backend(config)
     return config
+
+
+def _with_long_enough_steps(spec: RankSpec, arguments: dict[str, Any]) -> Any:
+    """The configuration. Some pooling models' prompts cannot be split: then a step has to be as long as the context,
+    which vLLM sees to itself where nobody says how long it is to be. Any: vLLM's argument values, and its VllmConfig
+    """
+    try:
+        return _checked(arguments)
+    except EngineConfigError as error:
+        if STEP_TOKENS not in str(error) or STEP_TOKENS in given_arguments(spec):
+            raise
+        del arguments[STEP_TOKENS]
+        return _checked(arguments)
 
 
 def _choice(config: Any, gpus: list[str]) -> Choice:  # Any: vLLM's VllmConfig

@@ -15,7 +15,7 @@ from engines.contract.spec import RankSpec
 from engines.failures import summary
 from engines.rank.engine import Emit, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
-from engines.vllm_engine import compat
+from engines.vllm_engine import compat, pooling
 from engines.vllm_engine.arguments import front_flags
 from engines.vllm_engine.configuring import configure
 from engines.vllm_engine.counting import ItemCounter
@@ -45,7 +45,7 @@ class VllmEngine(Engine):
         super().__init__(spec, emit, died)
         self._llm: Any = None  # Any: vLLM's AsyncLLM
         self._renderer: PromptRenderer
-        self._sampling: SamplingCompiler
+        self._sampling: SamplingCompiler = pooling.NoSampling(spec.served_as or spec.model)
         self._structures: StructureChecker
         self._checkers: tuple[StructureChecker | OutputChecker, ...] = ()
         self._results: ResultMaker
@@ -69,18 +69,15 @@ class VllmEngine(Engine):
         report(Stage.CONFIGURING)
         config = configure(self.spec)
         front = front_arguments(front_flags(self.spec), config, self.spec.model, self.spec.served_as)
-        structures = self._structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
-        outputs = start_output_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
-        self._checkers = (structures, outputs)
-        self._results = ResultMaker(self._aside, outputs)
+        generates = not pooling.pools(config)
+        if generates:
+            self._start_checkers(config)
         report(Stage.LOADING)
         self._llm = self._build(config)
-        tokenizer = self._llm.renderer.get_tokenizer()
-        self._renderer = PromptRenderer(self._llm.renderer, tokenizer, config.model_config)
-        self._sampling = SamplingCompiler(config.model_config, tokenizer, self._validate, structures)
-        self._desk = await self._open_desk(config, front)
+        gate = self._prepare_generating(config) if generates else None
+        self._desk = await self._open_desk(gate, front)
         report(Stage.WARMING_UP)
-        await self._warm_up()
+        await self._warm_up(generates=generates)
         self._submitter = tasks.start(self._submit_queued(), "submitter", self._on_failure)
         return rank_facts(self.spec, version, config, self._desk.offered)
 
@@ -137,9 +134,20 @@ class VllmEngine(Engine):
             config, stat_loggers=[step_recorder(self.load)], disable_log_stats=False, enable_log_requests=False
         )
 
-    async def _open_desk(self, config: Any, front: Any) -> ExchangeDesk:  # Any: as `configure` and `front_arguments`
-        tokenizer, vocab_size = self._llm.renderer.get_tokenizer(), config.model_config.get_vocab_size()
-        gate = ParameterGate(vocab_size, tokenizer, self._validate, self._structures)
+    def _start_checkers(self, config: Any) -> None:
+        structures = self._structures = start_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        outputs = start_output_checker(self.spec.rank, config, self.spec.structure_cpu_s, self.died)
+        self._checkers = (structures, outputs)
+        self._results = ResultMaker(self._aside, outputs)
+
+    def _prepare_generating(self, config: Any) -> ParameterGate:
+        """What items that are generated for need, and exchanges."""
+        model, tokenizer = config.model_config, self._llm.renderer.get_tokenizer()
+        self._renderer = PromptRenderer(self._llm.renderer, tokenizer, model)
+        self._sampling = SamplingCompiler(model, tokenizer, self._validate, self._structures)
+        return ParameterGate(model.get_vocab_size(), tokenizer, self._validate, self._structures)
+
+    async def _open_desk(self, gate: ParameterGate | None, front: Any) -> ExchangeDesk:  # Any: as `front_arguments`
         door = Door(self._llm, gate, self._given, self._logprobs)
         return await open_desk(door, front, self.emit, self.load, self.died, self._context)
 
@@ -149,14 +157,17 @@ class VllmEngine(Engine):
         checked = self._llm.input_processor.process_inputs("check", prompt, sampling, supported_tasks=("generate",))
         return checked.sampling_params
 
-    async def _warm_up(self) -> None:
-        """One short generation: a rank that says ready has generated."""
+    async def _warm_up(self, *, generates: bool) -> None:
+        """One short prompt: a rank that says ready has done what it is for."""
         from vllm import SamplingParams
 
-        params = SamplingParams(max_tokens=2, temperature=0.0)
         self.load.begin()
-        async for _ in self._llm.generate({"prompt_token_ids": [1]}, params, "warm-up", **self._context(None)):
-            pass
+        if generates:
+            params = SamplingParams(max_tokens=2, temperature=0.0)
+            async for _ in self._llm.generate({"prompt_token_ids": [1]}, params, "warm-up", **self._context(None)):
+                pass
+        else:
+            await pooling.warm_up(self._llm, self._context(None))
         self.load.reset()
 
     # -- serving
@@ -179,7 +190,8 @@ class VllmEngine(Engine):
             self._own(item, self._desk.run(item, params))
             return
         template = self._sampling.template(params)
-        if template is None or self._renderer.is_large(item):
+        is_refused = isinstance(template, ItemError)
+        if template is None or (not is_refused and self._renderer.is_large(item)):
             self._own(item, self._attempt_aside(item, params))
             return
         prepared = self._prepared(item, template)

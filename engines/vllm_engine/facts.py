@@ -6,7 +6,7 @@ from typing import Any
 from engines.contract.protocol import RankFacts
 from engines.contract.spec import RankSpec
 from engines.host import processes
-from engines.vllm_engine import compat
+from engines.vllm_engine import compat, pooling
 from engines.vllm_engine.confinement import LANES_TITLE
 
 WATCHED_TITLES = ("VLLM::", LANES_TITLE)  # of engine cores, workers and the coordinator, and of our own
@@ -30,6 +30,7 @@ def rank_facts(spec: RankSpec, version: str, config: Any, exchanges: list[str]) 
         device=spec.device,
         processes=_watched(),
         exchanges=exchanges,
+        generates=not pooling.pools(config),
     )
 
 

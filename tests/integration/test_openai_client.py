@@ -61,6 +61,12 @@ def test_the_example_of_a_batch_runs(service: Service) -> None:
     assert {line["custom_id"] for line in lines} == {"question-0", "question-1"}
 
 
+def test_the_example_of_embeddings_runs(service: Service) -> None:
+    others = [line.partition(" ") for line in run_example(service, 2).splitlines()]
+    assert [text for _, _, text in others] == ["The town lies on a river.", "Seven machines were sold."]
+    assert all(-1 <= float(product) <= 1 for product, _, _ in others)
+
+
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).id == MODEL

@@ -183,3 +183,12 @@ def test_embeddings_have_the_places_of_their_inputs() -> None:
     assert [entry["index"] for entry in whole["data"]] == list(range(20))
     assert whole["data"][16]["embedding"] == [1]
     assert whole["usage"] == {"total_tokens": 20}
+
+
+def test_the_numbers_of_a_vector_stay_as_they_were_written() -> None:
+    bench = Bench(Exchange.EMBEDDINGS, input=["x"] * 17)
+    for place, count in ((0, 16), (1, 1)):
+        entry = b'{"index":0,"embedding":[0.10,-1.0E-05]}'
+        body = b'{"data":[' + b",".join([entry] * count) + b'],"usage":{"total_tokens":1}}'
+        bench.finishes(place, Result(1, Outcome.OK, body, head=JSON))
+    assert bench.answer.ending.body.count(b"[0.10,-1.0E-05]") == 17

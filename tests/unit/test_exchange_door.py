@@ -59,6 +59,13 @@ class Engine:
         if self._failure is not None:
             raise self._failure
 
+    async def encode(self, _: Any, __: Any, ___: str, **context: Any) -> AsyncIterator[Any]:
+        self.contexts.append(context)
+        pooled = SimpleNamespace(numel=lambda: 0 if self._reason == "abort" else 128)
+        yield SimpleNamespace(
+            prompt_token_ids=[1, 2], num_cached_tokens=1, outputs=SimpleNamespace(data=pooled), error=None
+        )
+
 
 class Gate:
     def __init__(self, failure: Exception | None = None) -> None:
@@ -70,17 +77,18 @@ class Gate:
         return params
 
 
-def ask(engine: Engine, gate: Any = None, **context: Any) -> tuple[Heard, Exception | None]:
+def ask(engine: Engine, gate: Any = None, *, pools: bool = False, **context: Any) -> tuple[Heard, Exception | None]:
     """What the call has heard, and what the application has to deal with."""
-    from vllm.sampling_params import SamplingParams
+    from vllm import PoolingParams, SamplingParams
 
     heard = Heard()
     door = Door(engine, gate or Gate(), Given(EngineLoad()), LogprobsRoom(1))
 
     async def run() -> Exception | None:
         current_call.set(heard)  # type: ignore[arg-type]  # it is played
+        what, params = (door.encode, PoolingParams()) if pools else (door.generate, SamplingParams())
         try:
-            async for _ in door.generate({"prompt_token_ids": [1]}, SamplingParams(), "r", **context):
+            async for _ in what({"prompt_token_ids": [1]}, params, "r", **context):
                 pass
         except Exception as error:  # noqa: BLE001  the application's business
             return error
@@ -99,6 +107,14 @@ def test_an_end_that_nobody_asked_for_is_a_loss() -> None:
     heard, error = ask(Engine("abort"))
     assert isinstance(error, Lost)
     assert (heard.lost, heard.has_output) == ([None], False)
+
+
+def test_a_prompt_that_is_pooled_passes_as_well_and_is_lost_when_nothing_comes_of_it() -> None:
+    engine = Engine("stop")
+    heard, error = ask(engine, pools=True, priority=-5, session_id="a")
+    assert (error, engine.contexts, heard.lost) == (None, [{}], [])
+    heard, error = ask(Engine("abort"), pools=True)
+    assert (type(error), heard.lost) == (Lost, [None])
 
 
 def test_a_refusal_by_the_gate_or_the_engine_is_told() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from app.errors import InvalidRequest, TooLarge
-from app.exchanges.parts import Part, parts_of
+from app.exchanges.parts import Part, parts_of, prompts_of
 from app.exchanges.poison import KEPT_S, MOST_KEPT, Convictions
 from app.exchanges.refusals import refusal_of_answer, refusal_of_item
 from app.exchanges.request import ExchangeRequest
@@ -89,10 +89,28 @@ def test_each_prompt_of_a_list_is_an_exchange_of_its_own() -> None:
     assert [(part.first, part.prompts) for part in parts] == [(0, 1), (1, 1), (2, 1)]
 
 
-def test_inputs_of_embeddings_go_some_at_a_time() -> None:
-    parts = parts_of(request(EMBEDDINGS, input=[f"{number}" for number in range(33)]), 100)
+@pytest.mark.parametrize("path", [EMBEDDINGS, Exchange.POOLING, Exchange.CLASSIFY])
+def test_inputs_that_are_pooled_go_some_at_a_time(path: Exchange) -> None:
+    parts = parts_of(request(path, input=[f"{number}" for number in range(33)], encoding_format="base64"), 100)
     assert [(part.first, part.prompts) for part in parts] == [(0, 16), (16, 16), (32, 1)]
-    assert bodies(parts)[2] == {"input": ["32"]}
+    assert bodies(parts)[2] == {"input": ["32"], "encoding_format": "base64"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (EMBEDDINGS, {"input": ["a"] * 33, "encoding_format": "bytes"}),
+        (Exchange.RERANK, {"query": "a", "documents": ["a"] * 33}),
+        (Exchange.SCORE_V1, {"text_1": ["a"], "text_2": ["a"] * 33}),
+        (Exchange.COHERE_EMBED, {"texts": ["a"] * 33}),
+    ],
+)
+def test_what_cannot_be_put_together_again_stays_whole_and_counts_as_many(path: Exchange, fields: Any) -> None:
+    found = request(path, **fields)
+    assert parts_of(found, 100) == [Part(found.body, prompts=33)]
+    assert prompts_of(found) == 33
+    with pytest.raises(TooLarge):
+        parts_of(found, 32)
 
 
 @pytest.mark.parametrize("prompt", ["a", [1, 2, 3], ["a"], [], [["a"]], [{"a": 1}, "b"], ["a", 5], {"a": 1}, 5, None])

@@ -164,7 +164,9 @@ class Call:
         if self._is_unwanted or self._is_lost:
             return  # what comes now is about a client that has gone, or about an engine that has
         if message["type"] == "http.response.start":
-            self._answer = AnswerHead(message["status"], _content_type(message["headers"]))
+            headers = dict(message["headers"])
+            content_type = headers.get(b"content-type", b"application/json").decode("latin-1")
+            self._answer = AnswerHead(message["status"], content_type, headers.get(b"metadata", b"").decode("latin-1"))
             return
         body = message.get("body", b"")
         if not body:
@@ -254,10 +256,6 @@ class Call:
             stopped_by_length=usage.stopped_by_length,
             **({"outputs": b""} | more),
         )
-
-
-def _content_type(headers: list[tuple[bytes, bytes]]) -> str:
-    return next((value.decode("latin-1") for name, value in headers if name == b"content-type"), "application/json")
 
 
 def _as_openai_has_it(body: ErrorBody) -> ErrorBody:

@@ -85,6 +85,9 @@ class Door:
         usage = call.usage_of_request(is_delta=False)
         outputs = self._llm.encode(prompt, pooling_params, request_id, **_own(context, call))
         async for output in self._watched(call, outputs):
+            if compat.is_given_up(output):
+                call.lose()
+                raise Lost
             usage.add_pooled(output)
             yield output
 

@@ -27,6 +27,7 @@ class RequestUsage:
     def add_pooled(self, output: Any) -> None:  # Any: vLLM's PoolingRequestOutput
         """The one output of a pooling request."""
         self.prompt_tokens = len(output.prompt_token_ids or ())
+        self.cached_tokens = getattr(output, "num_cached_tokens", 0) or 0
 
 
 class CallUsage:
