@@ -30,6 +30,7 @@ from app.settings.inheritance import inherited
 from app.settings.service_links import service_links
 from app.traces import Traces, open_traces
 from engines import tasks
+from engines.contract.exchanges import BATCH_GENERATE
 from engines.contract.spec import EngineKind
 from engines.host.strays import adopt_orphans
 from engines.logs import loop_failure_logger, write_stderr
@@ -222,16 +223,23 @@ async def _announce(gateway: Gateway, port: int) -> None:
     settings = gateway.settings
     url = _url("127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host, port)  # noqa: S104  compared, not bound
     key = '    -H "Authorization: Bearer $PHALANX_API_KEY" \\\n' if settings.api_keys_file else ""
+    path, body = _example(gateway)
     text = (
         f"\nPhalanx serves {settings.public_name}{_note(settings)} on {url}\n\n"
-        f"  curl {url}/v1/batch_generate -H 'Content-Type: application/json' \\\n{key}"
-        '    -d \'{"prompts": ["Hello, my name is", "The capital of France is"], '
-        '"sampling_params": {"max_tokens": 16}}\'\n\n'
+        f"  curl {url}{path} -H 'Content-Type: application/json' \\\n{key}    -d '{body}'\n\n"
     )
     with contextlib.suppress(OSError):  # it may be closed or full; a buffer would be flushed again at the exit
         os.write(STDOUT, text.encode())
     if settings.api_keys_file is None and not is_loopback(settings.host):
         logger.warning("open_to_the_network", host=settings.host)
+
+
+def _example(gateway: Gateway) -> tuple[str, str]:
+    """A path that the model answers, and a body for it."""
+    texts, facts = '["Hello, my name is", "The capital of France is"]', gateway.fleet.facts
+    if facts is not None and facts.exchanges and not facts.generates:
+        return facts.exchanges[0], f'{{"input": {texts}}}'
+    return BATCH_GENERATE, f'{{"prompts": {texts}, "sampling_params": {{"max_tokens": 16}}}}'
 
 
 def _note(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.environments import DEFAULT_FOLDER, Client, make_environment
-from tests.clients.server import MODEL, PHALANX_LACKS, Server, phalanx, vllm
+from tests.clients.server import MODEL, Server, phalanx, vllm
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,8 +42,6 @@ def embedding_server(
     given = request.config.option
     if given.base_url:
         pytest.skip("the server that --base-url names serves one model")
-    if given.server == "phalanx" and "/v1/embeddings" in PHALANX_LACKS:
-        pytest.skip("Phalanx has no /v1/embeddings")
     start = phalanx if given.server == "phalanx" else vllm
     with start(dense_model, tmp_path_factory.mktemp("embedding-server"), runner="pooling") as running:
         yield running

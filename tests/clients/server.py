@@ -19,8 +19,6 @@ LIMITED_REQUESTS_PER_S = 0.5  # the second request within two seconds is refused
 VLLM_FLAGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # without them it calls no tools
 NO_KEY = "none-needed"  # clients insist on one
 
-# What no model that Phalanx serves yet can do: tests that need it are skipped there.
-PHALANX_LACKS = frozenset({"/v1/embeddings"})
 OPTIONAL = ("/v1/batches", "/v1/embeddings", "/v1/files", "/v1/models/{model}")  # other servers may do without these
 
 
@@ -33,7 +31,6 @@ class Server:
     tokenizer: Path  # a folder with the model's tokenizer
     api_key: str | None = None
     limited_key: str | None = None  # one that may send LIMITED_REQUESTS_PER_S
-    is_phalanx: bool = False
 
     @property
     def openai_url(self) -> str:
@@ -53,8 +50,6 @@ class Server:
 
     def lacks(self) -> list[str]:
         """Routes that clients do without here."""
-        if self.is_phalanx:
-            return sorted(PHALANX_LACKS)
         return sorted(set(OPTIONAL) - self.routes())
 
 
@@ -66,7 +61,7 @@ def phalanx(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
     limited = keys.create("limited", limits=KeyLimits(requests_per_s=LIMITED_REQUESTS_PER_S)).secret
     flags = ("--served-model-name", MODEL, "--enforce-eager", "--api-keys-file", str(keys.path))
     with serving(str(model), *flags, "--", *VLLM_FLAGS, engine="vllm", dp_size=1, api_key=key, **engine) as service:
-        yield Server(service.url, MODEL, model, key, limited, is_phalanx=True)
+        yield Server(service.url, MODEL, model, key, limited)
 
 
 @contextmanager

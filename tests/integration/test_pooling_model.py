@@ -42,6 +42,7 @@ def refused(service: Service, **fields: object) -> Json:
 def test_the_model_says_what_it_does(service: Service) -> None:
     (model,) = service.client.get("/v1/models").json()["data"]
     assert model["endpoints"] == OFFERED
+    assert f"curl {service.url}{EMBEDDINGS} " in service.log  # a line to paste, once it is ready
 
 
 def test_a_long_list_is_spread_over_the_ranks_and_put_together(service: Service) -> None:
