@@ -65,6 +65,7 @@ class _Line(msgspec.Struct):
 class _Body(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw(b"null")
     stream: msgspec.Raw = msgspec.Raw(b"null")
+    encoding_format: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Wrong(Exception):
@@ -162,6 +163,12 @@ def _check_body(body: bytes, expected: Expected) -> None:
             ProblemCode.STREAM_NOT_SUPPORTED,
             "stream is true, and a batch's answers are whole: leave it out",
             "body.stream",
+        )
+    if (_text(found.encoding_format) or "").startswith("bytes"):
+        raise _Wrong(
+            ProblemCode.INVALID_BODY,
+            f"encoding_format is {_quoted(found.encoding_format)}, and a line of a file is JSON: use float or base64",
+            "body.encoding_format",
         )
 
 

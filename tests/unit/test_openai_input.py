@@ -83,6 +83,7 @@ def test_a_model_may_be_left_out_or_be_the_one_that_is_served(model: dict[str, A
         (line(body=BODY | {"model": "other"}), "model_mismatch", "body.model", "model is 'other', which is not served"),
         (line(body=BODY | {"model": 5}), "model_mismatch", "body.model", "model is 5"),
         (line(body=BODY | {"stream": True}), "stream_not_supported", "body.stream", "stream is true"),
+        (line(body=BODY | {"encoding_format": "bytes"}), "invalid_body", "body.encoding_format", "is 'bytes'"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(raw: bytes, code: str, param: str | None, said: str) -> None:
