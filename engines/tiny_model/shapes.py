@@ -78,7 +78,7 @@ CONFIGS: dict[Shape, dict[str, Any]] = {
         "num_attention_heads": HEADS,
         "intermediate_size": DENSE_HIDDEN,
         "hidden_act": "gelu",
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 8192,  # longer than a step of vLLM's is by default on a CPU
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
         "torch_dtype": "float32",
