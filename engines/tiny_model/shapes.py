@@ -81,6 +81,7 @@ CONFIGS: dict[Shape, dict[str, Any]] = {
         "max_position_embeddings": 8192,  # longer than a step of vLLM's is by default on a CPU
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
+        "matryoshka_dimensions": [HIDDEN // 2, HIDDEN],  # a request may ask for the shorter vectors
         "torch_dtype": "float32",
     },
     Shape.POWERMOE_3B: _COMMON

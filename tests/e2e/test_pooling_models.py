@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import UNCOMPILED
 from tests.exchanging import CHAT, Leaving, ask
-from tests.service import BATCH, Json, Service, serving, until
+from tests.service import BATCH, Json, Service, starting, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -21,10 +21,17 @@ TEXTS = [f"a large river and {number} small machines" for number in range(300)]
 
 
 @pytest.fixture(scope="module")
-def vectors(embedding_model: Path) -> Iterator[Service]:
+def early(embedding_model: Path) -> Iterator[tuple[Service, str]]:
+    """A service, and the batch that it took in while nobody knew what its model does."""
     flags = (str(embedding_model), "--served-model-name", MODEL, "--enforce-eager")
-    with serving(*flags, engine="vllm", variables=UNCOMPILED) as running:
-        yield running
+    with starting(*flags, engine="vllm", variables=UNCOMPILED) as running:
+        batch = str(running.post(["a", [1, 2], "long " * 10_000], background=True).json()["id"])
+        yield running.wait_ready(), batch
+
+
+@pytest.fixture
+def vectors(early: tuple[Service, str]) -> Service:
+    return early[0]
 
 
 @pytest.fixture
@@ -79,6 +86,9 @@ def test_vectors_come_in_the_form_that_is_asked_for(vectors: Service) -> None:
     expected = alone(vectors, TEXTS[0])
     (entry,) = answered(vectors, EMBEDDINGS, input=TEXTS[0], encoding_format="base64")["data"]
     assert is_close(list(struct.unpack(f"<{WIDTH}f", base64.b64decode(entry["embedding"]))), expected)
+    (entry,) = answered(vectors, EMBEDDINGS, input=TEXTS[0], dimensions=WIDTH // 2)["data"]
+    assert len(entry["embedding"]) == WIDTH // 2
+    assert math.isclose(math.hypot(*entry["embedding"]), 1, abs_tol=1e-5)
     answer = ask(vectors, EMBEDDINGS, input=TEXTS[:20], encoding_format="bytes")
     places = json.loads(answer.headers["metadata"])["data"]
     assert [place["index"] for place in places] == list(range(20))
@@ -96,7 +106,7 @@ def test_texts_are_scored_and_ranked(vectors: Service) -> None:
 
 def test_what_vllm_refuses_is_said_in_openais_words(vectors: Service) -> None:
     for body, said in (
-        ({"input": TEXTS[0], "dimensions": 32}, f"Model '{MODEL}' does not support Matryoshka"),
+        ({"input": TEXTS[0], "dimensions": 32}, f"Model '{MODEL}' only supports"),
         ({"input": []}, "at least one prompt"),
         ({"input": "river " * 9000}, "8192"),
         ({"input": TEXTS[0], "encoding_format": "roman"}, "encoding_format"),
@@ -117,6 +127,15 @@ def test_what_generates_is_refused_and_told_where_to_go(vectors: Service) -> Non
         assert (answer.status_code, error["code"]) == (404, "not_offered")
         assert f"{MODEL!r} is a pooling model, which generates nothing and does not offer {path}" in error["message"]
         assert f"it offers {EMBEDDINGS}" in error["message"]
+
+
+def test_prompts_that_were_taken_in_before_it_was_known_have_an_error_each(early: tuple[Service, str]) -> None:
+    service, batch = early
+    until(lambda: service.client.get(f"{BATCH}/{batch}").json()["status"] == "completed", "it does not end")
+    results = [json.loads(line) for line in service.client.get(f"{BATCH}/{batch}/results").text.splitlines()]
+    errors = [result["error"] for result in results if "error" in result]
+    assert [error["code"] for error in errors] == ["invalid_prompt"] * 3
+    assert f"{MODEL!r} is a pooling model" in errors[0]["message"]
 
 
 def test_openais_package_gets_vectors(vectors: Service, client: openai.OpenAI) -> None:
