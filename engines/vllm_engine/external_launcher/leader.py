@@ -71,6 +71,7 @@ class LeadingCore:
         self._inbox = Inbox()
         self._outputs: asyncio.Queue[Any] = asyncio.Queue()  # bounded by what the engine runs at once
         self._ready: Future[list[int]] = Future()
+        self._supported_tasks: tuple[str, ...] = ()
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()
         self.resources = SimpleNamespace(engine_dead=False)  # the rank ends with its engine
@@ -79,8 +80,8 @@ class LeadingCore:
     # -- for AsyncLLM, on the loop
 
     async def get_supported_tasks_async(self) -> tuple[str, ...]:
-        """A rank generates; it does nothing else."""
-        return ("generate",)
+        """What the model is for: it is the same for all workers."""
+        return self._supported_tasks
 
     async def add_request_async(self, request: Any) -> None:  # Any: vLLM's EngineCoreRequest
         """All workers get what was encoded, this one as well: none has anything that others have not."""
@@ -107,6 +108,7 @@ class LeadingCore:
         try:
             self._launch.bind_thread()
             worker = Worker(self._spec, self._config, log_stats=True)
+            self._supported_tasks = worker.supported_tasks
             self._ready.set_result(worker.pids)
             worker.run(self._inbox.take, self._deliver)
             worker.close()

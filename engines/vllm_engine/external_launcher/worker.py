@@ -43,6 +43,7 @@ class Worker:
         self._client = InprocClient(config, Executor.get_class(config), log_stats)
         self._core: Any = self._client.engine_core  # Any: vLLM's EngineCore
         self._needs_company = spec.group_kind is GroupKind.LOCKSTEP and not compat.joins_without_tokens(config)
+        self.supported_tasks: tuple[str, ...] = tuple(self._client.get_supported_tasks())
         self._decode = MsgpackDecoder(EngineCoreRequest).decode
         self._rounds = Rounds()
         self.pids = self._rounds.pids()
