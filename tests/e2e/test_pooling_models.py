@@ -24,7 +24,7 @@ TEXTS = [f"a large river and {number} small machines" for number in range(300)]
 def early(embedding_model: Path) -> Iterator[tuple[Service, str]]:
     """A service, and the batch that it took in while nobody knew what its model does."""
     flags = (str(embedding_model), "--served-model-name", MODEL, "--enforce-eager")
-    with starting(*flags, engine="vllm", variables=UNCOMPILED) as running:
+    with starting(*flags, engine="vllm", dp_size=1, variables=UNCOMPILED) as running:
         batch = str(running.post(["a", [1, 2], "long " * 10_000], background=True).json()["id"])
         yield running.wait_ready(), batch
 
@@ -68,18 +68,15 @@ def test_a_vector_has_length_one_and_its_texts_tokens_are_counted(vectors: Servi
     assert is_close(answered(vectors, EMBEDDINGS, input=tokens)["data"][0]["embedding"], entry["embedding"])
 
 
-def test_a_long_list_is_spread_over_the_ranks_and_has_its_vectors_in_order(vectors: Service) -> None:
-    before = [rank["steps"] for rank in vectors.ranks()]
-    assert all(rank["kv_cache_tokens"] == 0 for rank in vectors.ranks())  # an encoder keeps nothing of a prompt
+def test_a_long_list_has_its_vectors_in_order(vectors: Service) -> None:
     answer = answered(vectors, EMBEDDINGS, input=TEXTS)
     assert [entry["index"] for entry in answer["data"]] == list(range(len(TEXTS)))
     for place in (0, 17, 299):
         assert is_close(answer["data"][place]["embedding"], alone(vectors, TEXTS[place]))
     assert not is_close(answer["data"][0]["embedding"], answer["data"][1]["embedding"])
-    until(
-        lambda: all(rank["steps"] > made for rank, made in zip(vectors.ranks(), before, strict=True)),
-        "a rank has made nothing",
-    )
+    (rank,) = vectors.ranks()
+    assert rank["kv_cache_tokens"] == 0  # an encoder keeps nothing of a prompt: many run at once
+    assert 0 < rank["steps"] < len(TEXTS)
 
 
 def test_vectors_come_in_the_form_that_is_asked_for(vectors: Service) -> None:
