@@ -57,7 +57,7 @@ def parts_of(request: ExchangeRequest, most: int) -> list[Part]:
             code="batch_too_large",
         )
     size = LISTS[request.path][1] if request.path in LISTS else len(entries)
-    if len(entries) <= size or request.raw("encoding_format") not in JOINED_ENCODINGS:
+    if len(entries) <= size or not _can_be_joined(request):
         return [Part(request.body, prompts=max(1, len(entries)))]
     parts = []
     for first in range(0, len(entries), size):
@@ -65,6 +65,11 @@ def parts_of(request: ExchangeRequest, most: int) -> list[Part]:
         fields: Fields = request.fields | {field: msgspec.Raw(b"[" + b",".join(some) + b"]")}
         parts.append(Part(_encode(fields), first, len(some)))
     return parts
+
+
+def _can_be_joined(request: ExchangeRequest) -> bool:
+    """Whether the answers to its parts are JSON."""
+    return request.path is Exchange.COMPLETIONS or request.raw("encoding_format") in JOINED_ENCODINGS
 
 
 def prompts_of(request: ExchangeRequest) -> int:
