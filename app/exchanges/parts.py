@@ -82,7 +82,7 @@ def _longest_list(request: ExchangeRequest) -> tuple[str, list[bytes]]:
     if request.path in LISTS:
         field = LISTS[request.path][0]
         entries = _list_of(request, field)
-        is_list = all(entry.startswith((b'"', b"[")) for entry in entries)
+        is_list = {entry[:1] for entry in entries} in ({b'"'}, {b"["})  # texts and token ids do not go together
         return field, entries if is_list else []
     lists = [(field, _list_of(request, field)) for field in WHOLE_LISTS.get(request.path, ())]
     return max(lists, key=lambda found: len(found[1]), default=("", []))

@@ -116,7 +116,7 @@ class Exchanges:
     def check(self, request: ExchangeRequest) -> None:
         """What can be said of a request before anybody answers it. Raises RequestError."""
         served = self._settings.public_name
-        if request.model is not None and request.model != served:
+        if request.model and request.model != served:
             raise NotFound(
                 f"model {request.model[:200]!r} is not served here: use {served!r}",
                 param="model",

@@ -158,7 +158,7 @@ def _read_texts(given: Texts, name: str, max_model_len: int) -> list[Prompt]:
     """One or several prompts, each a text or token ids."""
     several = [given] if isinstance(given, str) else given
     ids = [one for one in several if isinstance(one, int)]
-    if not several or 0 < len(ids) < len(several):
+    if len({type(one) for one in several}) != 1:
         raise BodyRefused(f"{name} may be a text, texts, token ids, or several lists of token ids, and is none of them")
     return [_read_text(one, max_model_len) for one in ([ids] if ids else several) if not isinstance(one, int)]
 

@@ -66,7 +66,7 @@ def test_a_list_of_prompts_is_answered_as_one(service: Service) -> None:
 
 
 def test_a_list_of_prompts_streams_as_one(service: Service) -> None:
-    body = {"prompt": ["one", [1, 2, 3], "three"], "max_tokens": 5, "n": 2}
+    body = {"prompt": ["one", "two", "three"], "max_tokens": 5, "n": 2}
     whole = ask(service, COMPLETIONS, **body).json()
     with streaming(service, COMPLETIONS, **body, stream_options={"include_usage": True}) as stream:
         events = list(stream)
@@ -100,6 +100,8 @@ def test_what_is_wrong_is_said_in_openais_words(service: Service) -> None:
     assert error["type"] == "invalid_request_error"
     error = refused(service, "/v1/responses", 404, input="x")
     assert (error["code"], "/v1/responses" in error["message"]) == ("not_offered", True)
+    error = refused(service, COMPLETIONS, 400, prompt=["x", [5]], max_tokens=2)
+    assert error["type"] == "invalid_request_error"
     error = refused(service, COMPLETIONS, 413, prompt=["x"] * 2001)
     assert "--max-batch-items" in error["message"]
     error = refused(service, COMPLETIONS, 400, prompt="x", priority=10**12)
@@ -107,6 +109,11 @@ def test_what_is_wrong_is_said_in_openais_words(service: Service) -> None:
     broken = service.client.post(COMPLETIONS, content=b'{"prompt": ', headers={"Content-Type": "application/json"})
     assert broken.status_code == 400
     assert service.client.post(COMPLETIONS, content=b"x").status_code == 415
+
+
+def test_no_model_and_an_empty_one_are_the_one_that_is_served(service: Service) -> None:
+    for asked in ({}, {"model": None}, {"model": ""}):
+        assert ask(service, COMPLETIONS, prompt="x", max_tokens=2, **asked).status_code == 200
 
 
 def test_a_stream_that_is_refused_has_the_status_that_says_so(service: Service) -> None:

@@ -84,9 +84,10 @@ def bodies(parts: list[Part]) -> list[dict[str, Any]]:
 
 
 def test_each_prompt_of_a_list_is_an_exchange_of_its_own() -> None:
-    parts = parts_of(request(prompt=["a", [1, 2], "c"], n=2), 10)
-    assert bodies(parts) == [{"prompt": [prompt], "n": 2} for prompt in ("a", [1, 2], "c")]
-    assert [(part.first, part.prompts) for part in parts] == [(0, 1), (1, 1), (2, 1)]
+    for prompts in (["a", "b", "c"], [[1, 2], [3], [4]]):
+        parts = parts_of(request(prompt=prompts, n=2), 10)
+        assert bodies(parts) == [{"prompt": [prompt], "n": 2} for prompt in prompts]
+        assert [(part.first, part.prompts) for part in parts] == [(0, 1), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize("path", [EMBEDDINGS, Exchange.POOLING, Exchange.CLASSIFY])
@@ -113,7 +114,9 @@ def test_what_cannot_be_put_together_again_stays_whole_and_counts_as_many(path: 
         parts_of(found, 32)
 
 
-@pytest.mark.parametrize("prompt", ["a", [1, 2, 3], ["a"], [], [["a"]], [{"a": 1}, "b"], ["a", 5], {"a": 1}, 5, None])
+@pytest.mark.parametrize(
+    "prompt", ["a", [1, 2, 3], ["a"], [], [["a"]], [{"a": 1}, "b"], ["a", 5], ["a", [5]], {"a": 1}, 5, None]
+)
 def test_what_is_no_list_of_prompts_goes_on_as_it_came(prompt: object) -> None:
     found = request(prompt=prompt)
     assert parts_of(found, 10) == [Part(found.body)]
