@@ -8,12 +8,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api import examples
+from app.api.answer_form import NDJSON
 from app.api.arriving_stream import HELD_BYTES, ArrivingStream
 from app.api.auth import caller_of
 from app.api.batch_response import BatchResponse
 from app.api.batch_schemas import ANSWER, LINE, REQUEST_LINE, SCHEMAS
 from app.api.batch_stream import BatchStream
-from app.api.body import BodyLimits, read_json
+from app.api.body import JSON_TYPE, BodyLimits, read_json
 from app.api.describing import Answers
 from app.api.detached_answer import answer_detached, digest_of, is_detached, is_keyed
 from app.api.dry_run_response import DryRunResponse
@@ -34,6 +35,7 @@ from app.gateway import Gateway
 __all__ = ["ANSWERS", "SCHEMAS", "batch_generate", "router"]
 router = APIRouter(route_class=PlainRoute)
 Sink: TypeAlias = ResultsInMemory | ResultStream
+TYPES = f"{JSON_TYPE}, or {NDJSON} for lines"
 ANSWERS = {
     "/v1/batch_generate": Answers(
         ANSWER,
@@ -140,7 +142,7 @@ def _answer(run: BatchRun[Sink], gateway: Gateway) -> Response:
 async def _read(request: Request, gateway: Gateway, holding: Holding) -> bytearray:
     """The body. What has not come whole when the service ends is not waited for."""
     try:
-        return await read_json(request, BodyLimits.of(gateway.settings), holding, gateway.bodies)
+        return await read_json(request, BodyLimits.of(gateway.settings), holding, gateway.bodies, TYPES)
     except TooSlow:
         gateway.availability.check()
         raise

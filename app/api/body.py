@@ -56,15 +56,18 @@ class Pace:
         )
 
 
-async def read_json(request: Request, limits: BodyLimits, holding: Holding, reads: BodyReads) -> bytearray:
-    """The whole body, which must be declared as JSON. It counts for `holding` as it comes.
+async def read_json(
+    request: Request, limits: BodyLimits, holding: Holding, reads: BodyReads, types: str = JSON_TYPE
+) -> bytearray:
+    """The whole body, which must be declared as JSON. It counts for `holding` as it comes. `types` are those that a
+    refusal names.
 
     Raises WrongMediaType, TooLarge, TooSlow, TryLater or InvalidRequest.
     """
     media_type = media_type_of(request)
     if media_type != JSON_TYPE:
         raise WrongMediaType(
-            f"Content-Type is {media_type[:100]!r}: it must be {JSON_TYPE}, or application/x-ndjson for lines",
+            f"Content-Type is {media_type[:100]!r}: it must be {types}",
             param="Content-Type",
             code="unsupported_media_type",
         )
@@ -125,5 +128,5 @@ async def _read(request: Request, limits: BodyLimits, holding: Holding, reads: B
 
 def _too_large(limit_bytes: int) -> TooLarge:
     return TooLarge(
-        f"the body has more than {limit_bytes} bytes (--max-body-bytes): split the batch", code="body_too_large"
+        f"the body has more than {limit_bytes} bytes (--max-body-bytes): send it in parts", code="body_too_large"
     )

@@ -1,5 +1,7 @@
 """Whether there is room for a batch. What can never fit is told apart from what may fit later, with a time."""
 
+from dataclasses import dataclass
+
 from app.batches.rate import RateMeter
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import EVERYBODY, Flow, Owner
@@ -10,6 +12,18 @@ from app.settings.declaration import Settings
 
 MIN_RETRY_S = 1.0
 SMALLEST_WINDOW = 64  # items: reading fewer is not worth its while
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What refusals call what is asked for, where its prompts are, and how it can be made smaller."""
+
+    name: str
+    param: str | None
+    remedy: str
+
+
+BATCH = Asked("batch", "prompts", "split it, or lower max_tokens or n")
 
 
 class AdmissionGate:
@@ -25,22 +39,22 @@ class AdmissionGate:
         """Items that a batch may have."""
         return min(self._settings.max_batch_items, self._settings.max_waiting_items)
 
-    def check_size(self, items: int, owner: Owner = EVERYBODY) -> None:
-        """Raises TooLarge for a batch that could never be admitted for its number of items."""
+    def check_size(self, items: int, owner: Owner = EVERYBODY, asked: Asked = BATCH) -> None:
+        """Raises TooLarge for what could never be admitted for its number of items."""
         limit = self.most_items
         if items > limit:
             flag = "--max-batch-items" if limit == self._settings.max_batch_items else "--max-waiting-items"
             raise TooLarge(
-                f"the batch has more than {limit} prompts, the most that are accepted in one ({flag}): split it",
-                param="prompts",
-                code="batch_too_large",
+                f"the {asked.name} has more than {limit} prompts, the most that are accepted in one ({flag}): split it",
+                param=asked.param,
+                code=f"{asked.name}_too_large",
             )
         if owner.max_waiting_items is not None and items > owner.max_waiting_items:
             raise TooLarge(
-                f"the batch has {items} prompts, and this API key may have {owner.max_waiting_items} waiting (its "
-                "max_waiting_items): split it",
-                param="prompts",
-                code="batch_too_large",
+                f"the {asked.name} has {items} prompts, and this API key may have {owner.max_waiting_items} waiting "
+                "(its max_waiting_items): split it",
+                param=asked.param,
+                code=f"{asked.name}_too_large",
             )
 
     def check_share(self, owner: Owner, items: int) -> None:
@@ -60,15 +74,15 @@ class AdmissionGate:
             retry_after_s=retry_after_s,
         )
 
-    def check_room(self, items: int, tokens: int) -> None:
-        """Raises TooLarge or TryLater when the batch does not fit into the backlog."""
+    def check_room(self, items: int, tokens: int, asked: Asked = BATCH) -> None:
+        """Raises TooLarge or TryLater when it does not fit into the backlog."""
         settings, backlog = self._settings, self._backlog
         if tokens > settings.max_waiting_tokens:
             raise TooLarge(
-                f"the batch may take {tokens} tokens, at most {settings.max_waiting_tokens} are accepted "
-                "(--max-waiting-tokens): split it, or lower max_tokens or n",
-                param="prompts",
-                code="batch_too_large",
+                f"the {asked.name} may take {tokens} tokens, at most {settings.max_waiting_tokens} are accepted "
+                f"(--max-waiting-tokens): {asked.remedy}",
+                param=asked.param,
+                code=f"{asked.name}_too_large",
             )
         excess_items = backlog.items + items - settings.max_waiting_items
         excess_tokens = backlog.tokens + tokens - settings.max_waiting_tokens

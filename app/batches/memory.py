@@ -28,7 +28,7 @@ class HeldBytes:
         if own + size > self._limit:
             raise TooLarge(
                 f"the request would hold {own + size} bytes of memory, at most {self._limit} are there for all "
-                "(--max-held-bytes): split the batch",
+                "(--max-held-bytes): send it in parts",
                 code="body_too_large",
             )
         if self.total + size > self._limit:

@@ -54,7 +54,7 @@ def parts_of(request: ExchangeRequest, most: int) -> list[Part]:
         raise TooLarge(
             f"{field} has {len(entries)} entries, at most {most} are accepted (--max-batch-items): split it",
             param=field,
-            code="batch_too_large",
+            code="request_too_large",
         )
     size = LISTS[request.path][1] if request.path in LISTS else len(entries)
     if len(entries) <= size or not _can_be_joined(request):

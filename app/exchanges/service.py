@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from app.batches.acceptance import priority_of_caller
-from app.batches.admission import AdmissionGate, owner_of
+from app.batches.admission import AdmissionGate, Asked, owner_of
 from app.batches.availability import Availability
 from app.batches.memory import Holding
 from app.batches.rate import RateMeter
@@ -31,6 +31,7 @@ from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.protocol import Result, Taken
 
 logger = get_logger("exchanges")
+REQUEST = Asked("request", None, "split its prompts, or lower max_tokens or n")
 
 
 class Exchanges:
@@ -78,8 +79,9 @@ class Exchanges:
         max_tokens = max_tokens_of(request, self._settings.default_max_tokens, self._fleet.max_model_len)
         tokens = request.prompt_tokens + sum(part.prompts for part in parts) * request.sequences * max_tokens
         owner = owner_of(caller)
+        self._admission.check_size(len(parts), owner, REQUEST)
         self._admission.check_share(owner, len(parts))
-        self._admission.check_room(len(parts), tokens)
+        self._admission.check_room(len(parts), tokens, REQUEST)
         for part in parts:
             self._check_convictions(path, part.body)
             holding.take(len(part.body))

@@ -1,16 +1,20 @@
 """Whether there is room, how long until there is, and what can never fit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from batch_bench import make_items, make_run
 
-from app.batches.admission import AdmissionGate
+from app.batches.admission import AdmissionGate, Asked
 from app.batches.rate import UNKNOWN_RETRY_S, RateMeter
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import EVERYBODY, Owner
 from app.errors import TooLarge, TryLater
 from app.settings.declaration import Settings
+
+ONE = Owner("key-1", max_waiting_items=10)
+OTHER = Owner("key-2")
 
 
 class Clock:
@@ -134,6 +138,19 @@ def test_more_tokens_than_may_ever_wait_are_refused_for_good() -> None:
     assert (refused.value.status, refused.value.retry_after_s, refused.value.headers) == (413, None, {})
 
 
+def test_a_refusal_says_what_was_asked_for() -> None:
+    asked = Asked("request", None, "lower max_tokens")
+    refusals: tuple[Callable[[], None], ...] = (
+        lambda: gate(max_waiting_items=3).check_size(4, asked=asked),
+        lambda: gate().check_size(11, ONE, asked),
+        lambda: gate(max_waiting_tokens=100).check_room(1, 101, asked),
+    )
+    for refusal in refusals:
+        with pytest.raises(TooLarge, match=r"^the request ") as refused:
+            refusal()
+        assert (refused.value.param, refused.value.code) == (None, "request_too_large")
+
+
 # ---------------------------------------------------------------- what may fit later
 
 
@@ -182,9 +199,6 @@ def test_a_long_wait_is_capped_in_the_header_only() -> None:
 
 
 # ---------------------------------------------------------------- what one key may have waiting
-
-ONE = Owner("key-1", max_waiting_items=10)
-OTHER = Owner("key-2")
 
 
 def test_a_batch_of_more_items_than_a_key_may_have_can_never_fit() -> None:

@@ -130,7 +130,7 @@ def test_a_prompt_in_another_field_is_no_list() -> None:
 def test_more_prompts_than_a_batch_may_have_are_too_large() -> None:
     with pytest.raises(TooLarge) as refused:
         parts_of(request(prompt=["a"] * 11), 10)
-    assert (refused.value.param, refused.value.code) == ("prompt", "batch_too_large")
+    assert (refused.value.param, refused.value.code) == ("prompt", "request_too_large")
 
 
 # ---------------------------------------------------------------- convictions
