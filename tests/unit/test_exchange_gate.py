@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engines.contract.item_errors import ItemError, ItemErrorCode
-from engines.vllm_engine.exchanges.gate import EngineBusy, ParameterGate
+from engines.vllm_engine.exchanges.gate import EngineBusy, ParameterGate, ParameterRefused
 from engines.vllm_engine.exchanges.usage import CallUsage
 from engines.vllm_engine.structure_work import StructureVerdict
 from engines.vllm_engine.worker_limits import WorkerLimit
@@ -66,7 +66,8 @@ def test_parameters_within_all_limits_pass_as_they_are(fields: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"extra_args": {"a": 1}}, "extra_args is not served"),
+        ({"extra_args": {"a": 1}}, "vllm_xargs is not served"),
+        ({"extra_args": {"kv_transfer_params": {}}}, "kv_transfer_params is not served"),
         ({"routed_experts_prompt_start": 1}, "routed_experts_prompt_start is not served"),
         ({"seed": 2**63 - 1, "n": 2}, "seed is"),
         ({"seed": -2, "n": 2}, "seed is -2"),
@@ -80,8 +81,9 @@ def test_parameters_within_all_limits_pass_as_they_are(fields: dict[str, Any]) -
     ],
 )
 def test_what_an_engine_cannot_hold_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ParameterRefused, match=f"^{named}") as refused:
         passed(**fields)
+    assert refused.value.parameter == named.partition(" ")[0]
 
 
 def test_what_only_the_vocabulary_limits_is_held_against_it() -> None:

@@ -7,6 +7,7 @@ with each request is left to it.
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,17 @@ APPLICATION_FIELDS = ("output_kind", "skip_clone", "stream_interval", "output_te
 # What only an engine with the parameters before it can tell whether it has room for.
 LIMITED_FIELDS = ("bad_words", "stop_token_ids", "min_tokens", "logprobs", "prompt_logprobs")
 NOTHING: tuple[Any, ...] = ({}, [])  # what the application sets where a request says nothing
+PLACE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")  # in msgspec's complaints
+# What the application makes extra_args of, and a request knows by these names. All others are in vllm_xargs.
+TRANSFERS = ("kv_transfer_params", "ec_transfer_params")
+
+
+class ParameterRefused(ValueError):
+    """`parameter` is the field to blame, as in vLLM's own errors."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class EngineBusy(Exception):
@@ -63,17 +75,21 @@ class ParameterGate:
             if value == getattr(self._blank, name) or name in APPLICATION_FIELDS or value in NOTHING:
                 continue
             if why := refusal(name):
-                raise ValueError(f"{name} is not served: {why}")
+                asked = _as_asked(name, value)
+                raise ParameterRefused(asked, f"{asked} is not served: {why}; leave it out")
             given[name] = _plain(value)
         try:
             fields = msgspec.convert(given, SamplingFields)
         except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from error
+            raise _mistyped(error) from error
         if params.seed is not None and (why := seed_refusal(params.seed, params.n)):
-            raise ValueError(why)
+            raise ParameterRefused("seed", why)
         for token in params.stop_token_ids or ():  # vLLM 0.26 does not check these itself
             if token >= self._vocab_size:
-                raise ValueError(f"stop_token_ids has {token}, but the vocabulary ends at {self._vocab_size - 1}")
+                end = self._vocab_size - 1
+                raise ParameterRefused(
+                    "stop_token_ids", f"stop_token_ids has {token}, but the vocabulary ends at {end}"
+                )
         return fields
 
     async def _with_structure(self, params: Any, structure: StructuredOutputs) -> Any:
@@ -91,6 +107,22 @@ class ParameterGate:
         passed.structure_use = None
         passed.learn_bad_words(self._tokenizer)
         return passed
+
+
+def _as_asked(name: str, value: Any) -> str:
+    """The name under which a request has set a field."""
+    if name != "extra_args":
+        return name
+    return next((transfer for transfer in TRANSFERS if transfer in value), "vllm_xargs")
+
+
+def _mistyped(error: msgspec.ValidationError) -> ValueError:
+    found = PLACE.search(str(error))
+    if found is None:
+        return ValueError(str(error))
+    reason = str(error)[: found.start()].replace("`", "")
+    path = found["path"]
+    return ParameterRefused(re.split(r"[.\[]", path)[0], f"{path}: {reason[:1].lower()}{reason[1:]}")
 
 
 def _plain(value: Any) -> Any:
