@@ -14,6 +14,7 @@ PhalanxError
 │   ├── RangeNotSatisfiable 416  none of the bytes that are asked for are there
 │   ├── Unprocessable       422  an idempotency key that stands for another body
 │   ├── HeadTooLarge        431
+│   ├── GatewayFailed       500  the fault is the gateway's
 │   └── TryLater            429 or 503, with Retry-After
 ├── BrokenOff               an answer that has begun cannot be completed: its connection ends
 └── FatalError              the operator must act: the service ends with this message and exit code
@@ -134,6 +135,19 @@ class HeadTooLarge(RequestError):
     """The request's line and headers are longer than any real ones."""
 
     status = 431
+
+
+class GatewayFailed(RequestError):
+    """The request may be well: the gateway failed on it, and the operator must look at its log."""
+
+    status = 500
+    kind = "internal_server_error"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the gateway failed on this request; its log says why, under the X-Request-ID of this answer",
+            code="internal_error",
+        )
 
 
 class TryLater(RequestError):

@@ -54,20 +54,19 @@ class KeyCheck:
     def _caller(self, scope: Scope) -> Caller:
         if self._keys is None:
             return OPERATOR
-        shown = header_of(scope, b"authorization")
         if scope["path"] in OPEN:
-            return self._visitor(shown)
-        caller = self._keys.find(_secret(shown))
+            return self._visitor(scope)
+        caller = self._keys.find(_secret(scope))
         if caller is None:
             raise _unauthorized(
                 "the API key is unknown here, or was revoked: use one that `phalanx api-keys list` shows"
             )
         return caller
 
-    def _visitor(self, shown: str | None) -> Caller:
+    def _visitor(self, scope: Scope) -> Caller:
         """Who looks at what is open to all: an admin sees more of it than a stranger."""
         try:
-            return (self._keys.find(_secret(shown)) if self._keys else None) or STRANGER
+            return (self._keys.find(_secret(scope)) if self._keys else None) or STRANGER
         except Unauthorized:
             return STRANGER
 
@@ -105,8 +104,11 @@ def require_admin(request: Request) -> None:
         )
 
 
-def _secret(authorization: str | None) -> str:
-    """What stands after Bearer. Raises Unauthorized."""
+def _secret(scope: Scope) -> str:
+    """What stands after Bearer, or where Anthropic's clients put it. Raises Unauthorized."""
+    authorization = header_of(scope, b"authorization")
+    if authorization is None and (api_key := (header_of(scope, b"x-api-key") or "").strip()):
+        return api_key
     if authorization is None:
         raise _unauthorized("there is no API key: send the header Authorization: Bearer KEY")
     scheme, _, secret = authorization.strip().partition(" ")

@@ -28,7 +28,8 @@ class Answers:
 
     component: str | None
     errors: tuple[int, ...] = ()
-    unavailable: str = "ErrorAnswer"  # the component of a 503
+    refused: str = "ErrorAnswer"  # the component of errors
+    unavailable: str | None = None  # that of a 503, where it is another one
     success: int = 200
     example: Schema | None = None
     others: Mapping[str, Schema] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Every error answer in OpenAI's shape, FastAPI's own included."""
+"""Every error answer in OpenAI's shape, FastAPI's own included; in Anthropic's on the paths of its API."""
 
 from typing import Literal
 
@@ -11,8 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from app.api import anthropic_errors
 from app.api.refusals import log_refusal
-from app.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError
+from app.api.request_id import REQUEST_ID
+from app.errors import GatewayFailed, InvalidRequest, MethodNotAllowed, NotFound, RequestError
 from app.journal.errors import JournalError
 from app.journal.refusals import refusal_of
 from app.validation import short
@@ -53,40 +55,45 @@ def body_of(error: RequestError) -> ErrorBody:
     return body
 
 
-def answer(error: RequestError) -> Response:
-    """The HTTP answer of an error."""
-    return Response(_encode(ErrorAnswer(body_of(error))), error.status, error.headers, "application/json")
+def answer(error: RequestError, scope: Scope | None = None) -> Response:
+    """The HTTP answer of an error; without a scope, of what was no request."""
+    response = Response(_content(error, scope), error.status, error.headers, "application/json")
+    if scope is not None and _is_anthropics(scope):
+        response.headers[anthropic_errors.REQUEST_ID_HEADER] = scope[REQUEST_ID]
+    return response
+
+
+def event(error: RequestError, scope: Scope) -> bytes:
+    """The last event of a stream that has failed."""
+    name = b"event: error\n" if _is_anthropics(scope) else b""
+    return name + b"data: " + _content(error, scope) + b"\n\n"
 
 
 def refusal(scope: Scope, error: RequestError) -> Response:
     """The same, and a line in the log."""
     log_refusal(scope, error)
-    return answer(error)
+    return answer(error, scope)
 
 
-def internal_error() -> Response:
+def internal_error(scope: Scope) -> Response:
     """The answer when the fault is ours; the log has the traceback."""
-    body = ErrorBody(
-        message="the gateway failed on this request; its log says why, under the X-Request-ID of this answer",
-        type="internal_server_error",
-        param=None,
-        code="internal_error",
-    )
-    return Response(_encode(ErrorAnswer(body)), 500, media_type="application/json")
+    return answer(GatewayFailed(), scope)
 
 
 def install(app: FastAPI) -> None:
     """Lets all errors of an application answer in this shape."""
 
     async def on_request_error(request: Request, error: Exception) -> Response:
-        return refusal(request.scope, error) if isinstance(error, RequestError) else internal_error()
+        scope = request.scope
+        return refusal(scope, error) if isinstance(error, RequestError) else internal_error(scope)
 
     async def on_journal_error(request: Request, error: Exception) -> Response:
-        return refusal(request.scope, refusal_of(error)) if isinstance(error, JournalError) else internal_error()
+        scope = request.scope
+        return refusal(scope, refusal_of(error)) if isinstance(error, JournalError) else internal_error(scope)
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
-            return internal_error()
+            return internal_error(request.scope)
         response = refusal(request.scope, _translate(request, error))
         response.status_code = error.status_code
         response.headers.update(error.headers or {})
@@ -99,14 +106,24 @@ def install(app: FastAPI) -> None:
         name = str(first["loc"][-1])
         return refusal(request.scope, InvalidRequest(f"{name}: {first['msg']}", param=name))
 
-    async def on_failure(_: Request, __: Exception) -> Response:
-        return internal_error()  # and whoever serves the application hears of it, too, and logs it
+    async def on_failure(request: Request, _: Exception) -> Response:
+        return internal_error(request.scope)  # and whoever serves the application hears of it, too, and logs it
 
     app.add_exception_handler(Exception, on_failure)
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(JournalError, on_journal_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
+
+
+def _content(error: RequestError, scope: Scope | None) -> bytes:
+    if scope is not None and _is_anthropics(scope):
+        return anthropic_errors.encoded(error, scope[REQUEST_ID])
+    return _encode(ErrorAnswer(body_of(error)))
+
+
+def _is_anthropics(scope: Scope) -> bool:
+    return scope["path"] in anthropic_errors.PATHS
 
 
 def _allowed(app: FastAPI, request: Request) -> str:

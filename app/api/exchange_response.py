@@ -7,11 +7,10 @@ for a while is sent a comment, which keeps it and the proxies before it waiting;
 
 import asyncio
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.errors import ErrorAnswer, answer, body_of
+from app.api.errors import answer, event
 from app.api.leaving import until_gone
 from app.api.silence import Silence
 from app.batches.memory import Holding
@@ -25,7 +24,6 @@ from engines.contract.exchanges import AnswerHead
 
 STREAM = AnswerHead(200, "text/event-stream; charset=utf-8")
 COMMENT = b": waiting\n\n"
-_encode = msgspec.json.Encoder().encode
 
 
 class ExchangeResponse(Response):
@@ -81,10 +79,10 @@ class ExchangeResponse(Response):
     async def _send_ending(self, ending: Ending, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = _refusal(ending)
         if refusal is not None and not self._has_begun:
-            await answer(refusal)(scope, receive, send)
+            await answer(refusal, scope)(scope, receive, send)
             return
         if refusal is not None:
-            await self._send_last(send, b"data: " + _encode(ErrorAnswer(body_of(refusal))) + b"\n\n")
+            await self._send_last(send, event(refusal, scope))
             return
         if not self._has_begun:
             await self._begin(send, ending.head or STREAM, length=len(ending.body))

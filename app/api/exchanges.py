@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.api import anthropic_errors
 from app.api.auth import caller_of
 from app.api.body import BodyLimits, read_json
 from app.api.describing import Answers, Described
@@ -32,7 +33,11 @@ class ExchangeAnswer(msgspec.Struct):
     """What the API says that the request is of."""
 
 
-SCHEMAS = (Described(ExchangeBody, is_read=True), Described(ExchangeAnswer))
+SCHEMAS = (
+    Described(ExchangeBody, is_read=True),
+    Described(ExchangeAnswer),
+    *(Described(struct) for struct in anthropic_errors.STRUCTS),
+)
 SUMMARIES = {
     Exchange.COMPLETIONS: "OpenAI's completions",
     Exchange.CHAT_COMPLETIONS: "OpenAI's chat completions",
@@ -52,7 +57,13 @@ SUMMARIES = {
     Exchange.DETOKENIZE: "The text of tokens",
 }
 ANSWERS = {
-    str(path): Answers("ExchangeAnswer", (403, 404, 408, 413, 415, 503), takes="ExchangeBody") for path in Exchange
+    str(path): Answers(
+        "ExchangeAnswer",
+        (403, 404, 408, 413, 415, 503),
+        refused="AnthropicErrorAnswer" if path in anthropic_errors.PATHS else "ErrorAnswer",
+        takes="ExchangeBody",
+    )
+    for path in Exchange
 }
 
 

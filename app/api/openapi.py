@@ -24,10 +24,10 @@ from app.errors import MAX_RETRY_AFTER_S
 DESCRIPTION = """\
 Takes batches of prompts, spreads them over data-parallel ranks and answers with one result per prompt, in order.
 
-Errors have OpenAI's shape on every path: an unknown path is 404, another method on a known one is 405, and on a
-loopback address a `Host` that is none of the server's names is 400. Where the service was started with API keys, an
-unknown path needs one, too. A head that comes too slowly is 408, one that is too large is 431, and what is no HTTP is
-400; a connection beyond the bound is answered 503.
+Errors have OpenAI's shape on every path, but Anthropic's on those of its API: an unknown path is 404, another method on
+a known one is 405, and on a loopback address a `Host` that is none of the server's names is 400. Where the service was
+started with API keys, an unknown path needs one, too. A head that comes too slowly is 408, one that is too large is
+431, and what is no HTTP is 400; a connection beyond the bound is answered 503.
 """
 SECURITY_SCHEME = "ApiKey"
 EVERYWHERE = (400, 500)
@@ -104,7 +104,7 @@ def _responses(path: str, answers: Answers) -> dict[str, Schema]:
     for other, component in answers.also.items():
         found[str(other)] = {"description": "Success", "content": {JSON_TYPE: {"schema": ref(component)}}}
     for status in sorted((*EVERYWHERE, *answers.errors, *(WITH_A_KEY if needs_key else ()))):
-        found[str(status)] = _error(status, answers.unavailable if status == 503 else "ErrorAnswer")
+        found[str(status)] = _error(status, (answers.unavailable if status == 503 else None) or answers.refused)
     for status, answer in found.items():
         answer["headers"] = _header_refs(int(status), needs_key)
     return found

@@ -56,7 +56,7 @@ class Frontdoor:
             if status:
                 raise
             logger.exception("request_failed", method=scope["method"], route=route_of(scope))
-            await internal_error()(scope, receive, send_with_id)
+            await internal_error(scope)(scope, receive, send_with_id)
         finally:
             self._metrics.request(scope["method"], route_of(scope), status or 499, time.monotonic() - began)
             trace.end(scope["method"], route_of(scope), status or 499)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import anthropic
 import jsonschema
 import pytest
 
@@ -184,6 +185,28 @@ def test_messages_are_answered_streamed_and_counted_as_anthropics_clients_expect
     choice = {"type": "tool", "name": "weather"}
     called = answered(one_rank, MESSAGES, **body | {"max_tokens": 200}, tools=[tool], tool_choice=choice)
     assert [part["type"] for part in called["content"]] == ["tool_use"]
+
+
+def test_anthropics_package_reads_answers_and_refusals(one_rank: Service) -> None:
+    model = model_of(one_rank)
+    with anthropic.Anthropic(base_url=one_rank.url, api_key="none", max_retries=0) as client:
+        message = client.messages.create(model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=4)
+        assert (message.stop_reason, message.usage.output_tokens) == ("max_tokens", 4)
+        with pytest.raises(anthropic.NotFoundError) as refused:
+            client.messages.create(model="another", messages=[{"role": "user", "content": "Hi"}], max_tokens=4)
+        check_anthropics(refused.value, "not_found_error", "model_not_found")
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            client.messages.create(
+                model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=4, temperature=-1
+            )
+        check_anthropics(refused.value, "invalid_request_error", "invalid_request")
+
+
+def check_anthropics(error: anthropic.APIStatusError, type_: str, code: str) -> None:
+    body: Any = error.body
+    assert (body["type"], body["error"]["type"]) == ("error", type_)
+    assert body["error"]["details"] == {"error_code": code}
+    assert body["request_id"] == error.request_id == error.response.headers["x-request-id"]
 
 
 def test_tokens_are_those_of_the_model(one_rank: Service) -> None:

@@ -60,10 +60,16 @@ class Door:
         return {"done": True}
 
     def ask(
-        self, path: str, secret: str | None = None, method: str = "GET", authorization: str | None = None
+        self,
+        path: str,
+        secret: str | None = None,
+        method: str = "GET",
+        authorization: str | None = None,
+        x_api_key: str | None = None,
     ) -> Answer:
         header = authorization if authorization is not None else f"Bearer {secret}" if secret else None
         headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
+        headers += [] if x_api_key is None else [(b"x-api-key", x_api_key.encode())]
         return Answer(asyncio.run(self._run(path, method, headers)))
 
     async def _run(self, path: str, method: str, headers: Iterable[tuple[bytes, bytes]]) -> list[Message]:
@@ -95,6 +101,15 @@ def test_a_key_opens_and_says_whose_it_is(file: KeysFile) -> None:
     assert door.ask("/who", plain.secret).body == {"key": "plain", "admin": False}
     assert door.ask("/who", boss.secret).body == {"key": "boss", "admin": True}
     assert door.ask("/who", authorization=f"bearer   {plain.secret} ").status == 200
+
+
+def test_a_key_may_stand_where_anthropics_clients_put_it(file: KeysFile) -> None:
+    plain, boss = file.create("plain"), file.create("boss", admin=True)
+    door = Door(file)
+    assert door.ask("/who", x_api_key=plain.secret).body == {"key": "plain", "admin": False}
+    assert door.ask("/who", boss.secret, x_api_key=plain.secret).body["key"] == "boss"
+    for wrong in ("", " ", "phx-unknown"):
+        assert door.ask("/who", x_api_key=wrong).status == 401
 
 
 @pytest.mark.parametrize("path", ["/who", "/nothing", "/health/", "/HEALTH", "//health", "/docs/", "/metrics", "/"])

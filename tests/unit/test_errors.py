@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from app.api import errors
+from app.api.request_id import REQUEST_ID
 from app.errors import (
     FatalError,
     Forbidden,
@@ -58,6 +59,43 @@ def test_what_an_error_does_not_know_is_null() -> None:
         "param": None,
         "code": "invalid_request",
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "type_"),
+    [
+        (InvalidRequest("it is wrong", code="a_code"), "invalid_request_error"),
+        (Unauthorized("it is wrong", code="a_code"), "authentication_error"),
+        (Forbidden("it is wrong", code="a_code"), "permission_error"),
+        (NotFound("it is wrong", code="a_code"), "not_found_error"),
+        (MethodNotAllowed("it is wrong", code="a_code"), "invalid_request_error"),
+        (TooLarge("it is wrong", code="a_code"), "request_too_large"),
+        (TryLater("it is wrong", status=429, code="a_code", retry_after_s=1.0), "rate_limit_error"),
+        (TryLater("it is wrong", status=503, code="a_code", retry_after_s=1.0), "overloaded_error"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_errors_of_anthropics_api_have_its_shape_and_its_words(error: RequestError, type_: str, path: str) -> None:
+    answer = errors.answer(error, {"path": path, REQUEST_ID: "req-1"})
+    fields = {"type": type_, "message": "it is wrong", "details": {"error_code": "a_code"}}
+    assert json.loads(answer.body) == {"type": "error", "error": fields, "request_id": "req-1"}
+    assert (answer.status_code, answer.headers["request-id"]) == (error.status, "req-1")
+    assert ("retry-after" in answer.headers) == (error.status in (429, 503))
+
+
+def test_a_fault_of_ours_is_one_in_anthropics_api_too() -> None:
+    answer = errors.internal_error({"path": "/v1/messages", REQUEST_ID: "req-1"})
+    assert (answer.status_code, json.loads(answer.body)["error"]["type"]) == (500, "api_error")
+
+
+def test_a_stream_that_fails_ends_as_its_clients_expect() -> None:
+    error = InvalidRequest("it is wrong")
+    plain = errors.event(error, {"path": "/v1/completions"})
+    assert json.loads(plain.removeprefix(b"data: ")) == body_of(error)
+    named = errors.event(error, {"path": "/v1/messages", REQUEST_ID: "req-1"})
+    assert named.startswith(b'event: error\ndata: {"type":"error","error":{')
+    assert plain.endswith(b"}\n\n")
+    assert named.endswith(b"}\n\n")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +176,7 @@ def test_a_wrong_part_of_a_path_is_400_and_named() -> None:
 
 
 def test_a_fault_of_ours_says_where_to_look() -> None:
-    answer = errors.internal_error()
+    answer = errors.internal_error({"path": "/v1/batch_generate"})
     assert answer.status_code == 500
     assert "X-Request-ID" in json.loads(answer.body)["error"]["message"]
 
