@@ -64,6 +64,8 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
         "enable_expert_parallel": spec.expert_parallel,
         "disable_log_stats": False,
     }
+    if spec.served_as:
+        arguments.setdefault("served_model_name", spec.served_as)  # what vLLM's own messages and metrics call it
     if spec.otlp_traces_endpoint is not None:
         arguments["otlp_traces_endpoint"] = spec.otlp_traces_endpoint
     if spec.is_launched:
