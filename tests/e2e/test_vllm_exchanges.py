@@ -68,6 +68,9 @@ def test_a_completion_is_what_a_batch_says_and_ends_where_it_is_told_to(one_rank
     (choice,) = answered(one_rank, COMPLETIONS, prompt=PROMPT, **GREEDY, stop=[stop])["choices"]
     assert choice["text"] == text[: text.index(stop)]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    many = [*(f"none {number}" for number in range(63)), stop]
+    (choice,) = answered(one_rank, COMPLETIONS, prompt=PROMPT, **GREEDY, stop=many)["choices"]
+    assert choice["stop_reason"] == stop
 
 
 def test_several_outputs_have_their_places_and_their_logprobs(one_rank: Service) -> None:
