@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from app.batches.request import PRIORITY_BOUND
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, NotFound
 from app.validation import DECODE_ERRORS, complaint
 from engines.contract.exchanges import Exchange
 
@@ -53,6 +53,23 @@ class ExchangeRequest:
                 f"priority is {asked}: it must be from {-PRIORITY_BOUND} to {PRIORITY_BOUND}", param="priority"
             )
         return asked
+
+    def check_state(self) -> None:
+        """Raises InvalidRequest or NotFound for what takes a response that is stored: there are none."""
+        if self.path is not Exchange.RESPONSES:
+            return
+        if self._read("background", bool):
+            raise InvalidRequest(
+                "background is true, and responses are not stored here: leave it out, or use /v1/batches",
+                param="background",
+                code="unsupported_parameter",
+            )
+        if self.raw("previous_response_id") is not None:
+            raise NotFound(
+                "previous_response_id names a response, and none is stored here: send what was said before in input",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
 
     @property
     def sequences(self) -> int:

@@ -126,6 +126,7 @@ class Exchanges:
             )
         if why := self.refusal(request.path):
             raise NotFound(why, code="not_offered")
+        request.check_state()
 
     def refusal(self, path: str) -> str | None:
         """Why the served model has no such path; None if it has, or while nobody knows."""

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.errors import InvalidRequest, TooLarge
+from app.errors import InvalidRequest, RequestError, TooLarge
 from app.exchanges.parts import Part, parts_of, prompts_of
 from app.exchanges.poison import KEPT_S, MOST_KEPT, Convictions
 from app.exchanges.refusals import refusal_of_answer, refusal_of_item
@@ -14,6 +14,8 @@ from engines.contract.exchanges import Exchange
 from engines.contract.item_errors import ItemError, ItemErrorCode
 
 COMPLETIONS, CHAT, EMBEDDINGS = Exchange.COMPLETIONS, Exchange.CHAT_COMPLETIONS, Exchange.EMBEDDINGS
+RESPONSES = Exchange.RESPONSES
+Json = dict[str, Any]  # Any: JSON
 
 
 def request(path: Exchange = COMPLETIONS, **fields: Any) -> ExchangeRequest:
@@ -50,6 +52,18 @@ def test_a_priority_beyond_all_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
         _ = request(priority=10**12).priority
     assert refused.value.param == "priority"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "remedy"),
+    [({"background": True}, 400, "use /v1/batches"), ({"previous_response_id": "resp_1"}, 404, "send what was said")],
+)
+def test_what_takes_a_stored_response_is_refused_with_a_remedy(fields: Json, status: int, remedy: str) -> None:
+    with pytest.raises(RequestError, match=remedy) as refused:
+        request(RESPONSES, input="Hi", **fields).check_state()
+    assert (refused.value.status, refused.value.param) == (status, *fields)
+    request(CHAT, **fields).check_state()  # there they are nothing
+    request(RESPONSES, input="Hi", store=True, background=False, previous_response_id=None).check_state()
 
 
 @pytest.mark.parametrize(
