@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from app.keys.key import KeyLimits
 from app.keys.store import KeysFile
 from bench.engine_settings import DEFAULTS, EngineSettings
 from bench.vllm_server import VllmServer
+from engines.vllm_engine.variables import STRICT_TOOLS
 from tests.service import bearer, serving
 
 MODEL = "phalanx-tiny"
@@ -66,12 +68,14 @@ def phalanx(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
 
 @contextmanager
 def vllm(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
-    """`vllm serve`, with the engine arguments that Phalanx chooses by itself on a CPU, and these."""
-    arguments = DEFAULTS["cpu"] | engine
+    """`vllm serve`, with what Phalanx chooses by itself on a CPU, how structures are held included, and these."""
+    arguments = DEFAULTS["cpu"] | {"structured_outputs_config": {"backend": "guidance"}} | engine
     settings = EngineSettings(model=str(model), is_moe=False, dp_size=1, device="cpu", arguments=arguments)
     server = VllmServer(settings, folder, ["--served-model-name", MODEL, *VLLM_FLAGS])
     try:
-        server.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(STRICT_TOOLS, "0")
+            server.start()
         yield Server(server.url, MODEL, model)
     finally:
         server.stop()
