@@ -19,10 +19,11 @@ class RateMeter:
         self._pieces = 0  # of work that has come and not ended
 
     def busy(self) -> None:
-        """A piece of work has come: from now on time counts."""
-        self._pieces += 1
-        if self._last is None:
+        """A piece of work has come. Where there was none, time counts from now on: what has passed since the last
+        tokens were done was idle, or went into what was given up."""
+        if not self._pieces:
             self._last = self._clock()
+        self._pieces += 1
 
     def observe(self, tokens: int) -> None:
         """So many tokens were done. None are: what ended was given up, and the time that it took is not over."""
@@ -36,14 +37,8 @@ class RateMeter:
         self._last = now
 
     def done(self) -> None:
-        """A piece of work has ended. Its last tokens may be counted still, until `rest`."""
+        """A piece of work has ended. Its last tokens may be counted still."""
         self._pieces -= 1
-
-    def rest(self) -> None:
-        """Time counts no longer if nothing is left to do. What has passed since the last tokens were done went into
-        what was given up."""
-        if not self._pieces:
-            self._last = None
 
     @property
     def tokens_per_s(self) -> float | None:

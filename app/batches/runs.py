@@ -140,7 +140,6 @@ class Runs:
             self._take_out(run)
             if run.forecast is not None:
                 self.forecasts.end(run.forecast)
-            self._rate.rest()
 
     async def stop(self) -> None:
         """Returns when nothing is read any more for any batch. May be called twice."""
@@ -169,7 +168,6 @@ class Runs:
     def _end(self, run: AnyRun, status: Status, error: ItemError | None = None) -> None:
         self._dispatcher.cancel(run.flow)
         run.end(status, error)
-        self._rate.rest()
 
     def _take_out(self, run: AnyRun) -> None:
         life = self._active.pop(run)
@@ -220,7 +218,6 @@ class Runs:
     def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
         """A rank has answered; the items' batches know. `completed_tokens` are what the answered items cost."""
         self._rate.observe(completed_tokens)
-        self._rate.rest()
         self._metrics.results(rank, results)
 
 

@@ -147,7 +147,6 @@ class Exchanges:
         if run in self._active and run.ending is None:
             self._dispatcher.cancel(run.flow)
             self._forget(run)
-            self._rate.rest()
             self._count(run, "cancelled", None)
 
     def end_all(self, error: ItemError) -> None:

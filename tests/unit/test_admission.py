@@ -78,7 +78,6 @@ def test_idle_time_does_not_count() -> None:
         clock.now += 1
         meter.observe(100)
         meter.done()
-        meter.rest()
         clock.now += 3600
     assert meter.tokens_per_s == pytest.approx(100)
 
@@ -114,7 +113,6 @@ def test_the_time_of_work_that_was_given_up_does_not_make_the_rate_look_slow() -
         clock.now += 600  # a batch that is cancelled, or comes to its timeout
         meter.observe(0)
         meter.done()
-        meter.rest()
     assert meter.tokens_per_s == pytest.approx(100)
 
 
