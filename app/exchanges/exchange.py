@@ -73,6 +73,7 @@ class ExchangeRun:
         self.item: Item
         self.began_at = time.monotonic()
         self.first_byte_s: float | None = None
+        self.was_broken_off = False  # its stream had begun when its rank was lost
         self._holding = holding
         self._on_taken = on_taken
         self._on_done = on_done
@@ -105,6 +106,7 @@ class ExchangeRun:
         """The rank was lost with the item, which will run again, or be tried."""
         self._trace.finished(item.index, "lost", None)
         if item.has_begun:
+            self.was_broken_off = True
             self._end(Ending(error=item.broken_off(Result(item.attempt, Outcome.LOST)).error))
 
     def item_chunk(self, item: Item, chunk: Chunk) -> None:

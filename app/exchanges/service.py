@@ -171,7 +171,10 @@ class Exchanges:
             self._convictions.add(run.path, run.item.prompt)
         if run in self._active:
             self._forget(run)
-            self._count(run, "ok" if result.error is None else "error", result)
+            if run.was_broken_off:  # whatever came of its trial, its client has had an error, and no answer
+                self._count(run, "error", None)
+            else:
+                self._count(run, "ok" if result.error is None else "error", result)
 
     def _forget(self, run: ExchangeRun) -> None:
         self._active.remove(run)

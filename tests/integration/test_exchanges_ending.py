@@ -123,6 +123,8 @@ def test_a_lost_rank_is_not_noticed_before_the_first_byte() -> None:
             for answer in answers:
                 assert (answer.result().status_code, answer.result().json()["choices"]) == (200, before)
         until(service.is_idle, "something is left")
+        ended = {status: service.metric("phalanx_exchanges_total", status=status) for status in ("ok", "error")}
+        assert ended == {"ok": 9, "error": 1}, "the stream that was broken off has no answer, and is counted once"
 
 
 def test_what_crashes_its_engine_is_convicted_and_then_refused() -> None:
