@@ -59,6 +59,7 @@ ANSWERS = {
     "GET /v1/batches": Answers(OpenAIBatchList.__name__, (503,)),
     f"GET {PATH}": Answers(BatchObject.__name__, (404, 503)),
     f"POST {PATH}/cancel": Answers(BatchObject.__name__, (403, 404, 503)),
+    f"POST {PATH}/resume": Answers(BatchObject.__name__, (403, 404, 409, 503)),
 }
 
 
@@ -102,6 +103,13 @@ async def cancel_batch(request: Request, batch_id: str) -> Response:
     """It is `cancelling`, and then `cancelled`, with what is finished in its files. One that has ended stays so."""
     gateway = gateway_of(request)
     return await _shown(gateway, await gateway.openai_batches.cancel(await _find(request, batch_id)))
+
+
+@router.post(f"{PATH}/resume", summary="Resume a batch of a file that is held")
+async def resume_batch(request: Request, batch_id: str) -> Response:
+    """Tried again, though its gateways ended while it ran; `errors` says why it is held."""
+    gateway = gateway_of(request)
+    return await _shown(gateway, await gateway.openai_batches.resume(await _find(request, batch_id)))
 
 
 async def _find(request: Request, batch_id: str) -> StoredOpenAIBatch:

@@ -6,11 +6,12 @@ import msgspec
 
 from app.journal.openai_records import StoredOpenAIBatch
 from app.journal.records import Counts, StoredBatch, TokenUsage
-from app.openai_batches.input_line import Problem
+from app.journal.states import BatchState
+from app.openai_batches.input_line import Problem, ProblemCode
 
 
 class Problems(msgspec.Struct, kw_only=True):
-    """What is wrong with an input file; at most so many things are listed."""
+    """What is wrong with an input file, or why nothing of a batch in progress runs; at most 100 things are listed."""
 
     object: Literal["list"] = "list"
     data: list[Problem]
@@ -84,7 +85,7 @@ def shown(batch: StoredOpenAIBatch, run: StoredBatch | None) -> BatchObject:
         id=batch.id,
         endpoint=batch.endpoint,
         model=run.model if run else None,
-        errors=Problems(data=_decode_problems(batch.errors)) if batch.errors else None,
+        errors=_problems(batch, run),
         input_file_id=batch.input_file_id,
         completion_window=batch.completion_window,
         status=batch.status,
@@ -103,6 +104,14 @@ def shown(batch: StoredOpenAIBatch, run: StoredBatch | None) -> BatchObject:
         usage=usage_of(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         metadata=_decode_metadata(batch.metadata) if batch.metadata else None,
     )
+
+
+def _problems(batch: StoredOpenAIBatch, run: StoredBatch | None) -> Problems | None:
+    if batch.errors:
+        return Problems(data=_decode_problems(batch.errors))
+    if run is not None and run.state is BatchState.HELD:
+        return Problems(data=[Problem(code=ProblemCode.BATCH_HELD, line=None, message=run.reason or "it is held")])
+    return None
 
 
 def _whole(seconds: float | None) -> int | None:

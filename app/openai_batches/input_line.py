@@ -12,8 +12,9 @@ SPACE = b" \t\r"  # a line may hold nothing else, and end with \r\n
 
 
 class ProblemCode(StrEnum):
-    """What may be wrong with an input file."""
+    """What may be wrong with a batch: with its input file, but for the first."""
 
+    BATCH_HELD = "batch_held"  # nothing of it runs until the reason, which the message gives, is gone
     INPUT_FILE_GONE = "input_file_gone"  # it was deleted, or expired, before it was read
     EMPTY_FILE = "empty_file"
     TOO_MANY_TASKS = "too_many_tasks"

@@ -141,6 +141,14 @@ class OpenAIBatches:
             await self._batches.cancel(await self._keeper.journal.of_ordinal(cancelled.run))
         return cancelled
 
+    async def resume(self, batch: StoredOpenAIBatch) -> StoredOpenAIBatch:
+        """One that is held is tried again. Raises WrongState."""
+        run = None if batch.run is None else await self._keeper.journal.of_ordinal(batch.run)
+        if run is None or run.state is not BatchState.HELD:
+            raise WrongState(f"{batch.id} is {batch.status}, and is not held: only one that is held can be resumed")
+        await self._batches.resume(run)
+        return await self.now(batch)
+
     async def now(self, batch: StoredOpenAIBatch) -> StoredOpenAIBatch:
         """The batch as it is. Raises NoSuchBatch."""
         found = await self._keeper.journal.openai_batches.get(batch.id, None)

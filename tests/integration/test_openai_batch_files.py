@@ -83,6 +83,8 @@ def test_every_line_is_answered_once(client: openai.OpenAI) -> None:
     assert (answer["error"], answer["response"]["status_code"]) == (None, 200)
     assert answer["response"]["body"]["choices"][0]["text"] == alone.choices[0].text
     assert done.id in [found.id for found in client.batches.list()]
+    with pytest.raises(openai.ConflictError, match="is not held"):
+        client.post(f"/batches/{done.id}/resume", cast_to=Batch)
 
 
 def test_a_line_that_is_refused_has_its_answer_in_the_error_file(client: openai.OpenAI) -> None:

@@ -135,6 +135,9 @@ def test_openais_client_reads_a_batch_with_its_run() -> None:
     counted = read.request_counts
     assert counted and (counted.total, counted.completed, counted.failed) == (10, 4, 1)
     assert read.usage and (read.usage.total_tokens, read.usage.input_tokens_details.cached_tokens) == (12, 2)
+    held = msgspec.structs.replace(run_of(10, counts, usage), state=BatchState.HELD, reason="no rank is left")
+    errors = as_openais_client_reads_it(running, held).errors
+    assert errors and errors.data and (errors.data[0].code, errors.data[0].message) == ("batch_held", "no rank is left")
 
 
 def run_of(size: int, counts: Counts, usage: TokenUsage) -> StoredBatch:
