@@ -15,16 +15,19 @@ import psycopg
 
 from app.journal.place import FILE_NAME, Place, ServerPlace
 from engines.host.runtime import sweep
+from tests.exchanging import COMPLETIONS, ask
+from tests.given import Record
+from tests.openai_batches import FollowedBatch, custom_id_of
 from tests.service import BATCH, Json, Service, as_object, until
 
 RESULTS = """
-    SELECT batches.idempotency_key, results.idx, results.seq, results.body
+    SELECT batches.idempotency_key, results.idx, results.body
     FROM results JOIN batches ON batches.ordinal = results.batch WHERE batches.removed_at IS NULL
 """
 SLOW_ENOUGH: dict[str, Any] = {"step_ms": 4, "max_num_seqs": 16}  # about a thousand items a second
+COMPARED = 50  # results of a batch with those of an undisturbed rank
 PARAMS = {"max_tokens": 8, "ignore_eos": True}
 FLAGS = ("--stop-timeout-s", "2", "--drain-timeout-s", "2", "--restart-backoff-s", "20ms", "--keepalive-s", "0.2")
-Item = tuple[str, int]  # a batch's idempotency key, and an index
 
 
 class Gateways:
@@ -32,15 +35,14 @@ class Gateways:
 
     def __init__(self, place: Place, record: Path) -> None:
         self.place = place
-        self._record = record
-        self._read = 0
+        self._given = Record(record)
         self.service: Service | None = None
 
     def start(self) -> Service:
         """Until it listens. Its ranks load."""
         is_server = isinstance(self.place, ServerPlace)
         where = ("--journal-url", self.place.url) if is_server else ("--data-dir", str(self.place.folder))
-        self.service = Service(*where, *FLAGS, prompts_file=str(self._record), **SLOW_ENOUGH)
+        self.service = Service(*where, *FLAGS, prompts_file=str(self._given.path), **SLOW_ENOUGH)
         self.service.errors_expected = True
         self.service.start()
         return self.service
@@ -74,23 +76,21 @@ class Gateways:
 
     # -- what is true of them
 
-    def ran(self) -> Counter[str]:
-        """Prompts that ranks were given since this was last asked."""
-        with self._record.open("rb") as record:
-            record.seek(self._read)
-            lines = record.read().decode().splitlines()
-            self._read = record.tell()
-        return Counter(line.strip('"') for line in lines)
-
-    def stored(self) -> dict[Item, bytes]:
-        """Results that are durable, by batch and index."""
-        found: dict[Item, bytes] = {}
-        for key, index, _, body in self._rows():
-            assert (key, index) not in found, f"two results of {key}, {index}"
-            found[key, index] = bytes(body)
+    def stored(self) -> dict[str, bytes]:
+        """Results that are durable, by the prompt. That of a line of OpenAI's API is its custom_id, too."""
+        found: dict[str, bytes] = {}
+        for key, index, body in self._rows():
+            prompt = custom_id_of(bytes(body).decode()) if key is None else prompt_of(key, index)
+            assert prompt not in found, f"two results of {prompt}"
+            found[prompt] = bytes(body)
         return found
 
-    def _rows(self) -> list[tuple[str, int, int, bytes]]:
+    def ran(self) -> Counter[str]:
+        """Prompts that ranks were given since this was last asked."""
+        given = self._given.news()
+        return Counter({_prompt_in(text): count for text, count in given.items()})
+
+    def _rows(self) -> list[tuple[str | None, int, bytes]]:
         if isinstance(self.place, ServerPlace):
             with psycopg.connect(self.place.url) as server:
                 return server.execute(RESULTS).fetchall()
@@ -110,6 +110,17 @@ class Reader:
         self.id: str | None = None
         self.heard: dict[int, Json] = {}
         self.last_seq = 0
+
+    @property
+    def prompts_heard(self) -> set[str]:
+        """Those whose results were read."""
+        return {self.prompts[index] for index in list(self.heard)}  # another thread may add to them
+
+    def compare(self, service: Service) -> None:
+        """The texts are those of a rank to which nothing has happened."""
+        some = range(0, len(self.prompts), len(self.prompts) // COMPARED)
+        undisturbed = service.batch([self.prompts[index] for index in some], sampling_params=PARAMS)["results"]
+        assert [self.heard[index]["outputs"] for index in some] == [result["outputs"] for result in undisturbed]
 
     def run(self, service: Service) -> None:
         """Until the batch has ended and all is read. Raises httpx.HTTPError when the gateway ends before."""
@@ -149,6 +160,39 @@ class Reader:
         shown = service.client.get(f"{BATCH}/{self.id}").json()
         assert shown["status"] != "held" or "was restarted" in shown["reason"], shown
         service.client.post(f"{BATCH}/{self.id}/resume")
+
+
+class LineReader:
+    """The same of OpenAI's API: the lines of a file, and of those that answer it."""
+
+    def __init__(self, key: str, size: int) -> None:
+        self.key = key
+        prompts = [prompt_of(key, index) for index in range(size)]
+        self._batch = FollowedBatch(key, COMPLETIONS, {prompt: {"prompt": prompt, **PARAMS} for prompt in prompts})
+
+    @property
+    def prompts_heard(self) -> set[str]:
+        """Those whose lines were read."""
+        return set(self._batch.heard)
+
+    def run(self, service: Service) -> None:
+        """As a Reader's."""
+        self._batch.submit(service)
+        shown = self._batch.follow(service)
+        assert shown["status"] == "completed", shown
+
+    def compare(self, service: Service) -> None:
+        """The texts are those of a rank to which nothing has happened."""
+        answered, refused = self._batch.check(service)
+        assert not refused
+        for prompt in list(answered)[:: len(answered) // COMPARED]:
+            undisturbed = ask(service, COMPLETIONS, **self._batch.bodies[prompt]).json()
+            assert answered[prompt]["response"]["body"]["choices"] == undisturbed["choices"]
+
+
+def _prompt_in(text: str) -> str:
+    """A prompt as a rank was given it: by itself, or in a request."""
+    return str(as_object(text)["prompt"]) if text.startswith("{") else text
 
 
 def prompt_of(key: str, index: int) -> str:

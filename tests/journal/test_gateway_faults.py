@@ -11,7 +11,7 @@ import pytest
 
 from app.journal.opening import upgrade
 from app.journal.place import FolderPlace, Place, ServerPlace
-from tests.journal.gateways import Gateways, Item, Reader, prompt_of
+from tests.journal.gateways import Gateways, Reader
 from tests.postgres import Cluster
 from tests.service import BATCH, Json, Service, until
 
@@ -65,7 +65,7 @@ def test_a_batch_goes_on_when_there_is_room_on_the_disk_again(
         check_unavailable(service, "the disk is full")
         shown = service.client.get(f"{BATCH}/{following.reader.id}").json()
         assert shown["status"] == "in_progress", "what is stored can be read"
-        assert set(following.reader.heard) <= {index for _, index in gateways.stored()}
+        assert following.reader.prompts_heard <= gateways.stored().keys()
         ballast.unlink()
         check_available_again(service)
     check_end(gateways, service, following.reader)
@@ -139,9 +139,8 @@ def check_available_again(service: Service) -> None:
 def check_end(gateways: Gateways, service: Service, reader: Reader) -> None:
     """One result an item, each item ran once, and a batch can be stored again."""
     reader.run(service)
-    stored: dict[Item, bytes] = gateways.stored()
-    assert sorted(index for key, index in stored if key == reader.key) == list(range(SIZE))
+    assert set(reader.prompts) <= gateways.stored().keys()
     ran = gateways.ran()
-    assert [ran[prompt_of(reader.key, index)] for index in range(SIZE)] == [1] * SIZE
+    assert [ran[prompt] for prompt in reader.prompts] == [1] * SIZE
     Reader("another", 10).run(service)
     until(service.is_idle, "something still runs")
