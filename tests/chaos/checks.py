@@ -11,7 +11,9 @@ from tests.chaos.plan import PlannedBatch, Round
 from tests.nodes import Agent
 from tests.service import Json, Service, until
 
-SETTLED_S = 60.0
+SETTLED_S = 180.0  # on a slow machine
+RETRY_S = 0.05
+PATIENCE_S = 180.0  # for whatever has to come to an end; the same
 SPARE_TASKS = 3
 SPARE_DESCRIPTORS = 3 + 2 * (READERS - 1)  # the journal opens a connection, of two files, when all others are in use
 SPARE_MIB = 32  # for what Python keeps once it has had it

@@ -13,7 +13,7 @@ from engines.host.runtime import sweep
 from tests.chaos.checks import SETTLED_S, Broken, Footprint, left_in_shared_memory, runtimes
 from tests.chaos.nodes_plan import draw_on_nodes
 from tests.chaos.plan import Blow, PlannedBlow, Round
-from tests.chaos.play import ENGINE, FLAGS, Arena
+from tests.chaos.play import FLAGS, Arena
 from tests.netns.network import Network
 from tests.nodes import Agent, Cluster
 from tests.service import Json, Service, until
@@ -41,8 +41,7 @@ class Nodes(Arena):
             dp_size=self._ranks,
             master=self._network.address(0),
             enter=self._network.enter,
-            is_moe=is_moe,
-            **ENGINE,
+            **self._engine,
         )
         self._around.enter_context(self._cluster)
         self._agents: dict[int, Agent] = {}

@@ -2,7 +2,6 @@
 
 import abc
 import contextlib
-import http.client
 import os
 import shutil
 import signal
@@ -10,16 +9,29 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from engines.host.runtime import sweep
-from tests.chaos.background import PATIENCE_S, RETRY_S, Background, attached
-from tests.chaos.checks import Broken, Footprint, check_answer, left_in_shared_memory, runtimes, settle
-from tests.chaos.plan import CHOKE, CRASH, HANG, ON_GATEWAY, SLOW, Blow, PlannedBatch, PlannedBlow, Round, draw
+from tests.chaos.checks import Broken, Footprint, left_in_shared_memory, runtimes, settle
+from tests.chaos.client import Client
+from tests.chaos.clients import WARM_UP, clients_of
+from tests.chaos.plan import (
+    CHOKE,
+    CRASH,
+    FALTER,
+    HANG,
+    ON_GATEWAY,
+    SLOW,
+    Blow,
+    PlannedBlow,
+    Round,
+    draw,
+)
+from tests.given import Record
 from tests.service import Service, until
 
 ENGINE: dict[str, Any] = {
@@ -27,6 +39,7 @@ ENGINE: dict[str, Any] = {
     "max_num_seqs": 8,
     "shared_memory_kib": 64,
     "crash_on": CRASH,
+    "crash_midstream_on": FALTER,
     "choke_on": CHOKE,
     "hang_on": HANG,
     "slow_on": SLOW,
@@ -47,7 +60,9 @@ class Arena(abc.ABC):
         self.counts: Counter[str] = Counter()
         self._service: Service | None = None
         self._before: Sequence[Footprint] = ()
-        self._data = Path(tempfile.mkdtemp(prefix="px-data-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="px-data-"))
+        self._data = self._folder / "journal"
+        self._given = Record(self._folder / "given")
         self._runtimes: list[str] = []
 
     @abc.abstractmethod
@@ -73,36 +88,34 @@ class Arena(abc.ABC):
     def play(self, round_: Round) -> None:
         """One round. Raises Broken or AssertionError."""
         service = self._ready()
-        errors: list[BaseException] = []
-        background = [
-            Background(batch, f"round {round_.number} batch {index}")
-            for index, batch in enumerate(round_.batches)
-            if batch.in_background
-        ]
-        acts = [
-            threading.Thread(target=self._guarded, args=(errors, self._ask, service, batch, round_))
-            for batch in round_.batches
-            if not batch.in_background
-        ]
-        acts += [
-            threading.Thread(target=self._guarded, args=(errors, self._begin, service, batch, round_))
-            for batch in background
-        ]
-        acts += [
-            threading.Thread(target=self._guarded, args=(errors, self._strike, service, blow)) for blow in round_.blows
-        ]
-        for act in acts:
-            act.start()
-        for act in acts:
-            act.join()
-        if errors:
-            raise errors[0]
+        clients = clients_of(round_)
+        self._play_all(
+            [
+                *((client.begin, service, round_) for client in clients),
+                *((self._strike, service, blow) for blow in round_.blows),
+            ]
+        )
         self.counts["rounds"] += 1
+        answered: set[str] = set()
         if round_.ends_gateway:
             self._bury(service, was_killed=round_.kills_gateway)
+            answered = set().union(*(client.answered() for client in clients))
+            self._given.news()
             for end in round_.more_ends:
                 self._end_soon(end)
-        self._follow_up(background, round_)
+        self._follow_up(clients, answered, round_)
+        self.counts = sum((client.counts for client in clients), self.counts)
+
+    def _play_all(self, acts: Iterable[tuple[Any, ...]]) -> None:
+        """Each in a thread of its own. Raises what one of them has raised."""
+        errors: list[BaseException] = []
+        threads = [threading.Thread(target=_guarded, args=(errors, *act)) for act in acts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
 
     def _end_soon(self, end: PlannedBlow) -> None:
         """A gateway that has just begun to go on with what there was."""
@@ -111,17 +124,19 @@ class Arena(abc.ABC):
         self._strike(service, end)
         self._bury(service, was_killed=end.what is Blow.KILL_GATEWAY)
 
-    def _follow_up(self, background: list[Background], round_: Round) -> None:
+    def _follow_up(self, clients: list[Client], answered: set[str], round_: Round) -> None:
         """All batches in the background come to their ends, on another gateway if need be, and all is well again."""
-        service = self._ready(is_loaded=bool(background))
-        for batch in background:
-            self.counts["convicted by a blow"] += batch.finish(service, round_)
-            self.counts["items in the background"] += len(batch.planned.prompts)
-        ends = background and round_.ends_gateway
+        has_background = round_.has_background
+        service = self._ready(is_loaded=has_background)
+        for client in clients:
+            client.finish(service, round_)
+        if repeated := answered & self._given.news().keys():
+            raise Broken(f"{len(repeated)} items ran again that had their results: {sorted(repeated)[:5]}")
+        ends = has_background and round_.ends_gateway
         self.counts["gateways ended amid batches"] += 1 + len(round_.more_ends) if ends else 0
-        self._settle(service, Round(round_.number) if round_.ends_gateway and not background else round_)
-        for batch in background:
-            batch.compare(service)
+        self._settle(service, Round(round_.number) if round_.ends_gateway and not has_background else round_)
+        for client in clients:
+            client.compare(service, round_)
 
     def close(self) -> None:
         """Ends the service in order."""
@@ -131,17 +146,22 @@ class Arena(abc.ABC):
             finally:
                 self._service.discard()
                 self._service = None
-        shutil.rmtree(self._data)
+        shutil.rmtree(self._folder)
 
     def abandon(self) -> None:
         """Ends whatever is left of it, however."""
         if self._service is not None:
             self._service.discard()
-        shutil.rmtree(self._data, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def log(self) -> str:
         """What the service has printed."""
         return self._service.log if self._service is not None else ""
+
+    @property
+    def _engine(self) -> dict[str, Any]:
+        """The arguments of its ranks."""
+        return ENGINE | {"is_moe": self.is_moe, "prompts_file": str(self._given.path)}
 
     @property
     def memory_mib(self) -> float:
@@ -155,8 +175,8 @@ class Arena(abc.ABC):
         if self._service is None:
             service = self._launch()
             self._wait_whole(service)
-            attached(service, ["warm up"])
-            Background(PlannedBatch(["warm up"], max_tokens=1, delay_s=0), "warm up").begin(service)
+            for client in clients_of(WARM_UP):
+                client.begin(service, WARM_UP)
             if not is_loaded:
                 self._before = self._measure()
             self.counts["services"] += 1
@@ -188,53 +208,6 @@ class Arena(abc.ABC):
             service.check_nothing_left()
         service.discard()
         self._service = None
-
-    def _guarded(self, errors: list[BaseException], act: Any, *args: Any) -> None:
-        try:
-            act(*args)
-        except BaseException as error:  # noqa: BLE001  handed to the thread that waits
-            errors.append(error)
-
-    def _ask(self, service: Service, batch: PlannedBatch, round_: Round) -> None:
-        """Sends a batch until it is accepted, and reads the answer or goes away."""
-        time.sleep(batch.delay_s)
-        fields: dict[str, Any] = {"sampling_params": {"max_tokens": batch.max_tokens}, "priority": batch.priority}
-        if batch.timeout_s is not None:
-            fields["timeout_s"] = batch.timeout_s
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            pending = None
-            try:
-                with service.begin(batch.prompts, **fields) as pending:
-                    if batch.hang_up_s is not None:
-                        time.sleep(batch.hang_up_s)
-                        self.counts["clients gone"] += 1
-                        return
-                    status, answer = pending.outcome()
-            except (OSError, http.client.HTTPException) as error:
-                if pending is not None and pending.is_accepted and not round_.kills_gateway:
-                    raise Broken("a batch was accepted and not answered, and nobody had killed the gateway") from error
-                if round_.ends_gateway:
-                    self.counts["cut off with the gateway"] += 1
-                    return
-                raise
-            if status == 200:
-                self.counts["items"] += len(batch.prompts)
-                self.counts["convicted by a blow"] += check_answer(batch, answer, round_)
-                self.counts["poisoned"] += len(batch.poisoned)
-                return
-            if status != 503:
-                raise Broken(f"{status} for a batch: {answer}")
-            time.sleep(RETRY_S)
-        raise Broken("a batch was never accepted")
-
-    def _begin(self, service: Service, batch: Background, round_: Round) -> None:
-        """To the batch's end, or its gateway's."""
-        try:
-            batch.begin(service)
-        except httpx.HTTPError as error:
-            if not round_.ends_gateway:
-                raise Broken("a gateway that nobody had ended gave up a reader") from error
 
     def _strike(self, service: Service, blow: PlannedBlow) -> None:
         time.sleep(blow.delay_s)
@@ -272,7 +245,7 @@ class OneHost(Arena):
         return draw(seed, number, RANKS)
 
     def _launch(self) -> Service:
-        self._service = Service(*FLAGS, "--data-dir", str(self._data), dp_size=RANKS, is_moe=self.is_moe, **ENGINE)
+        self._service = Service(*FLAGS, "--data-dir", str(self._data), dp_size=RANKS, **self._engine)
         self._service.errors_expected = True
         self._service.start()
         return self._service
@@ -285,3 +258,10 @@ class OneHost(Arena):
 
     def _find(self, title: str) -> list[int]:
         return self._service.titled(title) if self._service is not None else []
+
+
+def _guarded(errors: list[BaseException], act: Any, *args: Any) -> None:
+    try:
+        act(*args)
+    except BaseException as error:  # noqa: BLE001  handed to the thread that waits
+        errors.append(error)
