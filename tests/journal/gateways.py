@@ -15,10 +15,11 @@ import psycopg
 
 from app.journal.place import FILE_NAME, Place, ServerPlace
 from engines.host.runtime import sweep
+from tests.detached import SUMMARY, ResultReader, with_key
 from tests.exchanging import COMPLETIONS, ask
 from tests.given import Record
 from tests.openai_batches import FollowedBatch, custom_id_of
-from tests.service import BATCH, Json, Service, as_object, until
+from tests.service import Service, as_object, until
 
 RESULTS = """
     SELECT batches.idempotency_key, results.idx, results.body
@@ -101,15 +102,13 @@ class Gateways:
                 return file.execute(RESULTS).fetchall()
 
 
-class Reader:
+class Reader(ResultReader):
     """One batch and its reader, who goes on with every gateway where it was."""
 
     def __init__(self, key: str, size: int) -> None:
+        super().__init__()
         self.key = key
         self.prompts = [prompt_of(key, index) for index in range(size)]
-        self.id: str | None = None
-        self.heard: dict[int, Json] = {}
-        self.last_seq = 0
 
     @property
     def prompts_heard(self) -> set[str]:
@@ -124,42 +123,13 @@ class Reader:
 
     def run(self, service: Service) -> None:
         """Until the batch has ended and all is read. Raises httpx.HTTPError when the gateway ends before."""
-        submitted = submit(service, self.key, self.prompts)
-        assert self.id in (None, submitted["id"]), "the same key stands for another batch"
-        self.id = submitted["id"]
-        summary = None
-        while summary is None:
-            summary = self.follow(service)
+        answer = with_key(service, self.key, self.prompts, background=True, sampling_params=PARAMS)
+        self.accepted(answer.raise_for_status().json())
+        while (summary := self.follow(service))["object"] != SUMMARY:
+            pass  # the service stops, and says so until it has
         assert summary["status"] == "completed" and summary["request_counts"]["ok"] == len(self.prompts), summary
-        assert sorted(self.heard) == list(range(len(self.prompts)))
-
-    def follow(self, service: Service) -> Json | None:
-        """What comes, up to the summary, or to a progress line because the service stops."""
-        url = f"{BATCH}/{self.id}/results"
-        last: Json | None = None
-        with service.client.stream("GET", url, params={"follow": 1, "after": self.last_seq}) as answer:
-            answer.raise_for_status()
-            for line in answer.iter_lines():
-                last = as_object(line)
-                if last["object"] == "batch_generation.result":
-                    self._hear(last)
-                elif last["object"] == "batch_generation.progress" and last["status"] == "held":
-                    self._resume(service)
-        return last if last is not None and last["object"] == "batch_generation.summary" else None
-
-    def _hear(self, result: Json) -> None:
-        assert result["seq"] > self.last_seq, "results are not in order"
-        assert result["index"] not in self.heard, f"a second result of {result['index']}"
-        assert result["status"] == "ok", result
-        self.last_seq = result["seq"]
-        self.heard[result["index"]] = result
-
-    def _resume(self, service: Service) -> None:
-        """Several gateways were ended before they came to a result."""
-        assert self.id is not None
-        shown = service.client.get(f"{BATCH}/{self.id}").json()
-        assert shown["status"] != "held" or "was restarted" in shown["reason"], shown
-        service.client.post(f"{BATCH}/{self.id}/resume")
+        assert sorted(self.heard) == list(range(len(self.prompts))) and not self.made_up
+        assert {result["status"] for result in self.heard.values()} == {"ok"}
 
 
 class LineReader:
@@ -198,11 +168,3 @@ def _prompt_in(text: str) -> str:
 def prompt_of(key: str, index: int) -> str:
     """By which the ranks' record tells one item from all others."""
     return f"{key} item {index}"
-
-
-def submit(service: Service, key: str, prompts: list[str]) -> Json:
-    """The batch in the background that this key stands for. Raises httpx.HTTPError when the gateway ends."""
-    body = {"prompts": prompts, "background": True, "sampling_params": PARAMS}
-    answer = service.client.post(BATCH, json=body, headers={"Idempotency-Key": key})
-    answer.raise_for_status()
-    return as_object(answer.text)
