@@ -1,4 +1,4 @@
-"""The gateway's errors, one tree.
+"""The gateway's errors, one tree, and their shape in answers.
 
 PhalanxError
 ├── RequestError            the client must change the request; each class is one HTTP status
@@ -21,8 +21,35 @@ PhalanxError
 """
 
 import math
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 MAX_RETRY_AFTER_S = 60
+ErrorType = Literal[
+    "invalid_request_error",
+    "not_found_error",
+    "rate_limit_error",
+    "service_unavailable_error",
+    "internal_server_error",
+]
+
+
+class ErrorBody(msgspec.Struct, kw_only=True):
+    """What went wrong, where, and what would help."""
+
+    message: str
+    type: ErrorType
+    param: str | None
+    code: str | None
+    retry_after_s: float | UnsetType = UNSET
+
+
+class ErrorAnswer(msgspec.Struct):
+    """The body of every answer that is not 2xx."""
+
+    error: ErrorBody
 
 
 class PhalanxError(Exception):
@@ -48,6 +75,14 @@ class RequestError(PhalanxError):
         if self.retry_after_s is None:
             return {}
         return {"Retry-After": str(max(1, min(MAX_RETRY_AFTER_S, math.ceil(self.retry_after_s))))}
+
+
+def body_of(error: RequestError) -> ErrorBody:
+    """An error as clients are told of it."""
+    body = ErrorBody(message=error.message, type=error.kind, param=error.param, code=error.code)  # type: ignore[arg-type]  # the tree's classes carry these words
+    if error.retry_after_s is not None:
+        body.retry_after_s = error.retry_after_s
+    return body
 
 
 class InvalidRequest(RequestError):

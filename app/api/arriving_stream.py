@@ -10,10 +10,9 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.batch_stream import BatchStream
-from app.api.errors import ErrorBody, body_of
 from app.api.refusals import log_refusal
 from app.batches.arrival import Arrival
-from app.errors import RequestError
+from app.errors import ErrorBody, RequestError, body_of
 from app.gateway import Gateway
 from engines import tasks
 

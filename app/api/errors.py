@@ -1,12 +1,9 @@
 """Every error answer in OpenAI's shape, FastAPI's own included; in Anthropic's on the paths of its API."""
 
-from typing import Literal
-
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import Scope
@@ -14,45 +11,20 @@ from starlette.types import Scope
 from app.api import anthropic_errors
 from app.api.refusals import log_refusal
 from app.api.request_id import REQUEST_ID
-from app.errors import GatewayFailed, InvalidRequest, MethodNotAllowed, NotFound, RequestError
+from app.errors import (
+    ErrorAnswer,
+    GatewayFailed,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    body_of,
+)
 from app.journal.errors import JournalError
 from app.journal.refusals import refusal_of
 from app.validation import short
 
-ErrorType = Literal[
-    "invalid_request_error",
-    "not_found_error",
-    "rate_limit_error",
-    "service_unavailable_error",
-    "internal_server_error",
-]
-
-
-class ErrorBody(msgspec.Struct, kw_only=True):
-    """What went wrong, where, and what would help."""
-
-    message: str
-    type: ErrorType
-    param: str | None
-    code: str | None
-    retry_after_s: float | UnsetType = UNSET
-
-
-class ErrorAnswer(msgspec.Struct):
-    """The body of every answer that is not 2xx."""
-
-    error: ErrorBody
-
-
 _encode = msgspec.json.Encoder().encode
-
-
-def body_of(error: RequestError) -> ErrorBody:
-    """An error as clients are told of it."""
-    body = ErrorBody(message=error.message, type=error.kind, param=error.param, code=error.code)  # type: ignore[arg-type]  # the tree's classes carry these words
-    if error.retry_after_s is not None:
-        body.retry_after_s = error.retry_after_s
-    return body
 
 
 def answer(error: RequestError, scope: Scope | None = None) -> Response:

@@ -11,9 +11,9 @@ from msgspec import UNSET, UnsetType
 
 from app.api.auth import caller_of
 from app.api.describing import Answers, Described, one_of, or_null
-from app.api.errors import ErrorBody
 from app.api.state import gateway_of
 from app.batches.availability import LOADING_RETRY_S
+from app.errors import ErrorBody
 from app.gateway import Gateway
 from app.journal.keeper import JournalHealth
 from app.ranks.rank import RankState

@@ -6,7 +6,7 @@ import msgspec
 
 from app.api import batch_schemas
 from app.api.describing import REF, Described, Schema
-from app.api.errors import ErrorAnswer, ErrorBody
+from app.errors import ErrorAnswer, ErrorBody
 
 OF_EVERY_ROUTE = (Described(ErrorAnswer), Described(ErrorBody))
 

@@ -16,17 +16,19 @@ from app.dispatch.item import Item
 from app.errors import InvalidRequest
 from app.exchanges.items import make_item, max_tokens_of
 from app.exchanges.parts import prompts_of
+from app.exchanges.refusals import refusal_of_answer
 from app.exchanges.request import ExchangeRequest
 from app.journal.records import StoredBatch
-from app.openai_batches.output_line import LineError, answered, is_output, unanswered
+from app.openai_batches.output_line import LineError, answered, is_output, refused, unanswered, without_turn
 from app.openai_batches.validation import read_task
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
-from engines.contract.exchanges import Exchange, ExchangeHead
+from engines.contract.exchanges import AnswerHead, Exchange, ExchangeHead
 from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.protocol import Outcome, Result
 
 JSON = "application/json"
+FIRST_REFUSAL = 400  # of HTTP's statuses
 
 
 class LineOptions(msgspec.Struct, frozen=True):
@@ -67,14 +69,16 @@ class LineShape:
         """The line, without its end."""
         custom_id = label.custom_id or ""
         if result is not None and result.head is not None:
-            is_json = result.head.content_type.startswith(JSON)
-            name = request_id(self._batch_id, index)
-            return answered(custom_id, result.head.status, name, result.outputs, is_json=is_json)
+            return self._answer(custom_id, request_id(self._batch_id, index), result.head, result.outputs)
         if result is not None and result.error is not None:
             return unanswered(custom_id, LineError(str(result.error.code), result.error.message))
-        return unanswered(
-            custom_id, LineError(f"batch_{status}", f"the batch was {status} before the line had its turn")
-        )
+        return without_turn(custom_id, status)
+
+    @staticmethod
+    def _answer(custom_id: str, name: str, head: AnswerHead, body: bytes) -> bytes:
+        if head.status >= FIRST_REFUSAL:
+            return refused(custom_id, refusal_of_answer(head.status, body), name)
+        return answered(custom_id, head.status, name, body, is_json=head.content_type.startswith(JSON))
 
 
 class Lines:

@@ -97,7 +97,8 @@ def test_a_line_that_is_refused_has_its_answer_in_the_error_file(client: openai.
     assert set(errors) == {"line-1", "line-2"}
     for entry in errors.values():
         assert (entry["error"], entry["response"]["status_code"]) == (None, 400)
-        assert entry["response"]["body"]["error"]["message"]
+        error = entry["response"]["body"]["error"]
+        assert error["message"] and (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
 
 
 def test_where_every_line_fails_there_is_no_output_file(client: openai.OpenAI) -> None:

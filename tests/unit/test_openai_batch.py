@@ -15,7 +15,7 @@ from app.journal.states import BatchState, OpenAIBatchStatus
 from app.openai_batches.batch_object import BatchObject, LineCounts, OpenAIUsage, shown
 from app.openai_batches.creation import CreateBatch, OutputExpiry, parse_creation, window_s
 from app.openai_batches.input_line import Problem, ProblemCode
-from app.openai_batches.output_line import LineError, answered, is_output, unanswered
+from app.openai_batches.output_line import LineError, answered, is_output, refused, unanswered
 
 ENDPOINTS = ("/v1/completions", "/v1/embeddings")
 ASKED = {"input_file_id": "file-1", "endpoint": "/v1/completions", "completion_window": "24h"}
@@ -161,8 +161,9 @@ def test_an_answer_is_spliced_into_its_line() -> None:
 
 def test_a_refusal_is_an_answer_of_the_error_file() -> None:
     assert is_output(200) and not is_output(400) and not is_output(500)
-    found = json.loads(answered("a", 400, "req-1", b'{"error": {"message": "no"}}'))
-    assert found["response"]["status_code"] == 400 and found["response"]["body"]["error"]["message"] == "no"
+    found = json.loads(refused("a", InvalidRequest("no", param="n", code="too_many"), "req-1"))
+    error = {"message": "no", "type": "invalid_request_error", "param": "n", "code": "too_many"}
+    assert found["response"] == {"status_code": 400, "request_id": "req-1", "body": {"error": error}}
     assert found["error"] is None
 
 

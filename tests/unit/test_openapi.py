@@ -16,7 +16,6 @@ from app.api.batch_schemas import ANSWER as ANSWER_SCHEMA
 from app.api.batch_schemas import DETACHED_LINE, MADE_BY_RANKS, OPTIONS, REQUEST_LINE
 from app.api.batch_schemas import LINE as LINE_SCHEMA
 from app.api.describing import Described
-from app.api.errors import body_of
 from app.api.examples import ANSWER, DRY_RUN, ERRORS, LINES, REQUEST_LINES, REQUESTS
 from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
@@ -27,7 +26,7 @@ from app.batches.request import BatchRequest, PromptObject, bytes_of
 from app.batches.sampling import ParamsRefused, SamplingResolver
 from app.batches.splitting import split
 from app.batches.turnstile import Turnstile
-from app.errors import InvalidRequest, TryLater
+from app.errors import InvalidRequest, TryLater, body_of
 from app.factory import RESOURCES
 from app.settings.declaration import Settings
 from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
