@@ -28,7 +28,7 @@ from app.keys.ring import KeyRing
 from app.keys.store import KeysFile
 from app.logs import get_logger
 from app.metrics import Metrics
-from app.openai_batches.lines import Lines
+from app.openai_batches.making import making_of
 from app.openai_batches.service import OpenAIBatches
 from app.ranks.devices import Allotment
 from app.ranks.events import Loss
@@ -135,7 +135,7 @@ class Gateway:
             self.keys,
             self.metrics,
             self.traces,
-            lambda stored: Lines(stored, self.settings, self.fleet),
+            lambda stored: making_of(stored, self.settings, self.fleet),
             self._fail,
         )
 

@@ -24,8 +24,8 @@ from app.openai_batches.batch_object import (
     shown,
 )
 from app.openai_batches.creation import CreateBatch, OutputExpiry, parse_creation
+from app.openai_batches.endpoints import ENDPOINTS
 from app.openai_batches.input_line import Problem, ProblemCode
-from app.openai_batches.service import ENDPOINTS
 from app.validation import short
 
 router = APIRouter()

@@ -67,6 +67,7 @@ class Intake:
         run: BatchRun[ResultSink],
         max_model_len: int | None = None,
         is_duplicate: IsDuplicate | None = None,
+        place_of: Callable[[int], str] = "prompts[{}]".format,
     ) -> None:
         self._returns_prompts = bool(request.return_prompt)
         self._returns_token_ids = bool(request.return_token_ids)
@@ -74,6 +75,7 @@ class Intake:
         self._settings = settings
         self._context = max_model_len or sys.maxsize  # tokens, of prompt and output together
         self._is_duplicate = is_duplicate or _Seen().is_duplicate
+        self._place_of = place_of  # where a prompt stands in what the client sent
         self._run = run
 
     async def take(
@@ -112,7 +114,7 @@ class Intake:
         return item
 
     def _bare_item(self, index: int, raw: bytes) -> Item:
-        place = f"prompts[{index}]"
+        place = self._place_of(index)
         try:
             _check_encoding(raw)
         except UnicodeDecodeError as error:
@@ -123,7 +125,7 @@ class Intake:
         return self._item(index, self._kind(raw, place), raw, None, PromptObject())
 
     def _item_of_object(self, index: int, raw: bytes) -> Item:
-        place = f"prompts[{index}]"
+        place = self._place_of(index)
         try:
             _check_encoding(raw)
             entry = _decode_prompt(raw)
@@ -157,7 +159,7 @@ class Intake:
         raise _invalid(place, "must be a string, a list of token ids, or an object with prompt or messages")
 
     def _item(self, index: int, kind: PromptKind, prompt: bytes, own: bytes | None, entry: PromptObject) -> Item:
-        place = f"prompts[{index}]"
+        place = self._place_of(index)
         tools, template_kwargs = bytes_of(entry.tools), bytes_of(entry.chat_template_kwargs)
         size = len(prompt) + len(tools or b"") + len(template_kwargs or b"")
         limit = self._settings.max_prompt_bytes

@@ -6,6 +6,7 @@ import msgspec
 
 from app.batches.request import CUSTOM_ID_LENGTH
 from app.batches.splitting import MAX_DEPTH, is_too_deep
+from app.openai_batches.endpoints import BATCH_GENERATE
 from app.validation import DECODE_ERRORS, complaint, did_you_mean, short, shown
 
 SPACE = b" \t\r"  # a line may hold nothing else, and end with \r\n
@@ -67,6 +68,7 @@ class _Body(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw(b"null")
     stream: msgspec.Raw = msgspec.Raw(b"null")
     encoding_format: msgspec.Raw = msgspec.Raw(b"null")
+    custom_id: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Wrong(Exception):
@@ -170,6 +172,12 @@ def _check_body(body: bytes, expected: Expected) -> None:
             ProblemCode.INVALID_BODY,
             f"encoding_format is {_quoted(found.encoding_format)}, and a line of a file is JSON: use float or base64",
             "body.encoding_format",
+        )
+    if expected.endpoint == BATCH_GENERATE and bytes(found.custom_id) != b"null":
+        raise _Wrong(
+            ProblemCode.UNKNOWN_PARAMETER,
+            "custom_id is in the body: it belongs beside it, and the result has it from there",
+            "body.custom_id",
         )
 
 

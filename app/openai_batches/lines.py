@@ -34,14 +34,19 @@ FIRST_REFUSAL = 400  # of HTTP's statuses
 class LineOptions(msgspec.Struct, frozen=True):
     """What is stored of a batch beside its items."""
 
-    endpoint: Exchange
+    endpoint: str  # one of ENDPOINTS
 
     def encode(self) -> bytes:
         """As it is stored."""
         return msgspec.json.encode(self)
 
 
-decode_options = msgspec.json.Decoder(LineOptions).decode
+_decode_options = msgspec.json.Decoder(LineOptions).decode
+
+
+def endpoint_of(stored: StoredBatch) -> str:
+    """Where all requests of a batch go."""
+    return _decode_options(stored.options).endpoint
 
 
 class LineShape:
@@ -82,10 +87,10 @@ class LineShape:
 
 
 class Lines:
-    """The Making of an OpenAI batch's run."""
+    """The Making of the run of a batch whose lines are exchanges."""
 
-    def __init__(self, stored: StoredBatch, settings: Settings, fleet: Fleet) -> None:
-        self._endpoint = decode_options(stored.options).endpoint
+    def __init__(self, stored: StoredBatch, endpoint: Exchange, settings: Settings, fleet: Fleet) -> None:
+        self._endpoint = endpoint
         self._settings = settings
         self._fleet = fleet
         self.shape: ResultShape = LineShape(stored.id)

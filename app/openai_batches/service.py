@@ -35,12 +35,10 @@ from app.openai_batches.output_line import LineError, unanswered
 from app.openai_batches.validation import Validation, read_task
 from app.settings.declaration import Settings
 from engines import tasks
-from engines.contract.exchanges import Exchange
 
 logger = get_logger("batches")
 T = TypeVar("T")
 MOST_TASKS = 20_000_000  # lines of a batch: of what a stored batch may have
-ENDPOINTS = tuple(str(path) for path in Exchange if not path.is_instant)
 _STATUS = {
     BatchState.COMPLETED: OpenAIBatchStatus.COMPLETED,
     BatchState.CANCELLED: OpenAIBatchStatus.CANCELLED,
@@ -192,7 +190,7 @@ class OpenAIBatches:
             priority=priority,
             created_at=time.time(),
             answer_settings=self._answer_settings,
-            options=LineOptions(Exchange(batch.endpoint)).encode(),
+            options=LineOptions(batch.endpoint).encode(),
             kind=BatchKind.OPENAI,
         )
         limits = Limits(line_bytes=self._settings.max_body_bytes, tasks=MOST_TASKS)

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types import Batch
 
-from tests.service import Json, Service, serving, until
+from tests.service import BATCH, Json, Service, serving, until
 
 MODEL = "phalanx-simulated"
 ENDPOINT = "/v1/completions"
@@ -35,6 +35,11 @@ def client_of(service: Service) -> openai.OpenAI:
 def line(number: int, endpoint: str = ENDPOINT, **body: Any) -> Json:
     request = {"model": MODEL, "prompt": f"number {number}", "max_tokens": 3} | body
     return {"custom_id": f"line-{number}", "method": "POST", "url": endpoint, "body": request}
+
+
+def prompt_line(number: int, **body: Any) -> Json:
+    request = {"prompt": f"number {number}", "sampling_params": {"max_tokens": 3}} | body
+    return {"custom_id": f"line-{number}", "method": "POST", "url": BATCH, "body": request}
 
 
 def create(client: openai.OpenAI, lines: Iterable[Json], endpoint: str = ENDPOINT, window: str = "24h") -> Batch:
@@ -116,6 +121,11 @@ def test_what_is_wrong_with_a_file_is_listed_by_line_and_nothing_runs(client: op
     found = [(problem.line, problem.code) for problem in done.errors.data]
     assert found == [(2, "duplicate_custom_id"), (3, "url_mismatch"), (4, "model_mismatch")]
     assert done.output_file_id is None
+    done = ended(client, create(client, [prompt_line(0, stream=True), prompt_line(1, custom_id="own")], BATCH))
+    assert done.errors is not None
+    assert done.errors.data is not None
+    found = [(problem.line, problem.code, problem.param) for problem in done.errors.data]
+    assert found == [(1, "stream_not_supported", "body.stream"), (2, "unknown_parameter", "body.custom_id")]
 
 
 def test_chats_and_embeddings_run_in_batches(client: openai.OpenAI) -> None:
@@ -127,6 +137,53 @@ def test_chats_and_embeddings_run_in_batches(client: openai.OpenAI) -> None:
     request = {"custom_id": "line-0", "method": "POST", "url": "/v1/embeddings", "body": {"model": MODEL, "input": "a"}}
     done = ended(client, create(client, [request], "/v1/embeddings"))
     assert lines_of(client, done.output_file_id)["line-0"]["response"]["body"]["data"][0]["embedding"]
+
+
+def test_prompts_of_batch_generate_run_in_batches(service: Service, client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    lines = [
+        prompt_line(0, model=MODEL, stream=False, metadata={"a": 1}),
+        prompt_line(1, prompt=[7, 8, 9], sampling_params={"max_tokens": 2, "n": 2}),
+        prompt_line(2, prompt=None, messages=messages),
+        prompt_line(3, sampling_params=None),
+    ]
+    done = ended(client, create(client, lines, BATCH))
+    assert (done.status, done.error_file_id) == ("completed", None)
+    output = lines_of(client, done.output_file_id)
+    found = [output[f"line-{number}"]["response"] for number in range(4)]
+    assert {answer["status_code"] for answer in found} == {200}
+    results = [answer["body"] for answer in found]
+    (alone,) = service.batch(["number 0"], sampling_params={"max_tokens": 3})["results"]
+    assert results[0]["outputs"] == alone["outputs"]
+    assert results[0].keys() == alone.keys() | {"metadata"}
+    assert (results[0]["object"], results[0]["status"], results[0]["metadata"]) == (alone["object"], "ok", {"a": 1})
+    assert [(result["index"], result["custom_id"]) for result in results] == [(n, f"line-{n}") for n in range(4)]
+    assert [len(result["outputs"]) for result in results] == [1, 2, 1, 1]
+    assert done.usage is not None
+    assert done.usage.output_tokens == sum(result["usage"]["completion_tokens"] for result in results)
+
+
+def test_prompts_that_are_refused_or_fail_have_their_errors_in_the_error_file(client: openai.OpenAI) -> None:
+    wrong = {
+        "body.sampling_params.temperature": {"sampling_params": {"temperature": -1}},
+        "body": {"messages": [{"role": "user", "content": "both"}]},
+        "body.max_tokens": {"max_tokens": 3},
+        "body.stream": {"stream": "yes"},
+        "body.sampling_params.guided": {"sampling_params": {"guided": "x"}},
+    }
+    bodies = [*wrong.values(), {"prompt": [], "sampling_params": None}]
+    done = ended(client, create(client, [prompt_line(number, **body) for number, body in enumerate(bodies)], BATCH))
+    assert (done.status, done.output_file_id) == ("completed", None)
+    assert done.request_counts is not None
+    assert done.request_counts.failed == len(bodies)
+    errors = lines_of(client, done.error_file_id)
+    assert {(entry["error"], entry["response"]["status_code"]) for entry in errors.values()} == {(None, 400)}
+    found = [errors[f"line-{number}"]["response"]["body"]["error"] for number in range(len(bodies))]
+    assert [error["param"] for error in found] == [*wrong, "body"]
+    for error in found:
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["type"] == "invalid_request_error"
+        assert "prompts[" not in error["message"]
 
 
 def test_what_is_cancelled_or_expired_keeps_what_is_finished(client: openai.OpenAI) -> None:

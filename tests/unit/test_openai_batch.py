@@ -8,6 +8,7 @@ import openai.types
 import pytest
 from openai.types import batch_error, batch_usage
 
+from app.batches.record import Label
 from app.errors import InvalidRequest
 from app.journal.openai_records import StoredOpenAIBatch
 from app.journal.records import Counts, StoredBatch, TokenUsage
@@ -16,6 +17,9 @@ from app.openai_batches.batch_object import BatchObject, LineCounts, OpenAIUsage
 from app.openai_batches.creation import CreateBatch, OutputExpiry, parse_creation, window_s
 from app.openai_batches.input_line import Problem, ProblemCode
 from app.openai_batches.output_line import LineError, answered, is_output, refused, unanswered
+from app.openai_batches.prompt_lines import PromptLineShape
+from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.protocol import Outcome, Result
 
 ENDPOINTS = ("/v1/completions", "/v1/embeddings")
 ASKED = {"input_file_id": "file-1", "endpoint": "/v1/completions", "completion_window": "24h"}
@@ -184,3 +188,23 @@ def test_a_line_without_an_answer_says_why() -> None:
     found = json.loads(unanswered("a", LineError("batch_expired", "its time was over")))
     assert found["response"] is None
     assert found["error"] == {"code": "batch_expired", "message": "its time was over"}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [("poisoned", 400, "invalid_request_error"), ("rank_lost", 503, "service_unavailable_error")],
+)
+def test_a_prompt_that_fails_is_an_answer_with_a_status_and_an_error(code: str, status: int, kind: str) -> None:
+    result = Result(1, Outcome.ERROR, error=ItemError(ItemErrorCode(code), "it failed"))
+    shape = PromptLineShape("batchgen-1")
+    assert shape.status(result) == "error"
+    line = json.loads(shape.encode(3, Label("a"), "error", result, 0, 2, "prompts[3]"))
+    assert (line["custom_id"], line["error"], line["response"]["request_id"]) == ("a", None, "batchgen-1-3")
+    assert line["response"]["status_code"] == status
+    error = line["response"]["body"]["error"]
+    assert (error["message"], error["type"], error["code"], error["param"]) == ("it failed", kind, code, "body")
+
+
+def test_a_prompt_without_an_answer_says_why() -> None:
+    line = json.loads(PromptLineShape("batchgen-1").encode(0, Label("a"), "cancelled", None, None, 0))
+    assert (line["response"], line["error"]["code"]) == (None, "batch_cancelled")
