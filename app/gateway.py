@@ -119,7 +119,13 @@ class Gateway:
     def _make_openai_batches(self) -> OpenAIBatches:
         detached = self.detached
         return OpenAIBatches(
-            self.settings, self.keeper, detached.batches, self.availability, detached.answer_settings, self._fail
+            self.settings,
+            self.keeper,
+            detached.batches,
+            self.availability,
+            self.keys,
+            detached.answer_settings,
+            self._fail,
         )
 
     def _make_detached(self, admission: AdmissionGate) -> DetachedService:

@@ -21,6 +21,7 @@ from app.batches.turnstile import Turnstile
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Owner
 from app.errors import InvalidRequest, NotFound, TooLarge
+from app.keys.key import ApiKey
 from app.keys.ring import Caller
 from app.ranks import offer
 from app.ranks.fleet import Fleet
@@ -222,9 +223,9 @@ def priority_of(request: BatchRequest, caller: Caller) -> int:
 
 def priority_of_caller(asked: int | None, caller: Caller) -> int:
     """What is asked for, or else the nearest to the default that the API key may use. Raises InvalidRequest."""
-    limits = caller.key.limits if caller.key else None
     if asked is None:
-        return limits.nearest_priority(DEFAULT_PRIORITY) if limits else DEFAULT_PRIORITY
+        return priority_of_key(caller.key)
+    limits = caller.key.limits if caller.key else None
     if limits is not None and not limits.allows_priority(asked):
         raise InvalidRequest(
             f"priority is {asked}: this API key may use {limits.priorities}",
@@ -232,3 +233,8 @@ def priority_of_caller(asked: int | None, caller: Caller) -> int:
             code="priority_not_allowed",
         )
     return asked
+
+
+def priority_of_key(key: ApiKey | None) -> int:
+    """The nearest to the default that a key may use; None: nobody asked for one."""
+    return DEFAULT_PRIORITY if key is None else key.limits.nearest_priority(DEFAULT_PRIORITY)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.batches.acceptance import priority_of_caller
+from app.batches.acceptance import priority_of_key
 from app.batches.availability import Availability
 from app.batches.detached.batches import DetachedBatches
 from app.batches.detached.sink import MAX_PUT_RESULTS
@@ -26,7 +26,7 @@ from app.journal.keeper import JournalKeeper
 from app.journal.openai_records import NewOpenAIBatch, StoredOpenAIBatch
 from app.journal.records import NewBatch, NewResult, StoredBatch
 from app.journal.states import ENDED, BatchKind, BatchState, OpenAIBatchStatus, ResultStatus
-from app.keys.ring import Caller
+from app.keys.ring import Caller, KeyRing
 from app.logs import get_logger
 from app.openai_batches.creation import CreateBatch, window_s
 from app.openai_batches.input_file import Limits
@@ -62,6 +62,7 @@ class OpenAIBatches:
         keeper: JournalKeeper,
         batches: DetachedBatches,
         availability: Availability,
+        keys: KeyRing | None,
         answer_settings: bytes,
         on_failure: tasks.OnFailure,
     ) -> None:
@@ -69,6 +70,7 @@ class OpenAIBatches:
         self._keeper = keeper
         self._batches = batches
         self._availability = availability
+        self._keys = keys
         self._answer_settings = answer_settings
         self._on_failure = on_failure
         self._turnstile = Turnstile()
@@ -124,7 +126,7 @@ class OpenAIBatches:
                 expires_at=now + window_s(asked.completion_window),
             )
         )
-        self._own(self._validate(batch, priority_of_caller(None, caller)), f"{batch.id} is read")
+        self._own(self._validate(batch), f"{batch.id} is read")
         return batch
 
     async def cancel(self, batch: StoredOpenAIBatch) -> StoredOpenAIBatch:
@@ -181,13 +183,14 @@ class OpenAIBatches:
 
     # -- steps
 
-    async def _validate(self, batch: StoredOpenAIBatch, priority: int = 0) -> None:
+    async def _validate(self, batch: StoredOpenAIBatch) -> None:
+        key = self._keys.of_id(batch.key_id) if self._keys is not None and batch.key_id else None
         run = NewBatch(
             id=new_batch_id(),
             tenant=batch.tenant,
             key_id=batch.key_id,
             model=self._settings.public_name,
-            priority=priority,
+            priority=priority_of_key(key),
             created_at=time.time(),
             answer_settings=self._answer_settings,
             options=LineOptions(batch.endpoint).encode(),

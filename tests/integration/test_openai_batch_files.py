@@ -1,8 +1,10 @@
 """OpenAI's Batch API with its own package, on simulated ranks: from the upload of a file to the lines of another."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import openai
 import pytest
 from openai.types import Batch
 
+from app.journal.place import FILE_NAME
+from app.keys.key import KeyLimits
+from app.keys.store import KeysFile
 from tests.service import BATCH, Json, Service, serving, until
 
 MODEL = "phalanx-simulated"
@@ -28,8 +33,8 @@ def client(service: Service) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def client_of(service: Service) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none")
+def client_of(service: Service, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key=key)
 
 
 def line(number: int, endpoint: str = ENDPOINT, **body: Any) -> Json:
@@ -68,6 +73,12 @@ def lines_of(client: openai.OpenAI, file_id: str | None) -> dict[str, Json]:
     by_id = {entry["custom_id"]: entry for entry in found}
     assert len(by_id) == len(found)
     return by_id
+
+
+def priorities(folder: Path) -> set[int]:
+    """Of all that the journal in a folder has."""
+    with closing(sqlite3.connect(folder / FILE_NAME)) as journal:
+        return {priority for (priority,) in journal.execute("SELECT priority FROM batches WHERE removed_at IS NULL")}
 
 
 def test_every_line_is_answered_once(client: openai.OpenAI) -> None:
@@ -209,12 +220,15 @@ def test_what_is_cancelled_or_expired_keeps_what_is_finished(client: openai.Open
     assert {entry["error"]["code"] for entry in lines_of(client, done.error_file_id).values()} == {"batch_expired"}
 
 
-def test_a_batch_goes_on_after_the_gateway_was_killed(tmp_path: Path) -> None:
-    """Each line is answered once, and a line that has its answer does not run again."""
-    prompts = tmp_path / "prompts"
+def test_batches_go_on_after_the_gateway_was_killed(tmp_path: Path) -> None:
+    """Each line is answered once, and a line that has its answer does not run again. A batch whose file was being read
+    keeps the priority of its key."""
+    prompts, keys = tmp_path / "prompts", KeysFile(tmp_path / "keys.json")
+    key = keys.create("patient", limits=KeyLimits(min_priority=5)).secret
+    flags = ("--data-dir", str(tmp_path), "--api-keys-file", str(keys.path))
     with (
-        serving("--data-dir", str(tmp_path), step_ms=5, prompts_file=str(prompts)) as service,
-        client_of(service) as client,
+        serving(*flags, api_key=key, step_ms=5, prompts_file=str(prompts)) as service,
+        client_of(service, key) as client,
     ):
         batch = create(client, (line(number, max_tokens=20) for number in range(2000)))
 
@@ -225,17 +239,21 @@ def test_a_batch_goes_on_after_the_gateway_was_killed(tmp_path: Path) -> None:
         until(is_amid, "it does not run", 20)
         had = lines_of(client, client.batches.retrieve(batch.id).output_file_id).keys()
         prompts.write_bytes(b"")
+        unread = create(client, (line(number, prompt="unread") for number in range(20_000)))
         service.process.kill()
         service.wait()
         time.sleep(0.5)
         service.start()
         service.wait_ready()
-        with client_of(service) as again:
+        with client_of(service, key) as again:
+            until(lambda: again.batches.retrieve(unread.id).status == "in_progress", "its file is not read", 30)
+            again.batches.cancel(unread.id)
+            assert priorities(tmp_path) == {5}
             done = ended(again, batch)
             assert done.status == "completed"
             assert len(lines_of(again, done.output_file_id)) == 2000
-        ran = {f"line-{json.loads(text)['prompt'].split()[1]}" for text in prompts.read_text().splitlines()}
-        assert not ran & had
+        ran = {json.loads(text)["prompt"] for text in prompts.read_text().splitlines()} - {"unread"}
+        assert not {prompt.replace("number ", "line-") for prompt in ran} & had
 
 
 def test_what_is_asked_for_wrongly_is_refused(client: openai.OpenAI) -> None:
