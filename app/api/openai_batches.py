@@ -122,8 +122,7 @@ async def _find(request: Request, batch_id: str) -> StoredOpenAIBatch:
 
 
 async def _shown(gateway: Gateway, batch: StoredOpenAIBatch) -> Response:
-    run = None if batch.run is None else await gateway.keeper.journal.of_ordinal(batch.run)
-    return _json(shown(batch, run))
+    return _json(shown(batch, await gateway.keeper.journal.openai_batches.run_of(batch)))
 
 
 def _json(view: msgspec.Struct) -> Response:

@@ -58,6 +58,11 @@ class JournalOpenAIBatches:
         """A tenant's batches, or everybody's for None, newest first; `after` is an id."""
         return await self._read(lambda db: _page(db, tenant, after, limit))
 
+    async def run_of(self, batch: StoredOpenAIBatch) -> StoredBatch | None:
+        """The run that a batch has; None: it has none, or not any more, as when its input file proves to be wrong."""
+        run = batch.run
+        return None if run is None else await self._read(lambda db: batches.of_ordinals(db, {run}).get(run))
+
     async def all_open(self) -> Sequence[StoredOpenAIBatch]:
         """All that have not ended, oldest first."""
         return await self._read(openai_batches.all_open)

@@ -5,6 +5,7 @@ OpenAI's API adds: a status of its own, whose every step has a time, and files.
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -137,8 +138,10 @@ class OpenAIBatches:
             )
         except WrongState:
             return await self.now(batch)
-        if cancelled.run is not None:
-            await self._batches.cancel(await self._keeper.journal.of_ordinal(cancelled.run))
+        run = await self._keeper.journal.openai_batches.run_of(cancelled)
+        if run is not None:
+            with contextlib.suppress(NoSuchBatch):  # its file was being read, and whoever reads it has removed the run
+                await self._batches.cancel(run)
         return cancelled
 
     async def resume(self, batch: StoredOpenAIBatch) -> StoredOpenAIBatch:

@@ -81,7 +81,10 @@ def test_a_batch_whose_file_is_wrong_keeps_the_errors_and_nothing_else(place: Pl
             await journal.openai_batches.start(batch.ordinal, Sealing(), OUTPUTS)
         run = await journal.openai_batches.begin_run(batch.ordinal, new_batch("run", kind=BatchKind.OPENAI))
         await journal.append(run.ordinal, items(100))
+        seen = await journal.openai_batches.get("batch_1", "t")
+        assert seen is not None and await journal.openai_batches.run_of(seen) == await journal.of_ordinal(run.ordinal)
         await journal.delete(run.ordinal)
+        assert await journal.openai_batches.run_of(seen) is None
         failed = await journal.openai_batches.set_status(batch.ordinal, Status.FAILED, errors=b"[1]")
         assert (failed.status, failed.errors, failed.run) == (Status.FAILED, b"[1]", None)
         assert failed.failed_at is not None and failed.in_progress_at is None
