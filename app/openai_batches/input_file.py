@@ -87,7 +87,10 @@ class InputFile:
     def _look_at(self, line: bytes | None) -> Task | Problem:
         limits = self._limits
         if self._tasks > limits.tasks:
-            message = f"the file has more than {limits.tasks} lines, the most that are accepted in a batch: split it"
+            message = (
+                f"the file has more than {limits.tasks} lines, the most that are accepted in a batch "
+                "(--max-batch-lines): split it"
+            )
             return Problem(code=ProblemCode.TOO_MANY_TASKS, line=None, message=message)
         if line is None:
             message = f"line {self._line}: it has more than {limits.line_bytes} bytes: shorten the prompt"

@@ -39,7 +39,6 @@ from engines import tasks
 
 logger = get_logger("batches")
 T = TypeVar("T")
-MOST_TASKS = 20_000_000  # lines of a batch: of what a stored batch may have
 _STATUS = {
     BatchState.COMPLETED: OpenAIBatchStatus.COMPLETED,
     BatchState.CANCELLED: OpenAIBatchStatus.CANCELLED,
@@ -199,7 +198,7 @@ class OpenAIBatches:
             options=LineOptions(batch.endpoint).encode(),
             kind=BatchKind.OPENAI,
         )
-        limits = Limits(line_bytes=self._settings.max_body_bytes, tasks=MOST_TASKS)
+        limits = Limits(line_bytes=self._settings.max_body_bytes, tasks=self._settings.max_batch_lines)
         validation = Validation(self._keeper.journal, batch, run, limits)
         batch = await self._persist(lambda: validation.validate(self._turnstile))
         logger.info("openai_batch_read", batch=batch.id, status=str(batch.status))

@@ -35,6 +35,7 @@ class JournalSettings(Section):
     max_tenant_items: Count | None = setting(None, "Items of one tenant in the journal. Default: no limit of its own.")
     max_tenant_files: Count | None = setting(None, "Files of one tenant in the journal. Default: no limit of its own.")
     max_tenant_bytes: Size | None = setting(None, "Bytes of one tenant in the journal. Default: no limit of its own.")
+    max_batch_lines: Count = setting(20_000_000, "Lines of the input file of one batch of /v1/batches.")
     max_file_bytes: Size = setting("512MiB", "Bytes of one file of /v1/files; as much as OpenAI takes.")
 
     @property

@@ -19,11 +19,12 @@ from tests.service import BATCH, Json, Service, serving, until
 
 MODEL = "phalanx-simulated"
 ENDPOINT = "/v1/completions"
+MOST_LINES = 300
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with serving(step_ms=2) as service:
+    with serving("--max-batch-lines", str(MOST_LINES), step_ms=2) as service:
         yield service
 
 
@@ -82,7 +83,7 @@ def priorities(folder: Path) -> set[int]:
 
 
 def test_every_line_is_answered_once(client: openai.OpenAI) -> None:
-    batch = create(client, (line(number) for number in range(300)))
+    batch = create(client, (line(number) for number in range(MOST_LINES)))
     assert (batch.status, batch.object, batch.metadata) == ("validating", "batch", {"for": "a test"})
     done = ended(client, batch)
     assert (done.status, done.model) == ("completed", MODEL)
@@ -132,6 +133,10 @@ def test_what_is_wrong_with_a_file_is_listed_by_line_and_nothing_runs(client: op
     found = [(problem.line, problem.code) for problem in done.errors.data]
     assert found == [(2, "duplicate_custom_id"), (3, "url_mismatch"), (4, "model_mismatch")]
     assert done.output_file_id is None
+    done = ended(client, create(client, (line(number) for number in range(MOST_LINES + 1))))
+    assert done.errors is not None
+    assert done.errors.data is not None
+    assert [(problem.line, problem.code) for problem in done.errors.data] == [(None, "too_many_tasks")]
     done = ended(client, create(client, [prompt_line(0, stream=True), prompt_line(1, custom_id="own")], BATCH))
     assert done.errors is not None
     assert done.errors.data is not None
@@ -239,7 +244,7 @@ def test_batches_go_on_after_the_gateway_was_killed(tmp_path: Path) -> None:
         until(is_amid, "it does not run", 20)
         had = lines_of(client, client.batches.retrieve(batch.id).output_file_id).keys()
         prompts.write_bytes(b"")
-        unread = create(client, (line(number, prompt="unread") for number in range(20_000)))
+        unread = create(client, (line(number, prompt="unread") for number in range(5000)))
         service.process.kill()
         service.wait()
         time.sleep(0.5)

@@ -146,7 +146,7 @@ def test_too_many_lines_end_the_reading() -> None:
     assert (len(tasks), problems) == (3, [])
     tasks, (problem,) = read(*[line() + b"\n"] * 3, *[b"{\n"] * 500, tasks=3)
     assert len(tasks) == 3
-    assert (problem.code, problem.line) == ("too_many_tasks", None) and "more than 3 lines" in problem.message
+    assert (problem.code, problem.line) == ("too_many_tasks", None) and "more than 3 lines" in problem.message and "--max-batch-lines" in problem.message
 
 
 def test_so_many_problems_are_listed_and_no_more_is_read() -> None:
