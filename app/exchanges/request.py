@@ -9,7 +9,7 @@ import msgspec
 
 from app.batches.request import PRIORITY_BOUND
 from app.errors import InvalidRequest, NotFound
-from app.validation import DECODE_ERRORS, complaint
+from app.validation import DECODE_ERRORS, complaint, short
 from engines.contract.exchanges import Exchange
 
 BYTES_PER_TOKEN = 4  # estimated: the gateway does not tokenise
@@ -47,10 +47,15 @@ class ExchangeRequest:
     @property
     def priority(self) -> int | None:
         """Before which other requests it runs: lower runs first. Raises InvalidRequest."""
+        given = self.raw("priority")
+        if given is None:
+            return None
         asked = self._read("priority", int)
-        if asked is not None and abs(asked) > PRIORITY_BOUND:
+        if asked is None or abs(asked) > PRIORITY_BOUND:
             raise InvalidRequest(
-                f"priority is {asked}: it must be from {-PRIORITY_BOUND} to {PRIORITY_BOUND}", param="priority"
+                f"priority is {short(given.decode(errors='replace'))}: it must be a whole number from "
+                f"{-PRIORITY_BOUND} to {PRIORITY_BOUND}",
+                param="priority",
             )
         return asked
 

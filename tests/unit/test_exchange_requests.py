@@ -33,12 +33,12 @@ def test_a_request_says_what_the_gateway_has_to_know() -> None:
 
 @pytest.mark.parametrize("wrong", [5.5, [1], {"a": 1}, 2**70, None])
 def test_what_is_not_understood_counts_as_missing_and_goes_on_as_it_came(wrong: object) -> None:
-    fields = {"model": wrong, "stream": wrong, "priority": wrong, "max_tokens": wrong}
+    fields = {"model": wrong, "stream": wrong, "max_tokens": wrong}
     found = request(CHAT, **fields)
     is_integer = isinstance(wrong, int)
     assert (found.model, found.streams) == (None, False)
     if not is_integer:
-        assert (found.priority, found.max_tokens(100)) == (None, 100)
+        assert found.max_tokens(100) == 100
     assert msgspec.json.decode(found.body) == fields
 
 
@@ -48,10 +48,13 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
         ExchangeRequest(COMPLETIONS, body)
 
 
-def test_a_priority_beyond_all_is_refused() -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        _ = request(priority=10**12).priority
+@pytest.mark.parametrize("wrong", [10**12, 2**70, 5.5, "5", [1], {}])
+def test_a_priority_beyond_all_or_that_is_none_is_refused(wrong: object) -> None:
+    """It is the gateway's own: nobody else would say that it means nothing."""
+    with pytest.raises(InvalidRequest, match=r"priority is .* must be a whole number") as refused:
+        _ = request(priority=wrong).priority
     assert refused.value.param == "priority"
+    assert request(priority=None).priority is None
 
 
 @pytest.mark.parametrize(
