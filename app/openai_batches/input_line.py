@@ -9,6 +9,7 @@ from app.batches.splitting import MAX_DEPTH, is_too_deep
 from app.openai_batches.endpoints import BATCH_GENERATE
 from app.validation import DECODE_ERRORS, complaint, did_you_mean, short, shown
 
+OFF = (b"false", b"null")
 SPACE = b" \t\r"  # a line may hold nothing else, and end with \r\n
 
 
@@ -161,10 +162,10 @@ def _check_body(body: bytes, expected: Expected) -> None:
             f"model is {_quoted(found.model)}, which is not served here: leave it out, or name {expected.model!r}",
             "body.model",
         )
-    if bytes(found.stream) == b"true":
+    if bytes(found.stream) not in OFF:  # some engines take 1 and "yes" for true
         raise _Wrong(
             ProblemCode.STREAM_NOT_SUPPORTED,
-            "stream is true, and a batch's answers are whole: leave it out",
+            f"stream is {_quoted(found.stream)}, and a batch's answers are whole: leave it out",
             "body.stream",
         )
     if (_text(found.encoding_format) or "").startswith("bytes"):

@@ -27,8 +27,7 @@ from app.settings.declaration import Settings
 from engines.contract.protocol import Result
 
 BODY = "body"  # a prompt's place on its line
-MODEL, STREAM = "model", "stream"  # fields of a body that are no prompt's, and were looked at when the file was read
-OFF = (b"false", b"null")
+OF_THE_LINE = ("model", "stream")  # fields of a body that are no prompt's, and were checked when the file was read
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -110,7 +109,6 @@ class PromptLineIntake:
 def _prompt_of(task: StoredTask) -> bytes:
     """The prompt, with its line's custom_id, as JSON."""
     fields = _decode_fields(task.body)
-    fields.pop(MODEL, None)
-    if bytes(fields.get(STREAM, b"")) in OFF:
-        del fields[STREAM]
+    for name in OF_THE_LINE:
+        fields.pop(name, None)
     return _encode(fields | {"custom_id": msgspec.Raw(_encode(task.custom_id))})

@@ -137,7 +137,7 @@ def test_what_is_wrong_with_a_file_is_listed_by_line_and_nothing_runs(client: op
     assert done.errors is not None
     assert done.errors.data is not None
     assert [(problem.line, problem.code) for problem in done.errors.data] == [(None, "too_many_tasks")]
-    done = ended(client, create(client, [prompt_line(0, stream=True), prompt_line(1, custom_id="own")], BATCH))
+    done = ended(client, create(client, [prompt_line(0, stream="yes"), prompt_line(1, custom_id="own")], BATCH))
     assert done.errors is not None
     assert done.errors.data is not None
     found = [(problem.line, problem.code, problem.param) for problem in done.errors.data]
@@ -184,7 +184,6 @@ def test_prompts_that_are_refused_or_fail_have_their_errors_in_the_error_file(cl
         "body.sampling_params.temperature": {"sampling_params": {"temperature": -1}},
         "body": {"messages": [{"role": "user", "content": "both"}]},
         "body.max_tokens": {"max_tokens": 3},
-        "body.stream": {"stream": "yes"},
         "body.sampling_params.guided": {"sampling_params": {"guided": "x"}},
     }
     bodies = [*wrong.values(), {"prompt": [], "sampling_params": None}]

@@ -84,6 +84,7 @@ def test_a_model_may_be_left_out_or_be_the_one_that_is_served(model: dict[str, A
         (line(body=BODY | {"model": 5}), "model_mismatch", "body.model", "model is 5"),
         (line(body=BODY | {"stream": True}), "stream_not_supported", "body.stream", "stream is true"),
         (line(body=BODY | {"encoding_format": "bytes"}), "invalid_body", "body.encoding_format", "is 'bytes'"),
+        (line(body=BODY | {"stream": 1}), "stream_not_supported", "body.stream", "stream is 1"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(raw: bytes, code: str, param: str | None, said: str) -> None:
@@ -146,7 +147,8 @@ def test_too_many_lines_end_the_reading() -> None:
     assert (len(tasks), problems) == (3, [])
     tasks, (problem,) = read(*[line() + b"\n"] * 3, *[b"{\n"] * 500, tasks=3)
     assert len(tasks) == 3
-    assert (problem.code, problem.line) == ("too_many_tasks", None) and "more than 3 lines" in problem.message and "--max-batch-lines" in problem.message
+    assert (problem.code, problem.line) == ("too_many_tasks", None)
+    assert "more than 3 lines" in problem.message and "--max-batch-lines" in problem.message
 
 
 def test_so_many_problems_are_listed_and_no_more_is_read() -> None:
