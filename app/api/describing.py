@@ -34,6 +34,7 @@ class Answers:
     example: Schema | None = None
     others: Mapping[str, Schema] = field(default_factory=dict)
     line: str | None = None
+    other_types: tuple[str, ...] = ()  # media types that a success may have instead
     lines: tuple[Schema, ...] = ()  # examples of them, in their order
     takes: str | None = None
     needs_body: bool = True

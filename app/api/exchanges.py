@@ -3,41 +3,25 @@ give is OpenAI's, and Anthropic's, and vLLM's to say."""
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.api import anthropic_errors
 from app.api.auth import caller_of
 from app.api.body import BodyLimits, read_json
-from app.api.describing import Answers, Described
+from app.api.describing import Answers
 from app.api.exchange_response import ExchangeResponse
+from app.api.exchange_schemas import EXAMPLES, OTHER_TYPES, SCHEMAS, SHAPES
 from app.api.plain_route import PlainRoute
 from app.api.request_id import request_id_of
 from app.api.state import gateway_of
 from app.errors import TooSlow
 from engines.contract.exchanges import Exchange
 
+__all__ = ["ANSWERS", "SCHEMAS", "router"]
 router = APIRouter(route_class=PlainRoute)
 
 
-class ExchangeBody(msgspec.Struct):
-    """A request of OpenAI's API, or Anthropic's, or vLLM's: these fields the gateway knows, and all others go on."""
-
-    model: str | None = None
-    stream: bool | None = None
-    priority: int | None = None
-
-
-class ExchangeAnswer(msgspec.Struct):
-    """What the API says that the request is of."""
-
-
-SCHEMAS = (
-    Described(ExchangeBody, is_read=True),
-    Described(ExchangeAnswer),
-    *(Described(struct) for struct in anthropic_errors.STRUCTS),
-)
 SUMMARIES = {
     Exchange.COMPLETIONS: "OpenAI's completions",
     Exchange.CHAT_COMPLETIONS: "OpenAI's chat completions",
@@ -58,12 +42,14 @@ SUMMARIES = {
 }
 ANSWERS = {
     str(path): Answers(
-        "ExchangeAnswer",
+        answer.__name__,
         (403, 404, 408, 413, 415, 503),
         refused="AnthropicErrorAnswer" if path in anthropic_errors.PATHS else "ErrorAnswer",
-        takes="ExchangeBody",
+        takes=body.__name__,
+        requests={"request": {"value": EXAMPLES[path]}},
+        other_types=OTHER_TYPES.get(path, ()),
     )
-    for path in Exchange
+    for path, (body, answer) in SHAPES.items()
 }
 
 

@@ -103,10 +103,10 @@ async def upload_file(request: Request) -> Response:
 @router.get("/v1/files", summary="Files")
 async def list_files(
     request: Request,
-    purpose: str | None = None,
+    purpose: Annotated[str | None, Query(json_schema_extra={"enum": [*PURPOSES, None]})] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
     order: Literal["asc", "desc"] = "desc",
-    after: str | None = None,
+    after: Annotated[str | None, Query(json_schema_extra={"pattern": f"^{FILE_ID.pattern}$"})] = None,
 ) -> Response:
     """By the time of their upload, the newest first unless `order` is `asc`; `after` is the id of the last one seen."""
     if purpose is not None and purpose not in PURPOSES:

@@ -23,7 +23,7 @@ from app.openai_batches.batch_object import (
     Problems,
     shown,
 )
-from app.openai_batches.creation import CreateBatch, OutputExpiry, parse_creation
+from app.openai_batches.creation import WINDOW, CreateBatch, OutputExpiry, parse_creation
 from app.openai_batches.endpoints import ENDPOINTS
 from app.openai_batches.input_line import Problem, ProblemCode
 from app.validation import short
@@ -44,7 +44,12 @@ class OpenAIBatchList(msgspec.Struct, kw_only=True):
 
 
 SCHEMAS = (
-    Described(CreateBatch, is_read=True),
+    Described(
+        CreateBatch,
+        is_read=True,
+        words={"endpoint": one_of(ENDPOINTS)},
+        opaque={"completion_window": {"type": "string", "pattern": f"^{WINDOW.pattern}$"}},
+    ),
     Described(OutputExpiry, is_read=True),
     Described(BatchObject, words={"status": one_of(OpenAIBatchStatus)}),
     Described(Problem, words={"code": one_of(ProblemCode)}),
@@ -54,8 +59,18 @@ SCHEMAS = (
     ),
 )
 PATH = "/v1/batches/{batch_id}"
+EXAMPLE = {
+    "input_file_id": "file-01a21cdfcc716156b5b4e666465a0905",
+    "endpoint": "/v1/chat/completions",
+    "completion_window": "24h",
+}
 ANSWERS = {
-    "POST /v1/batches": Answers(BatchObject.__name__, (403, 408, 413, 415, 503), takes=CreateBatch.__name__),
+    "POST /v1/batches": Answers(
+        BatchObject.__name__,
+        (403, 408, 413, 415, 503),
+        takes=CreateBatch.__name__,
+        requests={"request": {"value": EXAMPLE}},
+    ),
     "GET /v1/batches": Answers(OpenAIBatchList.__name__, (503,)),
     f"GET {PATH}": Answers(BatchObject.__name__, (404, 503)),
     f"POST {PATH}/cancel": Answers(BatchObject.__name__, (403, 404, 503)),

@@ -117,6 +117,7 @@ def _ok(answers: Answers) -> Schema:
     if answers.component is None:
         return answer | {"content": {"text/plain": {"schema": {"type": "string"}}}}
     content: dict[str, Schema] = {JSON_TYPE: _json(answers.component, answers)}
+    content |= {media_type: {} for media_type in answers.other_types}
     if answers.line is not None:
         content[NDJSON] = _lines(answers.line, answers.lines)
     return answer | {"content": content}

@@ -3,10 +3,10 @@
 import datetime
 import re
 import time
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from app.api.auth import caller_of
@@ -19,6 +19,7 @@ from app.journal.records import DayUsage
 router = APIRouter()
 DEFAULT_DAYS = 30
 MOST_DAYS = 366
+Day = Annotated[str | None, Query(json_schema_extra={"format": "date"})]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,7 +58,7 @@ ANSWERS = {"/v1/usage": Answers("UsageList", (503,))}
 
 
 @router.get("/v1/usage", summary="What was used, by day")
-async def usage(request: Request, since: str | None = None, until: str | None = None) -> Response:
+async def usage(request: Request, since: Day = None, until: Day = None) -> Response:
     """The API key's tenant's usage, or every tenant's for an admin's key; at most 366 days.
 
     `since` and `until` are days in UTC, such as 2026-11-27, both included: by default the last 30 days. A batch counts

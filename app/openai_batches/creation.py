@@ -14,7 +14,7 @@ MAX_METADATA_PAIRS = 16  # OpenAI's bounds
 MetadataKey = Annotated[str, Meta(max_length=64)]
 MetadataValue = Annotated[str, Meta(max_length=512)]
 SHORTEST_S, LONGEST_S = 3600, 30 * 86400  # an output file's life, by OpenAI's bounds
-_WINDOW = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,3})?)(?P<unit>[smhd])", re.ASCII)
+WINDOW = re.compile(r"([0-9]{1,9}(?:[.][0-9]{1,3})?)([smhd])")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -53,8 +53,8 @@ def parse_creation(body: bytes | bytearray, endpoints: tuple[str, ...]) -> Creat
 
 def window_s(written: str) -> float:
     """A completion window in seconds, such as of 24h. Raises InvalidRequest."""
-    found = _WINDOW.fullmatch(written)
-    seconds = float(found["number"]) * _UNITS_S[found["unit"]] if found else 0.0
+    found = WINDOW.fullmatch(written)
+    seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
     if not 0 < seconds <= MAX_SECONDS:
         raise InvalidRequest(
             f"completion_window is {shown(written)}: it must be such as 24h, or another time in s, m, h or d",

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from fastapi import FastAPI
 from openapi_spec_validator import validate
+from starlette.routing import Route
 
 from app.api.arriving_stream import BatchError
 from app.api.auth import OPEN
@@ -17,6 +18,7 @@ from app.api.batch_schemas import DETACHED_LINE, MADE_BY_RANKS, OPTIONS, REQUEST
 from app.api.batch_schemas import LINE as LINE_SCHEMA
 from app.api.describing import Described
 from app.api.examples import ANSWER, DRY_RUN, ERRORS, LINES, REQUEST_LINES, REQUESTS
+from app.api.exchange_schemas import EXAMPLES, SHAPES
 from app.api.limit_headers import LIMIT_ITEMS
 from app.api.openapi import describe
 from app.api.schemas import OF_EVERY_ROUTE
@@ -29,6 +31,7 @@ from app.batches.turnstile import Turnstile
 from app.errors import InvalidRequest, TryLater, body_of
 from app.factory import RESOURCES
 from app.settings.declaration import Settings
+from engines.contract.exchanges import Exchange
 from engines.contract.sampling import RepetitionDetection, SamplingFields, StructuredOutputs
 from engines.simulated import answers
 from engines.vllm_engine import outputs as vllm_outputs
@@ -37,12 +40,20 @@ Schema = dict[str, Any]
 DESCRIBED = (*OF_EVERY_ROUTE, *(found for resource in RESOURCES for found in resource.SCHEMAS))
 
 
+PAGES = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}  # the document itself, and what shows it
+
+
 @pytest.fixture(scope="module")
-def document() -> Schema:
+def app() -> FastAPI:
     app = FastAPI(title="Phalanx", version="1")
     for resource in RESOURCES:
         app.include_router(resource.router)
     describe(app, RESOURCES)
+    return app
+
+
+@pytest.fixture(scope="module")
+def document(app: FastAPI) -> Schema:
     assert app.openapi() is app.openapi()  # made once
     return app.openapi()
 
@@ -88,6 +99,27 @@ def test_nothing_is_left_undescribed(document: Schema) -> None:
 @pytest.mark.parametrize("struct", [answers.Output, vllm_outputs.Output, vllm_outputs.TokenLogprob])
 def test_what_the_engines_encode_is_described(document: Schema, struct: type[msgspec.Struct]) -> None:
     assert set(struct.__struct_fields__) <= set(schema_of(document, struct.__name__)["properties"])
+
+
+def test_every_route_is_in_the_document_but_its_own_pages(app: FastAPI, document: Schema) -> None:
+    routes = [route for route in app.routes if isinstance(route, Route) and route.path not in PAGES]
+    described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    answered = {(method, route.path) for route in routes for method in route.methods or ()}
+    assert {(method, path) for method, path in answered if method != "HEAD"} == described
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            ends = ("/cancel", "/drain", "/restart", "/batches/{batch_id}/resume")
+            takes_none = method in ("get", "delete") or path.endswith(ends)
+            assert ("requestBody" in operation) != takes_none, f"{method} {path}"
+            for body in operation.get("requestBody", {}).get("content", {}).values():
+                assert body["schema"]
+
+
+@pytest.mark.parametrize("path", Exchange)
+def test_the_example_of_an_exchange_is_valid(document: Schema, path: Exchange) -> None:
+    body, _ = SHAPES[path]
+    assert complaints(document, body.__name__, EXAMPLES[path]) == []
+    assert complaints(document, body.__name__, {"priority": "first"})
 
 
 def test_every_route_has_its_answers_in_one_shape(document: Schema) -> None:
