@@ -106,6 +106,8 @@ def read_fields(body: bytes) -> Fields:
         value = fields.pop(name, False)
         if value is not False and value not in NOTHING:
             raise BodyRefused(f"the simulated engine does not support {name!r}: leave it out")
+    if not isinstance(fields.get("model", ""), str):
+        raise BodyRefused("model must be a string")
     return fields
 
 
