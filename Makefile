@@ -67,7 +67,7 @@ journal: ## The durable store on SQLite and on a PostgreSQL of its own (apt-get 
 	$(SETUP) --dev
 	$(BIN)/python -m pytest tests/journal --postgres --kills 50 $(ARGS)
 
-clients: ## Others' clients, each in an environment of its own (3 GB): openai, lm-eval, inspect, guidellm, LiteLLM; ten minutes
+clients: ## Others' clients, each in an environment of its own (3 GB): openai, lm-eval, inspect, guidellm, LiteLLM, LangChain; ten minutes
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -o timeout=1800 tests/clients $(ARGS)
 

@@ -14,6 +14,7 @@ from app.keys.store import KeysFile
 from bench.engine_settings import DEFAULTS, EngineSettings
 from bench.vllm_server import VllmServer
 from engines.vllm_engine.variables import STRICT_TOOLS
+from tests.documented import filled
 from tests.service import bearer, serving
 
 MODEL = "phalanx-tiny"
@@ -43,6 +44,10 @@ class Server:
     def shown_key(self) -> str:
         """What a client is given that insists on a key."""
         return self.api_key or NO_KEY
+
+    def filled(self, example: str) -> str:
+        """An example of docs/openai.md, for this server."""
+        return filled(example, self.url, self.shown_key, self.model)
 
     def routes(self) -> set[str]:
         """Its paths, as its /openapi.json lists them."""

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy before the server: chats, streams and a batch that go through it."""
+"""LiteLLM as docs/openai.md shows it, and its proxy before the server, through which chats, streams and a batch go."""
 
 import json
 import subprocess
@@ -11,12 +11,16 @@ import pytest
 from bench.processes import free_port
 from tests.clients.environments import TAIL_CHARACTERS, Client
 from tests.clients.server import Server
+from tests.documented import example
 from tests.service import as_object, bearer, until
 
 MASTER_KEY = "sk-of-the-proxy-before-the-service"
 CHAT = {"model": "capitals", "messages": [{"role": "user", "content": "France: capital?"}], "max_tokens": 12}
+HEADING = "### LiteLLM"
+OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else it fetches prices
 START_DEADLINE_S = 120
 BATCH_DEADLINE_S = 120
+TIMEOUT_S = 120
 FINISHED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -24,18 +28,10 @@ FINISHED = ("completed", "failed", "expired", "cancelled")
 def proxy(client: Callable[[str], Client], server: Server) -> Iterator[httpx.Client]:
     """A client of the proxy, which has one model, the server's."""
     litellm, port = client("litellm"), free_port()
-    behind = {"api_base": server.openai_url, "api_key": server.shown_key}
-    model = {"model_name": "capitals", "litellm_params": {"model": f"openai/{server.model}"} | behind}
-    settings = {
-        "model_list": [model],
-        "general_settings": {"master_key": MASTER_KEY},
-        "files_settings": [{"custom_llm_provider": "openai"} | behind],
-    }
     config = litellm.home / "config.yaml"
-    config.write_text(json.dumps(settings))  # JSON is YAML
+    config.write_text(f"{server.filled(example('yaml', HEADING))}general_settings: {{master_key: {MASTER_KEY}}}\n")
     command = litellm.command("litellm", "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
-    variables = {  # batches go where these say, not where the model is
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it fetches prices
+    variables = OFFLINE | {  # batches go where these say, not where the model is
         "OPENAI_API_BASE": server.openai_url,
         "OPENAI_API_KEY": server.shown_key,
     }
@@ -62,6 +58,12 @@ def is_up(process: "subprocess.Popen[bytes]", http: httpx.Client, log: Callable[
         return http.get("/health/liveliness").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_the_documented_lines_run(client: Callable[[str], Client], server: Server) -> None:
+    program = server.filled(example("python", HEADING))
+    printed = client("litellm").run("python", "-c", program, timeout_s=TIMEOUT_S, variables=OFFLINE)
+    assert printed.count("Paris") == 2, printed
 
 
 def test_a_chat_goes_through_the_proxy(proxy: httpx.Client) -> None:

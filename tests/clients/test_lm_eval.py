@@ -1,6 +1,8 @@
-"""EleutherAI's evaluation harness: the scores of small tasks, and each log-probability, as straight from vLLM."""
+"""EleutherAI's evaluation harness, by the commands of docs/openai.md: the scores of small tasks, and each
+log-probability, as straight from vLLM."""
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from tests.clients.environments import Client
 from tests.clients.server import Server
+from tests.documented import example
 from tests.service import Json
 
 TASKS = Path(__file__).with_name("tasks")
@@ -25,15 +28,15 @@ class Evaluation:
     samples: dict[str, list[Json]]  # by task, in the order of its questions
 
 
-def evaluate(harness: Client, server: Server, model: str, route: str, tasks: list[str], *flags: str) -> Evaluation:
-    arguments = {"model": server.model, "base_url": f"{server.openai_url}/{route}", "num_concurrent": 4}
-    if model == "local-completions":
-        arguments["tokenizer"] = server.tokenizer
+def evaluate(harness: Client, server: Server, model: str, tasks: list[str]) -> Evaluation:
+    """Runs the documented command for this kind of model."""
+    commands = example("sh", "### lm-eval").replace("\\\n", "").splitlines()
+    (command,) = [command for command in commands if f" --model {model} " in command]
+    command = server.filled(command).replace("FOLDER", str(server.tokenizer)).replace("TASK", ",".join(tasks))
     found = harness.home / f"{model}-{server.url.rpartition(':')[2]}"
     harness.run(
-        *("lm-eval", "run", "--model", model, "--tasks", ",".join(tasks), "--include_path", str(TASKS), *flags),
-        *("--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())),
-        *("--output_path", str(found), "--log_samples"),
+        *shlex.split(command),
+        *("--include_path", str(TASKS), "--output_path", str(found), "--log_samples"),
         timeout_s=TIMEOUT_S,
         cwd=TASKS,  # which the tasks name their data from
         variables={"OPENAI_API_KEY": server.shown_key},
@@ -54,7 +57,7 @@ def harness(client: Callable[[str], Client]) -> Client:
 
 def test_completions_score_as_straight_from_vllm(harness: Client, server: Server, straight: Server) -> None:
     tasks = ["capitals_choice", "capitals_cloze"]
-    ours, theirs = (evaluate(harness, which, "local-completions", "completions", tasks) for which in (server, straight))
+    ours, theirs = (evaluate(harness, which, "local-completions", tasks) for which in (server, straight))
     assert ours.scores == theirs.scores
     assert 0 < ours.scores["capitals_choice"]["acc,none"] < 1, "a score that could be chance's"
     assert answers(ours, "capitals_cloze") == answers(theirs, "capitals_cloze")
@@ -63,10 +66,7 @@ def test_completions_score_as_straight_from_vllm(harness: Client, server: Server
 
 def test_chats_score_as_straight_from_vllm(harness: Client, server: Server, straight: Server) -> None:
     ours, theirs = (
-        evaluate(
-            *(harness, which, "local-chat-completions", "chat/completions", ["capitals_chat"]), "--apply_chat_template"
-        )
-        for which in (server, straight)
+        evaluate(harness, which, "local-chat-completions", ["capitals_chat"]) for which in (server, straight)
     )
     assert ours.scores == theirs.scores
     assert 0 < ours.scores["capitals_chat"]["exact_match,none"] < 1, "a score that could be chance's"

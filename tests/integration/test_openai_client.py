@@ -1,7 +1,6 @@
 """OpenAI's own package, unmodified, against simulated ranks; and what docs/openai.md shows."""
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,9 +13,9 @@ import pytest
 
 from app.keys.key import KeyLimits
 from app.keys.store import KeysFile
+from tests.documented import examples, filled
 from tests.service import Service, bearer, serving, until
 
-DOCS = Path(__file__).parents[2] / "docs" / "openai.md"
 MODEL = "phalanx-simulated"
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -43,9 +42,8 @@ def client(service: Service) -> Iterator[openai.OpenAI]:
 
 def run_example(service: Service, number: int) -> str:
     """What an example of the page prints."""
-    example = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[number]
     (_, _, key) = service.client.headers["Authorization"].partition(" ")
-    program = example.replace("http://127.0.0.1:8000", service.url).replace('api_key="none"', f"api_key={key!r}")
+    program = filled(examples("python")[number], service.url, key, MODEL)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
