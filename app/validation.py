@@ -11,6 +11,7 @@ _PLACE = re.compile(r" - at `(?:key` in `)?\$(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 HALF_CHARACTER = b"\xff     "  # in the place of an escape for half a character: app/batches/surrogates.py
+HALF = "half a character, such as the escape \\ud83d without its other half"
 SOME_KEY = "[...]"  # msgspec does not say which one
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 SHOWN_VALUE_LENGTH = 80
@@ -34,7 +35,7 @@ def complaint(error: Exception, place: str, known: Iterable[str] = ()) -> Compla
         # Its position counts from the beginning of the string that it is in, so it would mislead.
         reason = error.reason
         if bytes(error.object[error.start : error.start + len(HALF_CHARACTER)]) == HALF_CHARACTER:
-            reason = "half a character, such as the escape \\ud83d without its other half"
+            reason = HALF
         return Complaint(place or None, f"{place or 'the body'} is not valid UTF-8: {reason}")
     text = str(error)
     found = _PLACE.search(text)

@@ -6,8 +6,10 @@ invalid UTF-8, in place and without a change of length: then whoever reads that 
 
 import re
 
+import msgspec
+
 from app.batches.turnstile import Turnstile
-from app.validation import HALF_CHARACTER
+from app.validation import HALF, HALF_CHARACTER, Complaint, complaint
 
 WINDOW_BYTES = 2**20  # searched between two turns of the event loop
 MOST = 10_000  # in one body
@@ -23,6 +25,14 @@ _CANDIDATE = re.compile(
     rb"|[c-fC-F][0-9a-fA-F]{2}(?:(?<!\\u[dD][89abAB]..\\u[dD]...)|(?<=\\\\u[dD][89abAB]..\\u[dD]...)))",
     re.DOTALL,
 )
+
+
+def complaint_of(error: Exception, text: bytes | bytearray, place: str) -> Complaint:
+    """What is wrong with a JSON text that is not taken apart any further."""
+    found = complaint(error, place)
+    if isinstance(error, msgspec.DecodeError) and not isinstance(error, msgspec.ValidationError) and found_in(text):
+        return Complaint(found.param, f"{place or 'the body'} has {HALF}")
+    return found
 
 
 async def mark(body: bytearray, turnstile: Turnstile) -> bool:
@@ -41,7 +51,12 @@ async def mark(body: bytearray, turnstile: Turnstile) -> bool:
     return found > 0
 
 
-def _is_lone(body: bytearray, place: int) -> bool:
+def found_in(text: bytes | bytearray) -> bool:
+    """Whether a JSON text has one: its decoder says of most that the text was truncated."""
+    return any(_is_lone(text, match.start()) for match in _CANDIDATE.finditer(text))
+
+
+def _is_lone(body: bytes | bytearray, place: int) -> bool:
     """Whether the escape there is one, and the one before it is not its first half."""
     if not _is_escape(body, place):
         return False
@@ -50,7 +65,7 @@ def _is_lone(body: bytearray, place: int) -> bool:
     return not (is_second and _FIRST.fullmatch(before) and _is_escape(body, place - ESCAPE_BYTES))
 
 
-def _is_escape(body: bytearray, place: int) -> bool:
+def _is_escape(body: bytes | bytearray, place: int) -> bool:
     """Whether the backslash there begins an escape: an even number of others stands before it."""
     before = body[max(0, place - MOST_BACKSLASHES) : place]
     return (len(before) - len(before.rstrip(b"\\"))) % 2 == 0

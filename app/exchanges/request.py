@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import msgspec
 
+from app.batches import surrogates
 from app.batches.request import PRIORITY_BOUND
 from app.errors import InvalidRequest, NotFound
-from app.validation import DECODE_ERRORS, complaint, short
+from app.validation import DECODE_ERRORS, short
 from engines.contract.exchanges import Exchange
 
 BYTES_PER_TOKEN = 4  # estimated: the gateway does not tokenise
@@ -31,7 +32,7 @@ class ExchangeRequest:
         try:
             self.fields: Fields = _decode(body)
         except DECODE_ERRORS as error:
-            found = complaint(error, "")
+            found = surrogates.complaint_of(error, body, "")
             raise InvalidRequest(found.message, param=found.param) from error
 
     @property

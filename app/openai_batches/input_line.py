@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from app.batches import surrogates
 from app.batches.request import CUSTOM_ID_LENGTH
 from app.batches.splitting import MAX_DEPTH, is_too_deep
 from app.openai_batches.endpoints import BATCH_GENERATE
@@ -129,7 +130,8 @@ def _fields(line: bytes) -> _Line:
         line.decode()  # what a decoder skips it does not check
         found = _decode_fields(line)
     except DECODE_ERRORS as error:
-        raise _Wrong(ProblemCode.INVALID_JSON_LINE, complaint(error, "").message.replace("the body", "it")) from error
+        reason = surrogates.complaint_of(error, line, "it").message
+        raise _Wrong(ProblemCode.INVALID_JSON_LINE, reason) from error
     if unknown := next((name for name in found if name not in _FIELDS), None):
         hint = did_you_mean(unknown, _FIELDS) or f": it may have {', '.join(_FIELDS)}"
         raise _Wrong(ProblemCode.UNKNOWN_PARAMETER, f"unknown field {short(unknown)!r}{hint}", short(unknown))

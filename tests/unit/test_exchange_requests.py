@@ -48,6 +48,13 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
         ExchangeRequest(COMPLETIONS, body)
 
 
+def test_half_a_character_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="the body has half a character"):
+        request(prompt=msgspec.Raw(b'"a\\ud83d"'))
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
+        ExchangeRequest(COMPLETIONS, b'{"prompt": "\\ud83d\\ude00"')
+
+
 @pytest.mark.parametrize("wrong", [10**12, 2**70, 5.5, "5", [1], {}])
 def test_a_priority_beyond_all_or_that_is_none_is_refused(wrong: object) -> None:
     """It is the gateway's own: nobody else would say that it means nothing."""
