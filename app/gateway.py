@@ -76,6 +76,7 @@ class Gateway:
             placement(Dispatch(settings.dispatch)),
             settings.fairness_quantum_tokens,
             settings.prefetch,
+            self._later,
             self._soon,
             self,
             settings.online_share,
@@ -209,6 +210,10 @@ class Gateway:
         """In the next pass of the event loop, and in nobody's context: what is dispatched is many requests'."""
         acting = tasks.guarded(act, "dispatch", self._fail)
         asyncio.get_running_loop().call_soon(acting, context=contextvars.Context())
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        acting = tasks.guarded(act, "dispatch", self._fail)
+        asyncio.get_running_loop().call_later(seconds, acting, context=contextvars.Context())
 
     def _fail(self, what: str, error: BaseException) -> None:
         self.fleet.fail(what, error)

@@ -3,6 +3,7 @@
 import math
 
 from app.dispatch.item import Item
+from app.dispatch.refill import Refill
 from engines.contract.protocol import Outcome, RankFacts, Result
 
 MIN_PREFETCH = 8
@@ -55,6 +56,7 @@ class RankCredit:
         self._online_sequences = 0
         self._most_reserved = min(facts.max_num_seqs - 1, math.ceil(online_share * facts.max_num_seqs))
         self.reserves = False  # whether sequences are kept for those that somebody waits for
+        self.refill = Refill(facts.max_num_seqs)
         self._kv_cache_tokens = facts.kv_cache_tokens
         self._max_model_len = facts.max_model_len
         self._kv_tokens: dict[int, float] = {}
@@ -73,6 +75,12 @@ class RankCredit:
     def observe_burst(self, sequences: int) -> None:
         """So many sequences have ended at once."""
         self._burst = max(sequences, self._burst * BURST_DECAY)
+        self.refill.ended(sequences)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether a batch may begin an item here now, if it fits."""
+        return not self.reserves or self.refill.is_open
 
     @property
     def credit(self) -> int:
@@ -106,6 +114,8 @@ class RankCredit:
         self._sequences += item.sequences
         self._online_sequences += item.sequences * item.flow.is_online
         self.outstanding_tokens += item.cost
+        if self.reserves and not item.flow.is_online:
+            self.refill.begun(item)
 
     def give_back(self, attempt: int) -> Item | None:
         """The attempt has ended. None when this rank does not hold it."""

@@ -14,8 +14,8 @@ from app.dispatch.credit import Fill, RankCredit
 from app.dispatch.figures import DispatchFigures
 from app.dispatch.group import DispatchGroup
 from app.dispatch.item import Flow, Item, ItemState
+from app.dispatch.lanes import Lanes, Later
 from app.dispatch.observer import DispatchObserver
-from app.dispatch.online import OnlineLane
 from app.dispatch.outbox import Outbox
 from app.dispatch.placement import Placement
 from app.dispatch.trial import verdict
@@ -36,6 +36,7 @@ class Dispatcher(DispatchFigures):
         placement: Placement,
         quantum_tokens: int,
         prefetch: int | None,
+        later: Later,
         soon: Soon = lambda act: act(),
         observer: DispatchObserver | None = None,
         online_share: float = 0.0,
@@ -46,7 +47,7 @@ class Dispatcher(DispatchFigures):
         self._prefetch = prefetch
         self._soon = soon
         self._observer = observer
-        self._online = OnlineLane(self.backlog, placement, online_share)
+        self._lanes = Lanes(self.backlog, placement, online_share, later)
         self._is_pump_due = False
         self._fill = Fill()
         self._given_up: set[int] = set()  # groups that will not come back by themselves
@@ -111,7 +112,8 @@ class Dispatcher(DispatchFigures):
         if group in self._groups:
             raise RuntimeError(f"group {group} is ready already")
         ranks = [
-            RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill, self._online.share) for m in members
+            RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill, self._lanes.online_share)
+            for m in members
         ]
         self._groups[group] = DispatchGroup(group, ranks, takes_items)
         self._ranks |= {rank.rank: rank for rank in ranks}
@@ -196,13 +198,12 @@ class Dispatcher(DispatchFigures):
             group for group in self._groups.values() if not self._run_trial(group, outbox, until) and group.takes_items
         ]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
-        self._online.serve(ranks, lambda item, rank: self._assign(item, rank, outbox))
-        while (item := self.backlog.head()) is not None and time.monotonic() < until:
-            chosen = self._placement.choose(ranks, item)
-            if chosen is None:
-                break
-            self.backlog.pop()
-            self._assign(item, chosen, outbox)
+
+        def assign(item: Item, rank: RankCredit) -> None:
+            self._assign(item, rank, outbox)
+
+        self._lanes.serve_online(ranks, assign)
+        self._lanes.serve_batches(ranks, assign, until, self._pump_soon)
         outbox.send(self._send)
         if time.monotonic() > until:
             self._pump_soon()

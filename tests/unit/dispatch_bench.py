@@ -108,7 +108,10 @@ class Bench:
         self.lives: dict[int, int] = {}
         self.owner = Owner()
         self.completed_tokens = 0  # the cost of what ranks have answered
-        self.dispatcher = Dispatcher(self._send, placement(dispatch), quantum, prefetch, soon, self, online_share)
+        self.due: list[tuple[float, Callable[[], None]]] = []  # seconds, and what is to be done after them
+        self.dispatcher = Dispatcher(
+            self._send, placement(dispatch), quantum, prefetch, self._later, soon, self, online_share
+        )
         for rank in range(ranks):
             self.ready(rank)
 
@@ -117,6 +120,9 @@ class Bench:
         self.sent.append((rank, msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Run | Abort)))
         if isinstance(message, Run):
             self.held[rank] |= {item.attempt: message.incarnation for item in message.items}
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        self.due.append((seconds, act))
 
     def results_taken(self, rank: int, results: list[Result], completed_tokens: int) -> None:
         self.completed_tokens += completed_tokens

@@ -271,8 +271,9 @@ def test_a_backlog_that_is_slow_to_order_is_sent_in_parts(monkeypatch: pytest.Mo
     due.clear()
     bench.dispatcher._is_pump_due = False
     monkeypatch.setattr(dispatcher, "LONGEST_PUMP_S", 0.02)
-    clock = itertools.count(step=0.015)
-    monkeypatch.setattr("app.dispatch.dispatcher.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    clock = itertools.count(step=0.008)
+    for module in ("dispatcher", "lanes"):
+        monkeypatch.setattr(f"app.dispatch.{module}.time", SimpleNamespace(monotonic=lambda: next(clock)))
     bench.ready(0)
     sizes = [len(bench.held[0])]
     while due:

@@ -1,12 +1,15 @@
-"""What is kept for items that somebody waits for: a few sequences, while there are such items, and no more."""
+"""What is kept for items that somebody waits for: a few sequences, while there are such items, and no more. And how
+batches begin beside them."""
 
 import time
+from itertools import pairwise
 
 import pytest
 from dispatch_bench import Bench, make_item, make_items
 
 from app.dispatch.item import Flow, Owner
-from app.dispatch.online import LINGER_S
+from app.dispatch.lanes import LINGER_S
+from app.dispatch.refill import PERIOD_S, PROMPT_TOKENS, SMALLEST_PART
 
 KEPT = 2  # of the eight sequences of each rank
 
@@ -28,6 +31,15 @@ def bench(prefetch: int = 4) -> Bench:
     made = Bench(prefetch=prefetch, online_share=0.2)
     made.ready(0, max_num_seqs=8)
     return made
+
+
+def wait(bench: Bench, clock: Clock, times: int = 1) -> None:
+    """Until what is due later has been done, so many times."""
+    for _ in range(times):
+        due, bench.due = bench.due, []
+        clock.now += max((seconds for seconds, _ in due), default=0)
+        for _, act in due:
+            act()
 
 
 def come(bench: Bench, owner: str = "chats", n: int = 1) -> Flow:
@@ -71,6 +83,7 @@ def test_room_is_kept_while_there_are_online_items_and_for_a_while_after_the_las
     made = bench()
     chat = come(made)
     made.submit(100)
+    wait(made, clock, times=8)
     assert len(made.held[0]) == 8 - (KEPT - 1)  # one of those that are kept is in use
     (attempt,) = [item.attempt for item in chat.running]
     made.answer(0, attempt)
@@ -109,3 +122,68 @@ def test_one_that_is_given_up_is_forgotten() -> None:
     for flow in reversed(flows):
         made.dispatcher.cancel(flow)
     assert made.dispatcher.backlog.online_head() is None
+
+
+def long_prompts(bench: Bench, tokens: int) -> None:
+    """A batch of such."""
+    flow = Flow(0, Owner("batches"))
+    items = make_items(100, flow, owner=bench.owner)
+    for item in items:
+        item.prompt_tokens = tokens
+    bench.dispatcher.submit(flow, items)
+
+
+def test_beside_online_items_a_batch_begins_in_groups(clock: Clock) -> None:
+    made = Bench(online_share=0.2)
+    made.ready(0, max_num_seqs=64)
+    come(made)
+    made.submit(100)
+    sizes = [len(made.held[0])]
+    while made.due:
+        wait(made, clock)
+        sizes.append(len(made.held[0]))
+    steps = [after - before for before, after in pairwise([1, *sizes])]
+    assert set(steps[:-2]) == {64 // SMALLEST_PART}
+    assert sizes[-1] == 64 - 12  # what is kept, and not in use
+
+
+def test_without_online_items_a_batch_begins_at_once() -> None:
+    made = Bench(online_share=0.2)
+    made.ready(0, max_num_seqs=64)
+    made.submit(100)
+    assert (len(made.held[0]), made.due) == (64, [])
+
+
+def test_groups_are_as_large_as_what_ends(clock: Clock) -> None:
+    """Short items do not run at the pace of small groups."""
+    made = Bench(online_share=0.2)
+    made.ready(0, max_num_seqs=64)
+    made.submit(10_000)
+    for _ in range(100):  # all of it every 50 ms
+        clock.now += PERIOD_S
+        made.answer(0)
+    come(made)
+    taken = []
+    for _ in range(10):
+        clock.now += PERIOD_S
+        made.answer(0)
+        taken.append(len(made.held[0]))
+    assert min(taken) >= 40
+
+
+def test_long_prompts_make_groups_small(clock: Clock) -> None:
+    made = Bench(online_share=0.2)
+    made.ready(0, max_num_seqs=64)
+    come(made)
+    long_prompts(made, 4 * PROMPT_TOKENS)
+    assert len(made.held[0]) == 1 + 1
+    wait(made, clock)
+    assert len(made.held[0]) == 1 + 2
+
+
+def test_what_waits_for_the_next_group_is_looked_after_once(clock: Clock) -> None:
+    made = bench()
+    come(made)
+    for _ in range(10):
+        made.submit(10)
+    assert len(made.due) == 1
