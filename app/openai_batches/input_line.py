@@ -7,8 +7,8 @@ import msgspec
 from app.batches import surrogates
 from app.batches.request import CUSTOM_ID_LENGTH
 from app.batches.splitting import MAX_DEPTH, is_too_deep
-from app.openai_batches.endpoints import BATCH_GENERATE
 from app.validation import DECODE_ERRORS, complaint, did_you_mean, short, shown
+from engines.contract.exchanges import BATCH_GENERATE
 
 OFF = (b"false", b"null")
 SPACE = b" \t\r"  # a line may hold nothing else, and end with \r\n

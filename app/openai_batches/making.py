@@ -2,12 +2,11 @@
 
 from app.batches.detached.starting import Making
 from app.journal.records import StoredBatch
-from app.openai_batches.endpoints import BATCH_GENERATE
 from app.openai_batches.lines import Lines, endpoint_of
 from app.openai_batches.prompt_lines import PromptLines
 from app.ranks.fleet import Fleet
 from app.settings.declaration import Settings
-from engines.contract.exchanges import Exchange
+from engines.contract.exchanges import BATCH_GENERATE, Exchange
 
 
 def making_of(stored: StoredBatch, settings: Settings, fleet: Fleet) -> Making:
