@@ -16,6 +16,11 @@ SERVER_ARGUMENTS = (  # newest first
     "vllm.entrypoints.launchers.cli_args",
     "vllm.entrypoints.openai.cli_args",
 )
+POOLING_HANDLERS = {  # by the names that they have in the state of vLLM's application, if they have any
+    "/v1/embeddings": "serving_embedding",
+    "/v2/embed": "serving_embedding",
+    "/classify": "serving_classification",
+}
 STRUCTURE_BACKENDS = {
     "xgrammar": ("backend_xgrammar", "XgrammarBackend"),
     "guidance": ("backend_guidance", "GuidanceBackend"),
@@ -81,6 +86,12 @@ async def server_application(engine: Any, arguments: Any, tasks: tuple[str, ...]
     await init_app_state(engine, application.state, arguments, tasks)
     application.state.server = SimpleNamespace(should_exit=False)  # what it does about a dead engine writes to it
     return application
+
+
+def has_handler(application: Any, path: str) -> bool:
+    """Whether a route is more than a name: vLLM has those of all that a model might be configured to pool into."""
+    handler = POOLING_HANDLERS.get(path)
+    return handler is None or getattr(application.state, handler, application) is not None
 
 
 def _server_arguments() -> Any:

@@ -74,4 +74,5 @@ async def open_desk(
     tasks = await door.get_supported_tasks()
     application = await compat.server_application(door, arguments, tasks)
     has = {route.path for route in application.routes if "POST" in (getattr(route, "methods", None) or ())}
-    return ExchangeDesk(application, [path for path in Exchange if path in has], emit, load, died, context)
+    offered = [str(path) for path in Exchange if path in has and compat.has_handler(application, path)]
+    return ExchangeDesk(application, offered, emit, load, died, context)
