@@ -8,10 +8,10 @@ from tests.fuzzing import Fuzzing, Keys, check_survived
 from tests.service import serving
 
 DEADLINE_S = 3600
+pytestmark = [pytest.mark.load, pytest.mark.timeout(2 * DEADLINE_S + 300)]
 OPERATORS_HAND = "^/v1/ranks/.*/(drain|restart)$"  # it would take the ranks away from under the other requests
 
 
-@pytest.mark.timeout(2 * DEADLINE_S + 300)
 def test_no_request_of_hundreds_makes_the_gateway_fail_or_answer_what_its_document_does_not_say(tmp_path: Path) -> None:
     """With a user's key, and with an admin's."""
     keys = Keys.made(tmp_path)
