@@ -16,6 +16,7 @@ from engines.contract.exchanges import Exchange
 BYTES_PER_TOKEN = 4  # estimated: the gateway does not tokenise
 DEFAULT_COMPLETION_TOKENS = 16  # of /v1/completions, by OpenAI's contract
 TOKEN_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+TRUE = frozenset({b"true", b"t", b"1", b"1.0", b"yes", b"y", b"on"})  # in JSON: as words, or as they are
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
 
@@ -42,8 +43,8 @@ class ExchangeRequest:
 
     @property
     def streams(self) -> bool:
-        """Whether the answer is to come as it is made."""
-        return self.path.may_stream and self._read("stream", bool) is True
+        """Whether the answer is to come as it is made. What the engine's application takes for true is true."""
+        return self.path.may_stream and (self.raw("stream") or b"").strip(b'"').lower() in TRUE
 
     @property
     def priority(self) -> int | None:

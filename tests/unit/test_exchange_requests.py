@@ -48,6 +48,16 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
         ExchangeRequest(COMPLETIONS, body)
 
 
+@pytest.mark.parametrize("true", [True, 1, "1", "true", "Yes", "on"])
+def test_what_the_engine_takes_for_true_streams(true: object) -> None:
+    assert request(CHAT, stream=true).streams
+
+
+@pytest.mark.parametrize("other", [False, None, 0, "no", "", "x", [True], 2])
+def test_anything_else_does_not(other: object) -> None:
+    assert not request(CHAT, stream=other).streams
+
+
 def test_half_a_character_is_named() -> None:
     with pytest.raises(InvalidRequest, match="the body has half a character"):
         request(prompt=msgspec.Raw(b'"a\\ud83d"'))
