@@ -17,7 +17,7 @@ LOOK_S = 0.05
 
 
 class FollowedBatch:
-    """`bodies` are the requests of its lines, by their custom_ids.
+    """`bodies` are the requests of its lines to `endpoint`, by their custom_ids.
 
     Its methods raise httpx.HTTPError when the gateway ends meanwhile, and AssertionError for a promise not kept.
     """
@@ -27,7 +27,7 @@ class FollowedBatch:
         self.bodies = bodies
         self.shown: Json = {}  # the batch as it was last
         self.heard: dict[str, str] = {}  # lines of its files as they were read while it ran, by custom_id
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._window = window
         self._read = dict.fromkeys(PLACES, 0)  # lines of each file
 
@@ -94,13 +94,13 @@ class FollowedBatch:
 
     def _create(self, service: Service) -> Json:
         lines = [
-            {"custom_id": custom_id, "method": "POST", "url": self._endpoint, "body": body}
+            {"custom_id": custom_id, "method": "POST", "url": self.endpoint, "body": body}
             for custom_id, body in self.bodies.items()
         ]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
         asked = {
             "input_file_id": upload(service, content, "in.jsonl", purpose="batch").raise_for_status().json()["id"],
-            "endpoint": self._endpoint,
+            "endpoint": self.endpoint,
             "completion_window": self._window,
             "metadata": {"name": self.name},
         }

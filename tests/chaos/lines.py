@@ -23,7 +23,6 @@ class LineBatch(Client):
     def __init__(self, planned: PlannedBatch, endpoint: str, name: str) -> None:
         super().__init__()
         self.planned = planned
-        self._endpoint = endpoint
         bodies = {
             str(index): body_of(endpoint, prompt, planned.max_tokens) for index, prompt in enumerate(planned.prompts)
         }
@@ -62,8 +61,9 @@ class LineBatch(Client):
     def compare(self, service: Service, played: Round) -> None:
         """Some of them. Its files are deleted then."""
         for custom_id, line in islice(self._answered.items(), COMPARED):
-            prompt = self.planned.prompts[int(custom_id)]
-            whole = undisturbed(service, PlannedExchange(self._endpoint, [prompt], self.planned.max_tokens, delay_s=0))
+            prompts = [self.planned.prompts[int(custom_id)]]
+            asked = PlannedExchange(self._batch.endpoint, prompts, self.planned.max_tokens, delay_s=0)
+            whole = undisturbed(service, asked)
             if line["response"]["body"]["choices"] != whole["choices"]:
                 raise Broken(f"a line is not what an undisturbed rank says: {line} and {whole}")
         self._batch.delete_files(service)

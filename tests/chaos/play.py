@@ -100,6 +100,7 @@ class Arena(abc.ABC):
         if round_.ends_gateway:
             self._bury(service, was_killed=round_.kills_gateway)
             answered = set().union(*(client.answered() for client in clients))
+            self.counts["results read before an end"] += len(answered)
             self._given.news()
             for end in round_.more_ends:
                 self._end_soon(end)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,9 @@ ITEMS = [f"{index}. The capital of France is" for index in range(2000)]
 
 
 @contextmanager
-def started(data: Path, model: Path) -> Iterator[Service]:
-    """A service whose gateway the test ends as it likes."""
-    service = Service(str(model), "--data-dir", str(data), "--drain-timeout-s", "5", engine="vllm")
+def started(data: Path, model: Path, *flags: str, **more: Any) -> Iterator[Service]:
+    """A service whose gateway the test ends as it likes. Takes what Service takes."""
+    service = Service(str(model), "--data-dir", str(data), "--drain-timeout-s", "5", *flags, engine="vllm", **more)
     try:
         service.start()
         yield service
