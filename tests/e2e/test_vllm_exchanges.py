@@ -200,7 +200,10 @@ def test_anthropics_package_reads_answers_and_refusals(one_rank: Service) -> Non
         check_anthropics(refused.value, "not_found_error", "model_not_found")
         with pytest.raises(anthropic.BadRequestError) as refused:
             client.messages.create(
-                model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=4, temperature=-1
+                model=model,
+                messages=[{"role": "user", "content": "Hi"}],
+                max_tokens=4,
+                extra_body={"temperature": -1},
             )
         check_anthropics(refused.value, "invalid_request_error", "invalid_request")
 
