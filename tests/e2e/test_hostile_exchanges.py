@@ -102,7 +102,7 @@ def check_refused(answer: httpx.Response) -> Json:
     assert answer.headers["content-type"] == "application/json"
     error: Json = answer.json()["error"]
     assert error["message"]
-    assert isinstance(error["code"], str)
+    assert isinstance(error["details"]["error_code"] if "details" in error else error["code"], str)
     return error
 
 
