@@ -75,6 +75,13 @@ def check_server_arguments(arguments: Any) -> None:  # Any: an argparse.Namespac
     validate_api_server_args(arguments)
 
 
+def runs_model_runner_v2(config: Any) -> bool:  # Any: vLLM's VllmConfig
+    """Which of vLLM's two model runners it is."""
+    from vllm import envs
+
+    return bool(getattr(config, "use_v2_model_runner", getattr(envs, "VLLM_USE_V2_MODEL_RUNNER", False)))
+
+
 async def server_application(engine: Any, arguments: Any, tasks: tuple[str, ...]) -> Any:
     """vLLM's own OpenAI application around an engine client, without its server: an ASGI application."""
     try:

@@ -15,7 +15,7 @@ from engines.contract.spec import RankSpec
 from engines.failures import summary
 from engines.rank.engine import Emit, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
-from engines.vllm_engine import compat, pooling
+from engines.vllm_engine import compat, pooling, worker_limits
 from engines.vllm_engine.arguments import front_flags
 from engines.vllm_engine.configuring import configure
 from engines.vllm_engine.counting import ItemCounter
@@ -153,6 +153,7 @@ class VllmEngine(Engine):
 
     def _validate(self, sampling: Any) -> Any:  # Any: vLLM's SamplingParams
         """All that vLLM checks of parameters, on a prompt of one token. Returns them as the engine core gets them."""
+        worker_limits.check_runner(sampling, self._llm.vllm_config)
         (prompt,) = self._llm.renderer.render_cmpl([{"prompt_token_ids": [0]}])
         checked = self._llm.input_processor.process_inputs("check", prompt, sampling, supported_tasks=("generate",))
         return checked.sampling_params

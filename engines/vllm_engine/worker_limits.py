@@ -6,6 +6,8 @@ whatever is larger ends the engine core with all that it runs. The limits hold f
 
 from typing import Any
 
+from engines.vllm_engine import compat
+
 MAX_STOP_TOKEN_IDS = 128  # with min_tokens, the model's own end tokens counted in
 MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS = 128, 1024  # vLLM's defaults; both can be set by variables of its own
 
@@ -16,6 +18,19 @@ class WorkerLimit(ValueError):
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(f"{parameter} {message}")
         self.parameter = parameter
+
+
+def check_runner(params: Any, config: Any) -> None:  # Any: vLLM's SamplingParams and VllmConfig
+    """Raises WorkerLimit for what would change the answers to other requests.
+
+    The first model runner gives all requests of a step the logprobs of these tokens, and none of their own
+    (vllm/v1/sample/sampler.py).
+    """
+    if getattr(params, "logprob_token_ids", None) and not compat.runs_model_runner_v2(config):
+        raise WorkerLimit(
+            "logprob_token_ids",
+            "needs vLLM's Model Runner V2, which this model or device has not: leave it out, and use logprobs",
+        )
 
 
 def check(params: Any, vocab_size: int) -> None:  # Any: vLLM's SamplingParams

@@ -81,6 +81,7 @@ REFUSED_BODIES: dict[str, tuple[str, Json]] = {
     "a response in the background": (RESPONSES, {"input": "Hi", "background": True}),
     "a response that goes on": (RESPONSES, {"input": "Hi", "previous_response_id": "resp_1"}),
     "a temperature beyond all": (RESPONSES, {"input": "Hi", "temperature": 1e300}),
+    "logprobs that others would get": (COMPLETIONS, {"prompt": "Hi", "logprobs": 1, "logprob_token_ids": [5]}),
     "tokens to read beyond the vocabulary": ("/detokenize", {"tokens": [-5]}),
 }
 

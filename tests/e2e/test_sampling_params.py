@@ -29,7 +29,6 @@ RIGHT: dict[str, Any] = {
     "min_tokens": 2,
     "logprobs": 2,
     "prompt_logprobs": 1,
-    "logprob_token_ids": [5, 6],
     "flat_logprobs": True,
     "detokenize": False,
     "skip_special_tokens": False,
@@ -41,7 +40,8 @@ RIGHT: dict[str, Any] = {
     "repetition_detection": {"max_pattern_size": 4, "min_count": 3},
     "watermarking": False,
 }
-NEEDS_SETUP = {"thinking_token_budget"}  # refused by vLLM unless a reasoning parser is set
+# Refused by vLLM unless a reasoning parser is set, and for the sake of other requests on this model runner.
+NEEDS_SETUP = {"thinking_token_budget", "logprob_token_ids"}
 WRONG_VALUES: list[Any] = [
     *("x", "", "5", "true", -(2**80), 2**80, 10**400, -1, 0, 1.5, -1e308, 1e308, True, False),
     *([], {}, ["x"], {"x": "y"}, [[1]], [2**40], [None], [True], [1.5], [""], [{}], {"1": None}, {"1": "x"}, {"-1": 1}),
@@ -107,6 +107,7 @@ def test_wrong_types_are_refused_and_a_plain_prompt_still_runs(service: Service,
         ({"structured_outputs": {}}, "sampling_params"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "sampling_params"),
         ({"thinking_token_budget": 5}, "sampling_params"),
+        ({"logprobs": 2, "logprob_token_ids": [5, 6]}, "sampling_params.logprob_token_ids"),
         ({"stop": [""]}, "sampling_params"),
         ({"bad_words": [""]}, "sampling_params"),
     ],

@@ -22,7 +22,7 @@ from engines.vllm_engine.structures import StructureChecker
 # What vLLM's application sets by itself, or what is harmless where it is set in a request.
 APPLICATION_FIELDS = ("output_kind", "skip_clone", "stream_interval", "output_text_buffer_length")
 # What only an engine with the parameters before it can tell whether it has room for.
-LIMITED_FIELDS = ("bad_words", "stop_token_ids", "min_tokens", "logprobs", "prompt_logprobs")
+LIMITED_FIELDS = ("bad_words", "stop_token_ids", "min_tokens", "logprobs", "prompt_logprobs", "logprob_token_ids")
 NOTHING: tuple[Any, ...] = ({}, [])  # what the application sets where a request says nothing
 PLACE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")  # in msgspec's complaints
 # What the application makes extra_args of, and a request knows by these names. All others are in vllm_xargs.
