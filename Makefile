@@ -32,7 +32,8 @@ serve: ## Serve, all set-up included: make serve MODEL=... DP=ranks TP=workers P
 
 test: ## Run all tests but the long ones, with real vLLM too; ARGS=tests/unit runs some
 	$(SETUP) --dev
-	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival --ignore=tests/netns --ignore=tests/clients $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival --ignore=tests/netns --ignore=tests/clients \
+		$(if $(ARGS),$(ARGS),-n 2 --no-loadscope-reorder)
 
 check: ## Lint, format, types and the rules of the layout: what CI runs before the tests
 	$(SETUP) --dev

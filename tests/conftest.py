@@ -3,13 +3,28 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # How long one example takes is the machine's business.
 hypothesis.settings.register_profile("phalanx", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("phalanx")
+
+
+class ByServices(LoadScopeScheduling):
+    """What runs beside what (`make test` has two workers): a file's tests stay together, for they share services, and
+    so do all on real vLLM, which would only take cores from each other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "e2e" if path.startswith("tests/e2e/") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServices:  # Any: xdist's producer of lines
+    return ByServices(config, log)
 
 
 @pytest.fixture(scope="session")
