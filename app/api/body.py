@@ -112,6 +112,8 @@ async def _read(request: Request, limits: BodyLimits, holding: Holding, reads: B
     try:
         async with reads.until(latest + pace.spare_s) as deadline:
             async for part in request.stream():
+                if not part:
+                    continue  # the end
                 if len(body) + len(part) > limits.size:
                     raise _too_large(limits.size)
                 holding.take(len(part))

@@ -42,7 +42,7 @@ class ExchangeResponse(Response):
         leaving = tasks.awaited(until_gone(receive), f"client of {scope['path']}")
         leaving.add_done_callback(lambda _: self._answer.news.set())
         try:
-            with Silence(self._keepalive_s, self._answer.news) as silence:
+            with Silence(self._keepalive_s if self._exchange.streams else None, self._answer.news) as silence:
                 await self._send_answer(leaving, silence, scope, receive, send)
         finally:
             self._exchange.cancel()
@@ -67,7 +67,7 @@ class ExchangeResponse(Response):
             if ending is not None:
                 await self._send_ending(ending, scope, receive, send)
                 return
-            if silence.is_long and self._exchange.streams:
+            if silence.is_long:
                 await self._send_part(send, COMMENT)
                 silence.broken()
 

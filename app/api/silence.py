@@ -5,15 +5,18 @@ from typing import Self
 
 
 class Silence:
-    """Sets an event when nothing has been said for a while. One timer lasts for many tokens: none is set for each."""
+    """Sets an event when nothing has been said for so many seconds, if any number is too many.
 
-    def __init__(self, seconds: float, news: asyncio.Event) -> None:
+    One timer lasts for many tokens: none is set for each.
+    """
+
+    def __init__(self, seconds: float | None, news: asyncio.Event) -> None:
         self.is_long = False  # since the event was set
-        self._seconds = seconds
         self._news = news
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
-        self._timer = self._loop.call_later(seconds, self._look)
+        self._seconds = seconds or 0.0
+        self._timer = None if seconds is None else self._loop.call_later(seconds, self._look)
 
     def broken(self) -> None:
         """Something is being said."""
@@ -32,4 +35,5 @@ class Silence:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
