@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from engines.contract.spec import ExecutorKind, GroupKind, RankSpec
 from engines.rank.engine import EngineConfigError
-from engines.vllm_engine import compat
+from engines.vllm_engine import server_compat
 from engines.vllm_engine.batch_defaults import FEWER, is_decided
 from engines.vllm_engine.front_flags import ANSWER_FLAGS, check_front_flag
 
@@ -153,7 +153,7 @@ def _parse_flags(flags: list[str]) -> dict[str, Any]:
         def error(self, message: str) -> NoReturn:
             raise _FlagError(message)
 
-    parser = compat.add_server_flags(Parser(add_help=False))
+    parser = server_compat.add_server_flags(Parser(add_help=False))
     _forget_defaults(parser)
     try:
         parsed = dict(vars(parser.parse_args(flags)))

@@ -1,26 +1,16 @@
-"""What moved or changed between vLLM 0.26 and 0.33, in one place, and the translation of vLLM's errors."""
+"""What moved or changed between vLLM 0.26 and 0.33, its server's part (server_compat.py) aside, and the translation of
+vLLM's errors."""
 
 import importlib
 import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 from engines.contract.item_errors import ItemError, ItemErrorCode
 
 OLDEST, NEWEST = (0, 26), (0, 33)
 MAX_ERROR_LENGTH = 400
-SERVER_ARGUMENTS = (  # newest first
-    "vllm.entrypoints.common.cli_args",
-    "vllm.entrypoints.launchers.cli_args",
-    "vllm.entrypoints.openai.cli_args",
-)
-POOLING_HANDLERS = {  # by the names that they have in the state of vLLM's application, if they have any
-    "/v1/embeddings": "serving_embedding",
-    "/v2/embed": "serving_embedding",
-    "/classify": "serving_classification",
-}
 STRUCTURE_BACKENDS = {
     "xgrammar": ("backend_xgrammar", "XgrammarBackend"),
     "guidance": ("backend_guidance", "GuidanceBackend"),
@@ -48,67 +38,11 @@ def is_supported(text: str) -> bool:
     return OLDEST <= (major, minor) <= NEWEST
 
 
-def add_server_flags(parser: Any) -> Any:  # Any: vLLM's FlexibleArgumentParser
-    """The parser, with all flags of vLLM's server, those of its engine included."""
-    return _server_arguments().make_arg_parser(parser)
-
-
-def server_defaults(model: str, served_as: str) -> Any:
-    """What `vllm serve MODEL` would start its server with: an argparse.Namespace."""
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = add_server_flags(FlexibleArgumentParser(add_help=False))
-    return parser.parse_args(["--model", model, "--served-model-name", served_as, "--disable-fastapi-docs"])
-
-
-def check_server_arguments(arguments: Any) -> None:  # Any: an argparse.Namespace
-    """Raises whatever vLLM raises of arguments that contradict each other, or name a parser that there is none of."""
-    from vllm.tool_parsers import ToolParserManager
-
-    _server_arguments().validate_parsed_serve_args(arguments)
-    if arguments.tool_parser_plugin:
-        ToolParserManager.import_tool_parser(arguments.tool_parser_plugin)
-    try:
-        from vllm.entrypoints.launchers.launcher import validate_api_server_args
-    except ImportError:
-        from vllm.entrypoints.openai.api_server import validate_api_server_args
-    validate_api_server_args(arguments)
-
-
 def runs_model_runner_v2(config: Any) -> bool:  # Any: vLLM's VllmConfig
     """Which of vLLM's two model runners it is."""
     from vllm import envs
 
     return bool(getattr(config, "use_v2_model_runner", getattr(envs, "VLLM_USE_V2_MODEL_RUNNER", False)))
-
-
-async def server_application(engine: Any, arguments: Any, tasks: tuple[str, ...]) -> Any:
-    """vLLM's own OpenAI application around an engine client, without its server: an ASGI application."""
-    try:
-        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-        from vllm.entrypoints.launchers.app import build_app
-    except ImportError:
-        from vllm.entrypoints.openai.api_server import build_app, init_app_state
-    application = build_app(arguments, tasks, engine.model_config)
-    await init_app_state(engine, application.state, arguments, tasks)
-    application.state.server = SimpleNamespace(should_exit=False)  # what it does about a dead engine writes to it
-    return application
-
-
-def has_handler(application: Any, path: str) -> bool:
-    """Whether a route is more than a name: vLLM has those of all that a model might be configured to pool into."""
-    handler = POOLING_HANDLERS.get(path)
-    return handler is None or getattr(application.state, handler, application) is not None
-
-
-def _server_arguments() -> Any:
-    """vLLM's module of its server's arguments, which has had a new name in every other release."""
-    for name in SERVER_ARGUMENTS:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-    raise ImportError(f"vLLM {version()} has its server's arguments in none of {', '.join(SERVER_ARGUMENTS)}")
 
 
 def is_delta(params: Any) -> bool:  # Any: vLLM's SamplingParams

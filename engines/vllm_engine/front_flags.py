@@ -6,7 +6,7 @@ All others of its front end are about an HTTP server of its own, which there is 
 from typing import Any
 
 from engines.rank.engine import EngineConfigError
-from engines.vllm_engine import compat
+from engines.vllm_engine import compat, server_compat
 
 # Those that a user may set, as far as the installed vLLM has them.
 ANSWER_FLAGS = (
@@ -57,7 +57,7 @@ def front_arguments(given: dict[str, Any], config: Any, model: str, served_as: s
 
     Any: vLLM's values, its VllmConfig, and an argparse.Namespace. Raises EngineConfigError for what vLLM refuses.
     """
-    arguments = compat.server_defaults(model, served_as)
+    arguments = server_compat.server_defaults(model, served_as)
     vars(arguments).update(given)
     # The engine was made with these, whatever the defaults of a server are.
     arguments.structured_outputs_config = config.structured_outputs_config
@@ -65,7 +65,7 @@ def front_arguments(given: dict[str, Any], config: Any, model: str, served_as: s
     arguments.enable_log_requests = False
     arguments.api_key = [""]  # keys are the gateway's business; None would mean a variable of the environment
     try:
-        compat.check_server_arguments(arguments)
+        server_compat.check_server_arguments(arguments)
     except Exception as error:
         raise EngineConfigError(f"vLLM refuses the flags after `--`: {compat.refusal(error)}") from error
     return arguments

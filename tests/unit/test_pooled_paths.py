@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engines.vllm_engine.compat import has_handler
+from engines.vllm_engine.server_compat import has_handler
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 from engines.contract.exchanges import Exchange, decode_head
 from engines.contract.protocol import Chunk, Result, RunItem
 from engines.rank.engine import EngineLoad
-from engines.vllm_engine import compat
+from engines.vllm_engine import server_compat
 from engines.vllm_engine.exchanges.call import Application, Call
 from engines.vllm_engine.exchanges.door import Door, current_call
 
@@ -72,7 +72,7 @@ async def open_desk(
 ) -> ExchangeDesk:
     """Builds vLLM's application. Takes some seconds, and holds the loop for half of one."""
     tasks = await door.get_supported_tasks()
-    application = await compat.server_application(door, arguments, tasks)
+    application = await server_compat.server_application(door, arguments, tasks)
     has = {route.path for route in application.routes if "POST" in (getattr(route, "methods", None) or ())}
-    offered = [str(path) for path in Exchange if path in has and compat.has_handler(application, path)]
+    offered = [str(path) for path in Exchange if path in has and server_compat.has_handler(application, path)]
     return ExchangeDesk(application, offered, emit, load, died, context)
