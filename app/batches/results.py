@@ -1,5 +1,6 @@
 """An item's result as a client reads it. Outputs are spliced in as the JSON that the rank made, and never parsed."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -74,25 +75,30 @@ class ItemResult(msgspec.Struct, kw_only=True):
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_result(
-    index: int,
-    label: Label,
-    status: Status,
-    result: Result | None,
-    rank: int | None,
-    attempts: int,
-    place: str = "",
-) -> bytes:
-    """The JSON of one result. `result` is None for an item that was never answered."""
-    usage = Usage()
+@dataclass(slots=True)
+class ItemEnd:
+    """How an item ended, for those who are told. `result` is None for one that was never answered."""
+
+    index: int
+    label: Label
+    status: Status
+    result: Result | None
+    rank: int | None = None
+    attempts: int = 0
+    place: str = ""  # of the item in its request: what an error blames is below it
+
+
+def encode_result(end: ItemEnd) -> bytes:
+    """The JSON of one result."""
+    usage, label, result = Usage(), end.label, end.result
     entry = ItemResult(
-        index=index,
+        index=end.index,
         custom_id=label.custom_id,
-        status=status,
+        status=end.status,
         outputs=NO_OUTPUTS,
         usage=usage,
-        rank=rank,
-        attempts=attempts,
+        rank=end.rank,
+        attempts=end.attempts,
     )
     if label.prompt is not None:
         entry.prompt = Raw(label.prompt)
@@ -105,7 +111,7 @@ def encode_result(
         if result.prompt_logprobs is not None:
             entry.prompt_logprobs = Raw(result.prompt_logprobs)
         if result.error is not None:
-            entry.error = result_error(result.error, place)
+            entry.error = result_error(result.error, end.place)
     return _encode(entry)
 
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from app.batches.forecasts import RunForecast
 from app.batches.record import NO_LABEL, BatchRecord, Label
-from app.batches.results import RequestCounts, Status, Usage
+from app.batches.results import ItemEnd, RequestCounts, Status, Usage
 from app.batches.shape import ITEM_SHAPE, ResultShape
 from app.batches.sink import Rest, ResultSink
 from app.batches.stats import StatsKeeper
@@ -163,7 +163,7 @@ class BatchRun(Generic[SinkT_co]):
 
         def read(index: int) -> bytes:
             label = self._label_untaken(index) if index in untaken else self.record.label(index)
-            return self._shape.encode(index, label, status, result, None, attempts.get(index, 0))
+            return self._shape.encode(ItemEnd(index, label, status, result, attempts=attempts.get(index, 0)))
 
         rest = Rest(tuple(self._window), untaken, read)
         self._window.clear()
@@ -176,7 +176,7 @@ class BatchRun(Generic[SinkT_co]):
             raise RuntimeError(f"item {index} of {self.record.id} has a result already, or never came")
         del self._window[index]
         label = self.record.take_label(index)
-        encoded = self._shape.encode(index, label, status, result, rank, attempts, place)
+        encoded = self._shape.encode(ItemEnd(index, label, status, result, rank, attempts, place))
         self.sink.put(index, encoded, status, result)
         code = None if result.error is None else str(result.error.code)
         self.trace.finished(index, status, code)

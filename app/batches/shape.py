@@ -2,8 +2,7 @@
 
 from typing import Protocol
 
-from app.batches.record import Label
-from app.batches.results import Status, encode_result
+from app.batches.results import ItemEnd, Status, encode_result
 from engines.contract.protocol import Outcome, Result
 
 _STATUS: dict[Outcome, Status] = {
@@ -15,21 +14,12 @@ _STATUS: dict[Outcome, Status] = {
 
 
 class ResultShape(Protocol):
-    """Turns results into bytes. `result` is None for an item that was never answered."""
+    """Turns results into bytes."""
 
     def status(self, result: Result) -> Status:
         """What an item's result counts as."""
 
-    def encode(
-        self,
-        index: int,
-        label: Label,
-        status: Status,
-        result: Result | None,
-        rank: int | None,
-        attempts: int,
-        place: str = "",
-    ) -> bytes:
+    def encode(self, end: ItemEnd) -> bytes:
         """The result as JSON."""
 
 

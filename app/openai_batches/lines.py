@@ -8,7 +8,7 @@ from app.batches.detached.sink import JournalSink
 from app.batches.feeding import TakesIn
 from app.batches.prediction import BatchSize
 from app.batches.record import Label
-from app.batches.results import Status
+from app.batches.results import ItemEnd, Status
 from app.batches.run import BatchRun
 from app.batches.shape import ResultShape
 from app.batches.turnstile import Turnstile
@@ -61,23 +61,14 @@ class LineShape:
             return "cancelled"
         return "ok" if result.head is not None and is_output(result.head.status) else "error"
 
-    def encode(
-        self,
-        index: int,
-        label: Label,
-        status: Status,
-        result: Result | None,
-        rank: int | None,
-        attempts: int,
-        place: str = "",
-    ) -> bytes:
+    def encode(self, end: ItemEnd) -> bytes:
         """The line, without its end."""
-        custom_id = label.custom_id or ""
+        custom_id, result = end.label.custom_id or "", end.result
         if result is not None and result.head is not None:
-            return self._answer(custom_id, request_id(self._batch_id, index), result.head, result.outputs)
+            return self._answer(custom_id, request_id(self._batch_id, end.index), result.head, result.outputs)
         if result is not None and result.error is not None:
             return unanswered(custom_id, LineError(str(result.error.code), result.error.message))
-        return without_turn(custom_id, status)
+        return without_turn(custom_id, end.status)
 
     @staticmethod
     def _answer(custom_id: str, name: str, head: AnswerHead, body: bytes) -> bytes:

@@ -9,9 +9,8 @@ from app.batches.detached.sink import JournalSink
 from app.batches.feeding import TakesIn
 from app.batches.intake import Intake
 from app.batches.prediction import BatchSize
-from app.batches.record import Label
 from app.batches.request import NO_PROMPTS, BatchRequest
-from app.batches.results import Status, encode_result, result_error
+from app.batches.results import ItemEnd, Status, encode_result, result_error
 from app.batches.run import BatchRun
 from app.batches.sampling import SamplingResolver
 from app.batches.shape import ITEM_SHAPE, ResultShape
@@ -43,25 +42,17 @@ class PromptLineShape:
         """What a line's result counts as."""
         return ITEM_SHAPE.status(result)
 
-    def encode(
-        self,
-        index: int,
-        label: Label,
-        status: Status,
-        result: Result | None,
-        rank: int | None,
-        attempts: int,
-        place: str = "",
-    ) -> bytes:
+    def encode(self, end: ItemEnd) -> bytes:
         """The line, without its end."""
-        custom_id, name = label.custom_id or "", request_id(self._batch_id, index)
-        if status == "ok":
-            return answered(custom_id, 200, name, encode_result(index, label, status, result, rank, attempts))
-        if result is not None and result.error is not None:
-            refusal = refusal_of_item(result.error)
-            refusal.param = result_error(result.error, BODY if place else "").param
+        custom_id, name = end.label.custom_id or "", request_id(self._batch_id, end.index)
+        if end.status == "ok":
+            return answered(custom_id, 200, name, encode_result(end))
+        error = end.result.error if end.result is not None else None
+        if error is not None:
+            refusal = refusal_of_item(error)
+            refusal.param = result_error(error, BODY if end.place else "").param
             return refused(custom_id, refusal, name)
-        return without_turn(custom_id, status)
+        return without_turn(custom_id, end.status)
 
 
 class PromptLines:

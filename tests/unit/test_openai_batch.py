@@ -9,6 +9,7 @@ import pytest
 from openai.types import batch_error, batch_usage
 
 from app.batches.record import Label
+from app.batches.results import ItemEnd
 from app.errors import InvalidRequest
 from app.journal.openai_records import StoredOpenAIBatch
 from app.journal.records import Counts, StoredBatch, TokenUsage
@@ -198,7 +199,7 @@ def test_a_prompt_that_fails_is_an_answer_with_a_status_and_an_error(code: str, 
     result = Result(1, Outcome.ERROR, error=ItemError(ItemErrorCode(code), "it failed"))
     shape = PromptLineShape("batchgen-1")
     assert shape.status(result) == "error"
-    line = json.loads(shape.encode(3, Label("a"), "error", result, 0, 2, "prompts[3]"))
+    line = json.loads(shape.encode(ItemEnd(3, Label("a"), "error", result, 0, 2, "prompts[3]")))
     assert (line["custom_id"], line["error"], line["response"]["request_id"]) == ("a", None, "batchgen-1-3")
     assert line["response"]["status_code"] == status
     error = line["response"]["body"]["error"]
@@ -206,5 +207,5 @@ def test_a_prompt_that_fails_is_an_answer_with_a_status_and_an_error(code: str, 
 
 
 def test_a_prompt_without_an_answer_says_why() -> None:
-    line = json.loads(PromptLineShape("batchgen-1").encode(0, Label("a"), "cancelled", None, None, 0))
+    line = json.loads(PromptLineShape("batchgen-1").encode(ItemEnd(0, Label("a"), "cancelled", None, None, 0)))
     assert (line["response"], line["error"]["code"]) == (None, "batch_cancelled")

@@ -10,7 +10,7 @@ from app.api.attached_response import PIECE_BYTES, pieces
 from app.api.batch_response import body
 from app.batches.memory import HeldBytes
 from app.batches.record import NO_LABEL, BatchRecord, Label
-from app.batches.results import encode_result
+from app.batches.results import ItemEnd, encode_result
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
 from engines.contract.item_errors import ItemError, ItemErrorCode
@@ -50,7 +50,7 @@ def answer(batch: Run) -> dict[str, Any]:
 
 def test_an_answered_item_has_its_outputs_and_usage() -> None:
     result = Result(1, Outcome.OK, OUTPUTS, prompt_tokens=7, completion_tokens=3, cached_tokens=4)
-    found = encode_result(2, Label("fr-1", b'{"row": 17}'), "ok", result, 1, 1)
+    found = encode_result(ItemEnd(2, Label("fr-1", b'{"row": 17}'), "ok", result, 1, 1))
     assert OUTPUTS in found  # spliced in as they came
     assert decoded(found) == {
         "object": "batch_generation.result",
@@ -72,7 +72,7 @@ def test_an_answered_item_has_its_outputs_and_usage() -> None:
 
 def test_a_prompt_is_handed_back_byte_for_byte() -> None:
     for prompt in (b'"\\u00e9t\\u00E9"', b"[1,  2,3.0]", b'[{"role":"user", "content":"a"}]', b"null"):
-        assert b'"prompt":' + prompt + b"," in encode_result(0, Label(prompt=prompt), "timeout", None, None, 0)
+        assert b'"prompt":' + prompt + b"," in encode_result(ItemEnd(0, Label(prompt=prompt), "timeout", None, None, 0))
 
 
 def test_prompts_that_are_handed_back_count_as_held() -> None:
@@ -88,7 +88,7 @@ def test_prompts_that_are_handed_back_count_as_held() -> None:
 
 
 def test_an_item_that_never_ran_has_no_outputs_and_no_usage() -> None:
-    assert decoded(encode_result(0, NO_LABEL, "timeout", None, None, 0)) == {
+    assert decoded(encode_result(ItemEnd(0, NO_LABEL, "timeout", None, None, 0))) == {
         "object": "batch_generation.result",
         "index": 0,
         "custom_id": None,
@@ -101,7 +101,7 @@ def test_an_item_that_never_ran_has_no_outputs_and_no_usage() -> None:
 
 
 def test_logprobs_of_the_prompt_stand_beside_the_outputs() -> None:
-    found = decoded(encode_result(0, NO_LABEL, "ok", Result(1, Outcome.OK, prompt_logprobs=b"[null]"), 0, 1))
+    found = decoded(encode_result(ItemEnd(0, NO_LABEL, "ok", Result(1, Outcome.OK, prompt_logprobs=b"[null]"), 0, 1)))
     assert (found["prompt_logprobs"], found["outputs"]) == ([None], [])
 
 
@@ -117,7 +117,7 @@ def test_logprobs_of_the_prompt_stand_beside_the_outputs() -> None:
 def test_an_errors_param_is_the_full_place(param: str | None, place: str, shown: str | None) -> None:
     error = ItemError(ItemErrorCode.INVALID_SAMPLING_PARAMS, "no", param)
     result = Result(1, Outcome.ERROR, OUTPUTS, error=error)
-    found = decoded(encode_result(3, NO_LABEL, "error", result, 0, 1, place))
+    found = decoded(encode_result(ItemEnd(3, NO_LABEL, "error", result, 0, 1, place)))
     assert found["outputs"] == []  # an error never has any
     assert found["error"] == {
         "code": "invalid_sampling_params",
@@ -130,7 +130,7 @@ def test_an_errors_param_is_the_full_place(param: str | None, place: str, shown:
 @pytest.mark.parametrize("code", ItemErrorCode)
 def test_every_error_code_says_whether_to_try_again(code: ItemErrorCode) -> None:
     result = Result(1, Outcome.ERROR, error=ItemError(code, "why"))
-    found = decoded(encode_result(0, NO_LABEL, "error", result, None, 0))["error"]
+    found = decoded(encode_result(ItemEnd(0, NO_LABEL, "error", result, None, 0)))["error"]
     assert (found["code"], found["message"]) == (code.value, "why")
     retryable = ("invalid_structured_output", "rank_lost", "engine_error", "shutting_down")
     assert found["retryable"] is (code.value in retryable)

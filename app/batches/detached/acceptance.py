@@ -16,7 +16,7 @@ from app.batches.detached.sink import new_result
 from app.batches.intake import duplicate, label_of
 from app.batches.record import new_batch_id
 from app.batches.request import BatchRequest, bytes_of
-from app.batches.results import encode_result
+from app.batches.results import ItemEnd, encode_result
 from app.errors import Conflict, InvalidRequest, TryLater, Unprocessable
 from app.journal.errors import KeyInUse
 from app.journal.journal import Journal
@@ -148,7 +148,8 @@ class DetachedAcceptance:
             complaint = duplicate(label.custom_id or "", f"prompts[{index}]")
             error = ItemError(ItemErrorCode.DUPLICATE_CUSTOM_ID, complaint.message, complaint.param)
             result = Result(0, Outcome.ERROR, error=error)
-            refused.append(new_result(index, encode_result(index, label, "error", result, None, 0), "error", result))
+            encoded = encode_result(ItemEnd(index, label, "error", result))
+            refused.append(new_result(index, encoded, "error", result))
         if refused:
             await self._journal.put_results(ordinal, refused)
 

@@ -15,7 +15,7 @@ from app.batches.detached.running import OpenBatch
 from app.batches.detached.view import progress_of, summary_of
 from app.batches.intake import label_of
 from app.batches.one_line import as_line
-from app.batches.results import Status, encode_result
+from app.batches.results import ItemEnd, Status, encode_result
 from app.errors import BrokenOff
 from app.journal.errors import JournalUnavailable
 from app.journal.journal import Journal
@@ -191,4 +191,4 @@ class _Rest:
     def make_up(self, item: StoredItem) -> bytes:
         """Its JSON."""
         label = label_of(item.body, returns_prompts=self._returns_prompts)
-        return encode_result(item.index, label, self._status, self._result, None, 0)
+        return encode_result(ItemEnd(item.index, label, self._status, self._result))
