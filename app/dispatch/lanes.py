@@ -47,18 +47,18 @@ class Lanes:
     def serve_batches(
         self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]
     ) -> None:
-        """Assigns as many as there is room for, until `time.monotonic()` is so late. `pump` is called once ranks may
-        begin what they may not begin now."""
+        """Assigns as many as there is room for, until `time.monotonic()` is so late: of batches, and of online items
+        beyond what is kept for them. `pump` is called once batches may begin what they may not begin now."""
         begin = [rank for rank in ranks if rank.may_begin]
-        while begin and (item := self._backlog.head()) is not None and time.monotonic() < until:
-            chosen = self._placement.choose(begin, item)
+        while (item := self._backlog.head()) is not None and time.monotonic() < until:
+            chosen = self._placement.choose(ranks if item.flow.is_online else begin, item)
             if chosen is None:
                 break
             self._backlog.pop()
             assign(item, chosen)
-            if not chosen.may_begin:
+            if chosen in begin and not chosen.may_begin:
                 begin.remove(chosen)
-        if len(begin) < len(ranks) and self._backlog.head() is not None and not self._is_return_due:
+        if item is not None and not item.flow.is_online and len(begin) < len(ranks) and not self._is_return_due:
             self._is_return_due = True
             self._later(PERIOD_S, lambda: self._return(pump))
 

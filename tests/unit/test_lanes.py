@@ -187,3 +187,11 @@ def test_what_waits_for_the_next_group_is_looked_after_once(clock: Clock) -> Non
     for _ in range(10):
         made.submit(10)
     assert len(made.due) == 1
+
+
+def test_online_items_beyond_what_is_kept_are_in_no_group(clock: Clock) -> None:
+    made = Bench(online_share=0.2)
+    made.ready(0, max_num_seqs=64)
+    come(made)
+    made.submit(64 // SMALLEST_PART)  # all of a group
+    assert all(is_running(come(made)) for _ in range(40))
