@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from tests.chaos.checks import PATIENCE_S, RETRY_S, Broken, check_answer
-from tests.chaos.client import Client
+from tests.chaos.client import Client, until_accepted
 from tests.chaos.plan import PlannedBatch, Round
 from tests.service import Json, Service
 
@@ -34,11 +34,7 @@ class Attached(Client):
     def begin(self, service: Service, played: Round) -> None:
         """Sends it until it is accepted, and reads the answer or goes away."""
         time.sleep(self.planned.delay_s)
-        deadline = time.monotonic() + PATIENCE_S
-        while not self._ask(service, played):
-            if time.monotonic() > deadline:
-                raise Broken("a batch was never accepted")
-            time.sleep(RETRY_S)
+        until_accepted(lambda: self._ask(service, played), "a batch")
 
     def _ask(self, service: Service, played: Round) -> bool:
         """Whether it was accepted, or nobody will any more."""

@@ -5,7 +5,7 @@ import time
 import httpx
 
 from tests.chaos.checks import PATIENCE_S, RETRY_S, Broken
-from tests.chaos.client import Client
+from tests.chaos.client import Client, until_accepted
 from tests.chaos.plan import POISONS, PlannedExchange, Round
 from tests.exchanging import DONE, Events, Leaving, ask, texts_of
 from tests.service import Json, Service
@@ -31,11 +31,7 @@ class ExchangeClient(Client):
         if self.planned.hang_up_s is not None:
             self._leave(service, played)
             return
-        deadline = time.monotonic() + PATIENCE_S
-        while not self._ask(service, played):
-            if time.monotonic() > deadline:
-                raise Broken("an exchange was never accepted")
-            time.sleep(RETRY_S)
+        until_accepted(lambda: self._ask(service, played), "an exchange")
 
     def compare(self, service: Service, played: Round) -> None:
         """Texts are those of a rank to which nothing happens, as far as they have come. What was found to crash its

@@ -1,23 +1,11 @@
 """What a client is told that asks for what the served model does not do."""
 
-from app.ranks.offer import endpoints_of, refusal
-from engines.contract.protocol import RankFacts
+import msgspec
+from dispatch_bench import facts
 
-FACTS = RankFacts(
-    engine="simulated",
-    model="m",
-    is_moe=False,
-    expert_parallel=False,
-    data_parallel_size=1,
-    tensor_parallel_size=1,
-    max_model_len=100,
-    max_num_seqs=4,
-    kv_cache_tokens=0,
-    vocab_size=10,
-    dtype="none",
-    device="simulated",
-    exchanges=["/v1/completions", "/tokenize"],
-)
+from app.ranks.offer import endpoints_of, refusal
+
+FACTS = msgspec.structs.replace(facts(), exchanges=["/v1/completions", "/tokenize"])
 
 
 def test_what_it_does_is_not_refused_and_nothing_is_before_it_is_known() -> None:
