@@ -83,16 +83,16 @@ class Writer:
         return await self._submit(Work(put, size, done))
 
     async def _submit(self, work: Work[T]) -> T:
-        self._check()
         await self._room.take(work.size)
-        try:
-            with self._wake:
-                self._check()  # under the lock: whatever is in the queue when the thread gives up is answered
+        with self._wake:  # whatever is in the queue when the thread gives up is answered
+            refusal = self._refusal()
+            if refusal is None:
                 self._queue.append(work)
                 self._wake.notify()
-        except JournalError:
+        if refusal is not None:
             self._room.give(work.size)
-            raise
+            await asyncio.sleep(0)  # what the thread has told of its trouble is heard first
+            raise refusal
         return await work.future
 
     async def close(self) -> None:
@@ -103,11 +103,10 @@ class Writer:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
-    def _check(self) -> None:
+    def _refusal(self) -> JournalError | None:
         if self._is_closing:
-            raise JournalUnavailable("the service is stopping")
-        if self._trouble is not None:
-            raise _again(self._trouble)
+            return JournalUnavailable("the service is stopping")
+        return None if self._trouble is None else _again(self._trouble)
 
     # -- in the thread
 
@@ -167,15 +166,15 @@ class Writer:
             self._trouble = error
             waiting = [*group, *self._queue]
             self._queue.clear()
+            # Under the lock and first, so that whoever is refused finds that known.
+            if isinstance(error, JournalUnavailable):
+                self._tell(Health.UNAVAILABLE, error.reason)
+            else:
+                self._tell(Health.SUPERSEDED, str(error))
+        is_unavailable = isinstance(error, JournalUnavailable)
+        logger.error("journal_unavailable" if is_unavailable else "journal_superseded", reason=str(error))
         for work in waiting:
             work.outcome = _again(error)
-        # First, so that whoever is refused finds that known.
-        if isinstance(error, JournalUnavailable):
-            logger.error("journal_unavailable", reason=str(error))
-            self._tell(Health.UNAVAILABLE, error.reason)
-        else:
-            logger.error("journal_superseded", reason=str(error))
-            self._tell(Health.SUPERSEDED, str(error))
         self._settle(waiting)
 
     def _come_back(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import math
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -152,6 +153,27 @@ def test_whoever_listens_hears_when_writing_stops_and_goes_on(tmp_path: Path) ->
             (tmp_path / FILE_NAME).rename(place.file)
             await until(lambda: heard == ["unavailable", "available"])
             keeper.check()
+
+    asyncio.run(check())
+
+
+def test_whoever_is_refused_finds_that_known(tmp_path: Path) -> None:
+    """Also whom the writer refuses at once, for it gave up for another one's sake."""
+    place = FolderPlace(tmp_path / "data")
+    used = DayUsage("a", DAYS[0], 1)
+
+    async def check() -> None:
+        async with kept(place, tmp_path) as keeper:
+            place.file.rename(tmp_path / FILE_NAME)
+            first = asyncio.create_task(keeper.journal.add_usage(used))
+            await asyncio.sleep(0)
+            time.sleep(0.5)  # noqa: ASYNC251  the writer gives up, and the event loop has not heard of it
+            assert keeper.health.status == "available"
+            with pytest.raises(JournalUnavailable):
+                await keeper.journal.add_usage(used)
+            assert keeper.health.status == "unavailable"
+            with pytest.raises(JournalUnavailable):
+                await first
 
     asyncio.run(check())
 
