@@ -78,6 +78,7 @@ class VllmEngine(Engine):
         self._desk = await self._open_desk(gate, front)
         report(Stage.WARMING_UP)
         await self._warm_up(generates=generates)
+        compat.remember_variables()
         self._submitter = tasks.start(self._submit_queued(), "submitter", self._on_failure)
         return rank_facts(self.spec, version, config, self._desk.offered)
 

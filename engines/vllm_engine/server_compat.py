@@ -49,14 +49,24 @@ async def server_application(engine: Any, arguments: Any, tasks: tuple[str, ...]
     """vLLM's own OpenAI application around an engine client, without its server: an ASGI application."""
     try:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-        from vllm.entrypoints.launchers.app import build_app
     except ImportError:
-        from vllm.entrypoints.openai.api_server import build_app, init_app_state
-    application = build_app(arguments, tasks, engine.model_config)
-    # What stands before the routes is a server's: CORS, keys, figures of HTTP. It took a rank 5 % of its time.
-    application.user_middleware.clear()
+        from vllm.entrypoints.openai.api_server import init_app_state
+    application = bare_application(arguments, tasks, engine.model_config)
     await init_app_state(engine, application.state, arguments, tasks)
     application.state.server = SimpleNamespace(should_exit=False)  # what it does about a dead engine writes to it
+    return application
+
+
+def bare_application(arguments: Any, tasks: tuple[str, ...], model_config: Any) -> Any:
+    """Its routes, before there is an engine behind them."""
+    try:
+        from vllm.entrypoints.launchers.app import build_app
+    except ImportError:
+        from vllm.entrypoints.openai.api_server import build_app
+    application = build_app(arguments, tasks, model_config)
+    # What stands before the routes is a server's: CORS, keys, figures of HTTP.
+    application.user_middleware.clear()
+    application.middleware_stack = None  # built again with its first call
     return application
 
 

@@ -61,7 +61,7 @@ TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store", "engines.contract.node_keys"
 DOORS = {
     "alembic": ("app.journal.sql.version", "app.journal.migrations"),
     "click": ("phalanx",),
-    "fastapi": ("app.api", "app.factory"),
+    "fastapi": ("app.api", "app.factory", "engines.vllm_engine.exchanges.shortcut"),  # there, vLLM brings it
     "httptools": ("app.http",),
     "httpx": ("phalanx.client", "phalanx.generate.local", "phalanx.ranks_table"),
     "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.weights"),
@@ -74,7 +74,7 @@ DOORS = {
     "psutil": ("engines.host.network", "engines.host.processes", "engines.host.strays"),
     "python_multipart": ("app.api.form_cutter",),
     "pyarrow": ("phalanx.generate.parquet",),
-    "pydantic": ("app.settings", "phalanx.options"),
+    "pydantic": ("app.settings", "phalanx.options", "engines.vllm_engine.exchanges.shortcut"),
     "pydantic_core": ("app.settings.loading",),
     "pydantic_settings": ("app.settings",),
     "pynvml": ("app.ranks.devices", "engines.host.gpu_memory"),

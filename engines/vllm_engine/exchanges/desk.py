@@ -9,6 +9,7 @@ from engines.rank.engine import EngineLoad
 from engines.vllm_engine import server_compat
 from engines.vllm_engine.exchanges.call import Application, Call
 from engines.vllm_engine.exchanges.door import Door, current_call
+from engines.vllm_engine.exchanges.shortcut import Shortcut
 
 
 class ExchangeDesk:
@@ -75,4 +76,4 @@ async def open_desk(
     application = await server_compat.server_application(door, arguments, tasks)
     has = {route.path for route in application.routes if "POST" in (getattr(route, "methods", None) or ())}
     offered = [str(path) for path in Exchange if path in has and server_compat.has_handler(application, path)]
-    return ExchangeDesk(application, offered, emit, load, died, context)
+    return ExchangeDesk(Shortcut(application), offered, emit, load, died, context)
