@@ -20,6 +20,7 @@ from app.api import (
 from app.api.auth import KeyCheck
 from app.api.describing import Resource
 from app.api.openapi import describe
+from app.api.plain_route import PlainRoutes
 from app.gateway import Gateway
 from app.http.frontdoor import Frontdoor, allowed_hosts
 from phalanx import __version__
@@ -53,6 +54,6 @@ def create_app(gateway: Gateway) -> ASGIApp:
         app.include_router(resource.router)
     describe(app, RESOURCES)
     settings = gateway.settings
-    checked = KeyCheck(app, gateway.keys, gateway.dispatcher.backlog)
+    checked = KeyCheck(PlainRoutes(app), gateway.keys, gateway.dispatcher.backlog)
     hosts = allowed_hosts(settings.host, settings.allowed_hosts)
     return Frontdoor(checked, gateway.metrics, hosts, gateway.traces)

@@ -54,8 +54,7 @@ class ExchangeResponse(Response):
     ) -> None:
         answer = self._answer
         while True:
-            await answer.news.wait()
-            answer.news.clear()
+            await answer.news.next()
             if leaving.done():
                 return
             body = answer.take()

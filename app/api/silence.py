@@ -3,15 +3,17 @@
 import asyncio
 from typing import Self
 
+from app.exchanges.news import News
+
 
 class Silence:
-    """Sets an event when nothing has been said for so many seconds, if any number is too many.
+    """Gives news when nothing has been said for so many seconds, if any number is too many.
 
     One timer lasts for many tokens: none is set for each.
     """
 
-    def __init__(self, seconds: float | None, news: asyncio.Event) -> None:
-        self.is_long = False  # since the event was set
+    def __init__(self, seconds: float | None, news: News) -> None:
+        self.is_long = False  # since then
         self._news = news
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()

@@ -1,12 +1,12 @@
 """One exchange on its way: an item, and what comes of it until its client has taken all."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from app.batches.memory import Holding
 from app.dispatch.item import Flow, Item
+from app.exchanges.news import News
 from app.traces import BatchTrace
 from engines.contract.exchanges import STREAM_WINDOW_BYTES, AnswerHead, Exchange
 from engines.contract.item_errors import ItemError
@@ -32,7 +32,7 @@ class Ending:
 class Answering(Protocol):
     """An answer that comes, as whoever sends it to a client sees it."""
 
-    news: asyncio.Event  # more has come, or the end
+    news: News  # more has come, or the end
     head: AnswerHead | None  # of a stream that has begun
 
     @property
@@ -67,7 +67,7 @@ class ExchangeRun:
         self.flow = flow
         self.tenant = tenant
         self.is_request = True  # and not only a part of one
-        self.news = asyncio.Event()
+        self.news = News()
         self.head: AnswerHead | None = None
         self.ending: Ending | None = None
         self.item: Item

@@ -1,12 +1,12 @@
 """The answer to a request that is several exchanges: their answers, put together as if one had made it."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import msgspec
 
 from app.exchanges.exchange import Ending, ExchangeRun
+from app.exchanges.news import News
 from app.exchanges.parts import Part
 from app.exchanges.request import ExchangeRequest
 from engines.contract.exchanges import AnswerHead, Exchange
@@ -31,7 +31,7 @@ class ManyAnswers:
     """An Answering. The first part that is refused, or fails, is the answer of all."""
 
     def __init__(self, request: ExchangeRequest, parts: list[Part], runs: list[ExchangeRun]) -> None:
-        self.news = asyncio.Event()
+        self.news = News()
         self.head: AnswerHead | None = None
         self._ending: Ending | None = None
         self._streams = request.streams

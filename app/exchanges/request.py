@@ -3,6 +3,7 @@
 Fields are read leniently: one that says nothing that is understood here goes on as it came, and is refused there.
 """
 
+from functools import cached_property
 from typing import TypeVar
 
 import msgspec
@@ -78,7 +79,7 @@ class ExchangeRequest:
                 code="previous_response_not_found",
             )
 
-    @property
+    @cached_property
     def sequences(self) -> int:
         """Outputs of each prompt."""
         counts = (self._read(name, int) for name in ("n", "best_of"))

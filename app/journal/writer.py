@@ -171,8 +171,10 @@ class Writer:
                 self._tell(Health.UNAVAILABLE, error.reason)
             else:
                 self._tell(Health.SUPERSEDED, str(error))
-        is_unavailable = isinstance(error, JournalUnavailable)
-        logger.error("journal_unavailable" if is_unavailable else "journal_superseded", reason=str(error))
+        if isinstance(error, JournalUnavailable):
+            logger.error("journal_unavailable", reason=str(error))
+        else:
+            logger.error("journal_superseded", reason=str(error))
         for work in waiting:
             work.outcome = _again(error)
         self._settle(waiting)
