@@ -24,6 +24,8 @@ from bench.processes import cost_of
 from bench.vllm_server import VllmServer
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+PARTS = 8
+PAUSE_S = 1.5  # vLLM's workers spin for a second after a step
 WORDS = ("sea", "tree", "stone", "river", "night", "paper", "light", "wind")
 
 
@@ -65,20 +67,25 @@ class Side:
         self.stream_tokens_per_s: list[float] = []
         self.stream_us: list[float] = []
 
-    def run(self, options: Options, number: int) -> None:
-        """One round."""
-        first = number * 1_000_000
-        bodies = [completion(first + index, options.tokens, model=self.model) for index in range(options.requests)]
+    def run_alone(self, options: Options, number: int, part: int) -> None:
+        """A part of a round's requests of one client."""
+        count = options.requests // PARTS
+        first = number * 1_000_000 + part * count
+        bodies = [completion(first + index, options.tokens, model=self.model) for index in range(count)]
         alone = self._ask(COMPLETIONS, bodies, 1)
         self.latencies_ms.append(statistics.median(exchange.seconds for exchange in alone) * 1e3)
-        first += options.requests
+
+    def run(self, options: Options, number: int) -> None:
+        """The rest of a round."""
+        first = number * 1_000_000 + options.requests
         bodies = [completion(first + index, options.tokens, model=self.model) for index in range(options.at_once)]
         began = time.perf_counter()
         self._ask(COMPLETIONS, bodies, options.clients)
         self.per_s.append(len(bodies) / (time.perf_counter() - began))
         self._run_streams(options, first + options.at_once)
         print(
-            f"round {number} {self.name}: {self.latencies_ms[-1]:.2f} ms, {self.per_s[-1]:.0f} requests/s, streams "
+            f"round {number} {self.name}: {_median(self.latencies_ms[-PARTS:]):.2f} ms, "
+            f"{self.per_s[-1]:.0f} requests/s, streams "
             f"{self.stream_tokens_per_s[-1]:.0f} tokens/s, {self.stream_us[-1]:.0f} us of the front process a token",
             flush=True,
         )
@@ -108,11 +115,20 @@ class Side:
 
 
 def measure(sides: list[Side], options: Options) -> None:
-    """Rounds in turns; the first warms up."""
+    """Rounds in turns; the first warms up.
+
+    What one client waits for is taken in many short parts: on few cores a server is in luck or out of it, for seconds,
+    with where its processes run.
+    """
     for number in range(options.rounds + 1):
-        for side in sides if number % 2 else sides[::-1]:
+        turns = sides if number % 2 else sides[::-1]
+        for part in range(PARTS):
+            for side in turns:
+                side.run_alone(options, number, part)
+                time.sleep(PAUSE_S)
+        for side in turns:
             side.run(options, number)
-            time.sleep(1.5)  # vLLM's workers spin for a second after a step
+            time.sleep(PAUSE_S)
         if number == 0:
             for side in sides:
                 for figures in (side.latencies_ms, side.per_s, side.stream_tokens_per_s, side.stream_us):
