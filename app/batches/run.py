@@ -125,7 +125,7 @@ class BatchRun(Generic[SinkT_co]):
 
     def item_started(self, item: Item, rank: int) -> None:
         """The dispatcher is about to send the item to a rank."""
-        self.stats.started(rank)
+        self.stats.started(rank, item)
         self.started.set()
         if self.forecast is not None:
             self.forecast.item_started(item)
@@ -136,7 +136,7 @@ class BatchRun(Generic[SinkT_co]):
 
     def item_lost(self, item: Item, rank: int) -> None:
         """The rank was lost with the item, which will run again."""
-        self.stats.released(rank)
+        self.stats.released(rank, item)
         if self.forecast is not None:
             self.forecast.item_lost(item)
         self.trace.finished(item.index, "lost", None)
@@ -146,7 +146,7 @@ class BatchRun(Generic[SinkT_co]):
     def item_finished(self, item: Item, result: Result, rank: int | None) -> None:
         """The dispatcher has the item's result."""
         if rank is not None:
-            self.stats.finished(rank, result)
+            self.stats.finished(rank, item, result)
         if self.forecast is not None:
             self.forecast.item_finished(item, result)
         self.usage.add(result)

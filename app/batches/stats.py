@@ -6,6 +6,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.batches.hindsight import PredictionQuality
+from app.batches.order_gain import OrderGain
+from app.dispatch.item import Item
 from engines.contract.protocol import Result
 
 
@@ -28,6 +30,7 @@ class Stats(msgspec.Struct, kw_only=True):
     balance_ratio: float | None  # mean / max of the ranks' tokens; 1 is even
     stopped_by_length: int  # outputs that ended because max_tokens was reached
     ranks: list[RankShare]
+    order_gain_s: float | UnsetType = UNSET  # predicted: of a batch whose last items left longest first
     prediction: PredictionQuality | UnsetType = UNSET  # of a batch that was large and long enough to tell
 
 
@@ -47,10 +50,16 @@ class StatsKeeper:
         self._since: dict[int, float] = {}  # rank -> when it got the first of those
         self._dry_at: dict[int, float] = {}  # rank -> when it finished its last
         self._stopped_by_length = 0
+        self._held = self._most_held = 0  # sequences, on all ranks
+        self._order_gain = OrderGain()
 
-    def started(self, rank: int) -> None:
-        """An item was sent to the rank."""
+    def started(self, rank: int, item: Item) -> None:
+        """An item is being sent to the rank."""
         now = time.monotonic()
+        self._held += item.sequences
+        self._most_held = max(self._most_held, self._held)
+        if item.flow.waiting.is_longest_first:
+            self._order_gain.began(item.index, now)
         if self._first_start is None:
             self._first_start = now
         if rank not in self._shares:
@@ -60,17 +69,19 @@ class StatsKeeper:
             self._since[rank] = now
         self._holding[rank] += 1
 
-    def finished(self, rank: int, result: Result) -> None:
+    def finished(self, rank: int, item: Item, result: Result) -> None:
         """The rank has answered an item."""
+        self._order_gain.ended(item.index, result.completion_tokens // max(1, item.sequences))
         share = self._shares[rank]
         share.items += 1
         share.prompt_tokens += result.prompt_tokens
         share.completion_tokens += result.completion_tokens
         self._stopped_by_length += result.stopped_by_length
-        self.released(rank)
+        self.released(rank, item)
 
-    def released(self, rank: int) -> None:
+    def released(self, rank: int, item: Item) -> None:
         """The rank does not hold one of its items any more."""
+        self._held -= item.sequences
         self._holding[rank] -= 1
         if self._holding[rank] == 0:
             now = self._dry_at[rank] = time.monotonic()
@@ -91,6 +102,7 @@ class StatsKeeper:
             share.busy_s = round(share.busy_s, 4)
         tokens = [share.prompt_tokens + share.completion_tokens for share in shares]
         most = max(tokens, default=0)
+        gained = self._order_gain.predicted_s(self._most_held, end)
         return Stats(
             wall_s=round(end - self._admitted_at, 4),
             queue_s=round((self._first_start or end) - self._admitted_at, 4),
@@ -98,6 +110,7 @@ class StatsKeeper:
             balance_ratio=round(sum(tokens) / len(tokens) / most, 4) if most else None,
             stopped_by_length=self._stopped_by_length,
             ranks=shares,
+            order_gain_s=UNSET if gained is None else round(gained, 4),
             prediction=self.prediction,
         )
 

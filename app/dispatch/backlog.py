@@ -35,12 +35,13 @@ class Level:
 class Backlog:
     """What is accepted and not dispatched. `items` and `tokens` count what waits."""
 
-    def __init__(self, quantum_tokens: int) -> None:
+    def __init__(self, quantum_tokens: int, *, keeps_together: bool = False) -> None:
         self._quantum = quantum_tokens
         self._levels: dict[int, Level] = {}  # by priority: those that are in use
         self._order: list[int] = []  # those with something waiting, lowest first
         self._owners: dict[str, Waiting] = {}  # by id: those with something waiting
         self._online: OrderedDict[str, OrderedDict[Flow, None]] = OrderedDict()  # in turn, by owner: flows in order
+        self._keeps_together = keeps_together
         self.items = 0
         self.tokens = 0
 
@@ -50,6 +51,8 @@ class Backlog:
             return
         if not flow.waiting and not flow.is_held_back:
             self._enter(flow)
+        if self._keeps_together:
+            flow.waiting.keep_together()
         flow.waiting.extend(items)
         for item in items:
             self.count(item)
@@ -64,27 +67,27 @@ class Backlog:
                 flow.deficit += item.cost
             if not is_in_turn and not flow.is_held_back:  # else its turn comes when it is released
                 self._enter(flow)
-            flow.waiting.appendleft(item)
+            flow.waiting.put_first(item)
             self.count(item)
 
-    def head(self) -> Item | None:
-        """The item whose turn it is. It stays until `pop`; the same one is returned until then."""
+    def current(self) -> Flow | None:
+        """The flow whose turn it is, until `pop`. It says which item goes to which rank."""
         if not self._order:
             return None
-        return self._current_party().flows.current().waiting[0]
+        return self._current_party().flows.current()
 
-    def pop(self) -> Item:
-        """Takes the item that `head` has shown. Raises LookupError when nothing waits."""
+    def pop(self, rank: int | None = None) -> Item:
+        """Takes the item of the current flow that goes to this rank. Raises LookupError when nothing waits."""
         if not self._order:
             raise LookupError("the backlog is empty")
-        return self._take_first(self._current_party().flows.current())
+        return self._take_first(self._current_party().flows.current(), rank)
 
     def online_head(self) -> Item | None:
         """The item that somebody waits for and that comes first for what is kept for such; whose turn it is does not
         matter, but it is charged as any other."""
         if not self._online:
             return None
-        return next(iter(next(iter(self._online.values())))).waiting[0]
+        return next(iter(next(iter(self._online.values())))).waiting.first()
 
     def pop_online(self) -> Item:
         """Takes the item that `online_head` has shown; another owner's is the next one. There must be one."""
@@ -92,9 +95,9 @@ class Backlog:
         self._online.move_to_end(owner)
         return self._take_first(next(iter(flows)))
 
-    def _take_first(self, flow: Flow) -> Item:
+    def _take_first(self, flow: Flow, rank: int | None = None) -> Item:
         party = self._levels[flow.priority].parties[flow.owner.id]
-        item = flow.waiting.popleft()
+        item = flow.waiting.pop(rank)
         party.deficit -= item.cost
         flow.deficit -= item.cost
         self.uncount(item)

@@ -8,6 +8,7 @@ from engines.contract.protocol import Outcome, RankFacts, Result
 
 MIN_PREFETCH = 8
 BURST_DECAY = 0.98  # of the largest burst, with every message of results: after 34 smaller ones half of it is forgotten
+SMALL = 16  # a part of what a rank holds that is not worth keeping the rank for
 FILL_WEIGHT = 0.02  # of one more finished item in the running mean
 
 
@@ -55,6 +56,7 @@ class RankCredit:
         self._sequences = 0
         self._online_sequences = 0
         self._most_reserved = min(facts.max_num_seqs - 1, math.ceil(online_share * facts.max_num_seqs))
+        self.most_in_advance: int | None = None  # sequences that the rank may hold beyond those that it runs
         self.reserves = False  # whether sequences are kept for those that somebody waits for
         self.refill = Refill(facts.max_num_seqs)
         self._kv_cache_tokens = facts.kv_cache_tokens
@@ -70,7 +72,20 @@ class RankCredit:
             return self.max_num_seqs - max(0, self._most_reserved - self._online_sequences)
         if self._prefetch is not None:
             return self.max_num_seqs + self._prefetch
-        return self.max_num_seqs + max(MIN_PREFETCH, min(self.max_num_seqs, math.ceil(self._burst)))
+        in_advance = max(MIN_PREFETCH, min(self.max_num_seqs, math.ceil(self._burst)))
+        if self.most_in_advance is not None:
+            in_advance = min(in_advance, self.most_in_advance)
+        return self.max_num_seqs + in_advance
+
+    @property
+    def held(self) -> int:
+        """Sequences that the rank holds."""
+        return self._sequences
+
+    @property
+    def free(self) -> int:
+        """Sequences that the rank could begin right now."""
+        return max(0, self.max_num_seqs - self._sequences)
 
     def observe_burst(self, sequences: int) -> None:
         """So many sequences have ended at once."""
@@ -97,6 +112,11 @@ class RankCredit:
         if item.sequences > self.credit:
             return False
         return not self._kv_cache_tokens or (self._kv_expected + self._expected_tokens(item) <= self._kv_cache_tokens)
+
+    def is_small(self, item: Item) -> bool:
+        """Whether there is soon room for the item wherever others end."""
+        tokens = self._expected_tokens(item)
+        return item.sequences * SMALL <= self.max_num_seqs and tokens * SMALL <= (self._kv_cache_tokens or math.inf)
 
     def has_reserved(self, item: Item) -> bool:
         """Whether what is kept for online items is enough for this one, too, or is all its own."""

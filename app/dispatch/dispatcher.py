@@ -18,6 +18,7 @@ from app.dispatch.lanes import Lanes, Later
 from app.dispatch.observer import DispatchObserver
 from app.dispatch.outbox import Outbox
 from app.dispatch.placement import Placement
+from app.dispatch.reservations import Reservations
 from app.dispatch.trial import verdict
 from app.ranks.events import Aftermath, Loss, Member
 from engines.contract.protocol import Abort, Chunk, Outcome, Result, Run
@@ -41,13 +42,14 @@ class Dispatcher(DispatchFigures):
         observer: DispatchObserver | None = None,
         online_share: float = 0.0,
     ) -> None:
-        super().__init__(Backlog(quantum_tokens))
+        super().__init__(Backlog(quantum_tokens, keeps_together=placement.keeps_together))
         self._send = send
         self._placement = placement
         self._prefetch = prefetch
         self._soon = soon
         self._observer = observer
-        self._lanes = Lanes(self.backlog, placement, online_share, later)
+        self.reservations = Reservations(self.backlog)
+        self._lanes = Lanes(self.backlog, placement, self.reservations, online_share, later)
         self._is_pump_due = False
         self._fill = Fill()
         self._given_up: set[int] = set()  # groups that will not come back by themselves
@@ -83,7 +85,7 @@ class Dispatcher(DispatchFigures):
         suspects = self._trials.take_back(flow)
         for item in suspects:
             self.backlog.uncount(item)
-        for item in (*suspects, *self.backlog.discard(flow)):
+        for item in (*suspects, *self.reservations.take_back(flow), *self.backlog.discard(flow)):
             item.state = ItemState.DONE
             item.release()
         self.backlog.close(flow)
@@ -99,6 +101,7 @@ class Dispatcher(DispatchFigures):
     def hold_back(self, flow: Flow) -> None:
         """Dispatches nothing more of a flow until `let_go`; what runs is finished. May be called twice."""
         self.backlog.hold(flow)
+        self.reservations.put_back(flow)
 
     def let_go(self, flow: Flow) -> None:
         """The flow goes on, behind all others of its owner. Does nothing to one that is not held back."""
@@ -126,6 +129,7 @@ class Dispatcher(DispatchFigures):
         """The group finishes what it holds, what is on trial there counted in, and takes nothing new."""
         if group in self._groups:
             self._groups[group].takes_items = False
+            self._pump_soon()  # what waits for one of its ranks has to go elsewhere
 
     def group_lost(self, group: int, loss: Loss) -> Aftermath:
         """The group takes nothing any more. What ran there runs again."""
@@ -198,12 +202,7 @@ class Dispatcher(DispatchFigures):
             group for group in self._groups.values() if not self._run_trial(group, outbox, until) and group.takes_items
         ]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
-
-        def assign(item: Item, rank: RankCredit) -> None:
-            self._assign(item, rank, outbox)
-
-        self._lanes.serve_online(ranks, assign)
-        self._lanes.serve_batches(ranks, assign, until, self._pump_soon)
+        self._lanes.serve(ranks, lambda item, rank: self._assign(item, rank, outbox), until, self._pump_soon)
         outbox.send(self._send)
         if time.monotonic() > until:
             self._pump_soon()
@@ -246,6 +245,7 @@ class Dispatcher(DispatchFigures):
                 return None
             result = last
         self.backlog.settle(item, result.prompt_tokens + result.completion_tokens)
+        item.flow.waiting.learn(item, result)
         self._finish(item, result, credit.rank)
         return item
 

@@ -1,10 +1,11 @@
 """An item on its way through the dispatcher: what a rank needs to run it, and what fairness and credit count."""
 
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from app.dispatch.prefixes import SHORTEST, prefixes_of
+from app.dispatch.queue import ItemQueue
 from app.dispatch.turns import Turns
 from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.protocol import Chunk, Outcome, PromptKind, Result, RunItem
@@ -77,7 +78,7 @@ class Flow:
         self.priority = priority  # lower runs first
         self.owner = owner
         self.party: Party | None = None  # what its waiting items are charged to, once there were any
-        self.waiting: deque[Item] = deque()
+        self.waiting = ItemQueue()
         self.running: set[Item] = set()
         self.suspects: set[Item] = set()  # its items on trial
         self.is_held_back = False  # passed over, until whoever takes its results has room again
@@ -87,7 +88,7 @@ class Flow:
     @property
     def first_cost(self) -> int:
         """Of the item that leaves it next."""
-        return self.waiting[0].cost
+        return self.waiting.first().cost
 
 
 class Party:
@@ -126,7 +127,9 @@ class Item:
         "index",
         "kind",
         "lost",
+        "max_tokens",
         "params",
+        "prefixes",
         "prompt",
         "prompt_tokens",
         "rank",
@@ -171,6 +174,8 @@ class Item:
         self.prompt = prompt
         self.params = params
         self.prompt_tokens = prompt_tokens  # estimated: the gateway does not tokenise
+        self.prefixes = prefixes_of(prompt) if len(prompt) >= SHORTEST else ()
+        self.max_tokens = max_tokens  # of each sequence
         self.cost = prompt_tokens + sequences * max_tokens
         self.sequences = sequences
         self.seed = seed

@@ -14,6 +14,7 @@ from app.dispatch.credit import RankCredit
 from app.dispatch.item import Item
 from app.dispatch.placement import Placement
 from app.dispatch.refill import PERIOD_S
+from app.dispatch.reservations import Reservations
 
 LINGER_S = 30.0  # after the last online item has come: who talks to a model reads its answers meanwhile
 Assign = Callable[[Item, RankCredit], None]
@@ -23,42 +24,75 @@ Later = Callable[[float, Callable[[], None]], object]  # does it after so many s
 class Lanes:
     """What of the backlog goes to which rank now."""
 
-    def __init__(self, backlog: Backlog, placement: Placement, online_share: float, later: Later) -> None:
+    def __init__(
+        self,
+        backlog: Backlog,
+        placement: Placement,
+        reservations: Reservations,
+        online_share: float,
+        later: Later,
+    ) -> None:
         self.online_share = online_share  # of each rank's sequences
         self._backlog = backlog
         self._placement = placement
+        self._reservations = reservations
         self._later = later
         self._keep_until = 0.0  # time.monotonic()
         self._is_return_due = False
 
-    def serve_online(self, ranks: Sequence[RankCredit], assign: Assign) -> None:
-        """Assigns as many as there is room kept for, and keeps room on these ranks or does not."""
-        now = time.monotonic()
+    def serve(self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]) -> None:
+        """Assigns what there is room for, until `time.monotonic()` is so late. `pump` is called once batches may begin
+        what they may not begin now."""
+        open_to_all = self._reservations.serve(ranks, assign)
+        self._serve_online(open_to_all or ranks, assign)
+        self._keep_room(ranks)
+        self._serve_batches(open_to_all, assign, until, pump)
+
+    def _serve_online(self, ranks: Sequence[RankCredit], assign: Assign) -> None:
+        """Assigns as many as there is room kept for."""
         while (item := self._backlog.online_head()) is not None:
-            self._keep_until = now + LINGER_S
+            self._keep_until = time.monotonic() + LINGER_S
             chosen = self._placement.choose([rank for rank in ranks if rank.has_reserved(item)], item)
             if chosen is None:
                 break
             self._backlog.pop_online()
             assign(item, chosen)
-        for rank in ranks:
-            rank.reserves = now < self._keep_until
 
-    def serve_batches(
+    def _keep_room(self, ranks: Sequence[RankCredit]) -> None:
+        """Keeps room for online items on these ranks, or does not.
+
+        And near the end a rank holds little in advance: half of its part of what is left, for it may turn out that it
+        cannot run that while others have nothing.
+        """
+        left = self._backlog.items - sum(rank.free for rank in ranks)
+        for rank in ranks:
+            rank.reserves = time.monotonic() < self._keep_until
+            rank.most_in_advance = left // (2 * len(ranks)) if left > 0 and len(ranks) > 1 else None
+
+    def _serve_batches(
         self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]
     ) -> None:
-        """Assigns as many as there is room for, until `time.monotonic()` is so late: of batches, and of online items
-        beyond what is kept for them. `pump` is called once batches may begin what they may not begin now."""
+        """Assigns as many as there is room for: of batches, and of online items beyond what is kept for them."""
         begin = [rank for rank in ranks if rank.may_begin]
-        while (item := self._backlog.head()) is not None and time.monotonic() < until:
-            chosen = self._placement.choose(ranks if item.flow.is_online else begin, item)
-            if chosen is None:
+        slots = sum(rank.max_num_seqs for rank in ranks)
+        before = None
+        while (flow := self._backlog.current()) is not None and time.monotonic() < until:
+            if flow is not before and not flow.is_open_ended:
+                flow.waiting.look_for_end(slots)
+            before = flow
+            able = ranks if flow.is_online else begin
+            chosen = self._placement.pick(able, flow.waiting)
+            if chosen is not None:
+                assign(self._backlog.pop(chosen.rank), chosen)
+                if chosen in begin and not chosen.may_begin:
+                    begin.remove(chosen)
+            elif (kept := self._reservations.choose(able, flow.waiting.first())) is not None:
+                self._reservations.keep(kept, self._backlog.pop())
+                ranks = [rank for rank in ranks if rank is not kept]
+                begin = [rank for rank in begin if rank is not kept]
+            else:
                 break
-            self._backlog.pop()
-            assign(item, chosen)
-            if chosen in begin and not chosen.may_begin:
-                begin.remove(chosen)
-        if item is not None and not item.flow.is_online and len(begin) < len(ranks) and not self._is_return_due:
+        if flow is not None and not flow.is_online and len(begin) < len(ranks) and not self._is_return_due:
             self._is_return_due = True
             self._later(PERIOD_S, lambda: self._return(pump))
 

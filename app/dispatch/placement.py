@@ -1,11 +1,17 @@
-"""Which of the ranks that can take an item gets it."""
+"""Which of the ranks that can take an item gets it, and so which item of a batch leaves next."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Protocol
 
 from app.dispatch.credit import RankCredit
 from app.dispatch.item import Item
+from app.dispatch.prefixes import Prefix
+from app.dispatch.queue import ItemQueue
+
+MOST_HOMES = 16_384  # beginnings whose rank is remembered
+HOME_LEAD = 8  # the part of a rank's sequences that one with the beginning may hold more than another
 
 
 class Dispatch(StrEnum):
@@ -13,16 +19,24 @@ class Dispatch(StrEnum):
 
     ROUND_ROBIN = "round_robin"
     LEAST_LOADED = "least_loaded"  # by outstanding tokens
+    PREFIX = "prefix"  # to the rank that has computed the prompt's beginning
 
 
-class Placement(Protocol):
-    """Chooses a rank for one item."""
+class Placement(ABC):
+    """Chooses a rank."""
 
+    keeps_together = False  # whether items of a batch that begin alike are to leave together
+
+    @abstractmethod
     def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
         """A rank that fits the item, or None when there is none now."""
 
+    def pick(self, ranks: Sequence[RankCredit], queue: ItemQueue) -> RankCredit | None:
+        """The rank to which one of these items goes: the one that is the queue's first for that rank."""
+        return self.choose(ranks, queue.first())
 
-class RoundRobin:
+
+class RoundRobin(Placement):
     """The next rank in turn that fits."""
 
     def __init__(self) -> None:
@@ -38,7 +52,7 @@ class RoundRobin:
         return chosen
 
 
-class LeastLoaded:
+class LeastLoaded(Placement):
     """The fitting rank with the fewest outstanding tokens."""
 
     def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
@@ -46,6 +60,58 @@ class LeastLoaded:
         return min((rank for rank in ranks if rank.fits(item)), key=lambda rank: rank.outstanding_tokens, default=None)
 
 
+class ByPrefix(RoundRobin):
+    """In turn, but a prompt goes where its beginning has been computed, if that rank holds no more than a bit more than
+    the others; and of a batch, each rank gets the items that begin alike one after another."""
+
+    keeps_together = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._homes: OrderedDict[Prefix, int] = OrderedDict()  # the latest last
+
+    def pick(self, ranks: Sequence[RankCredit], queue: ItemQueue) -> RankCredit | None:
+        """The next rank in turn that fits what the queue has for it."""
+        if not queue.is_grouped:
+            return super().pick(ranks, queue)
+        turn = next((index for index, rank in enumerate(ranks) if rank.rank > self._last), 0)
+        for rank in (*ranks[turn:], *ranks[:turn]):
+            if rank.fits(item := queue.first(rank.rank)):
+                self._last = rank.rank
+                self._remember(item, rank)
+                return rank
+        return None
+
+    def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
+        """The rank that has the longest beginning, or else the next in turn."""
+        chosen = self._home(ranks, item) or super().choose(ranks, item)
+        if chosen is not None:
+            self._remember(item, chosen)
+        return chosen
+
+    def _home(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
+        known = next((prefix for prefix in reversed(item.prefixes) if prefix in self._homes), None)
+        home = next((rank for rank in ranks if known and rank.rank == self._homes[known] and rank.fits(item)), None)
+        if home is None:
+            return None
+        least = min(rank.held for rank in ranks)
+        return home if home.held - least <= home.max_num_seqs / HOME_LEAD else None
+
+    def _remember(self, item: Item, rank: RankCredit) -> None:
+        for prefix in item.prefixes:
+            self._homes[prefix] = rank.rank
+            self._homes.move_to_end(prefix)
+        while len(self._homes) > MOST_HOMES:
+            self._homes.popitem(last=False)
+
+
+PLACEMENTS: dict[Dispatch, Callable[[], Placement]] = {
+    Dispatch.ROUND_ROBIN: RoundRobin,
+    Dispatch.LEAST_LOADED: LeastLoaded,
+    Dispatch.PREFIX: ByPrefix,
+}
+
+
 def placement(dispatch: Dispatch) -> Placement:
     """The placement that --dispatch names."""
-    return RoundRobin() if dispatch is Dispatch.ROUND_ROBIN else LeastLoaded()
+    return PLACEMENTS[dispatch]()

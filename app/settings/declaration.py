@@ -146,8 +146,8 @@ class ServerSettings(Section):
 class WorkSettings(Section):
     """Work and its limits"""
 
-    dispatch: Annotated[Literal["round_robin", "least_loaded"], BeforeValidator(lower)] = setting(
-        "round_robin", "How items are spread over ranks that have room."
+    dispatch: Annotated[Literal["round_robin", "least_loaded", "prefix"], BeforeValidator(lower)] = setting(
+        "round_robin", "How items are spread over ranks with room. prefix: to where the prompt's beginning is cached."
     )
     prefetch: NotNegative | None = setting(
         None, "Sequences that a rank holds beyond max_num_seqs. Default: as many as lately ended at once."

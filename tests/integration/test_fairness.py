@@ -85,3 +85,22 @@ def test_least_loaded_looks_at_tokens() -> None:
     assert answer["request_counts"]["ok"] == 21
     first, *others = [result["rank"] for result in answer["results"]]
     assert first == 0 and set(others) == {1}
+
+
+def test_near_the_end_the_longest_leave_first_and_the_answer_says_what_that_gained(service: Service) -> None:
+    short = {"prompt": "a", "sampling_params": {"max_tokens": 4}}
+    long = {"prompt": "b", "sampling_params": {"max_tokens": 200}}
+    answer = service.batch([*[short] * 600, long])
+    assert answer["request_counts"]["ok"] == 601
+    assert answer["stats"]["order_gain_s"] > 0
+    alike = service.batch(["a"] * 600, sampling_params={"max_tokens": 4})
+    assert "order_gain_s" not in alike["stats"]
+
+
+def test_prompts_that_begin_alike_meet_on_one_rank() -> None:
+    prompts = [f"{group} " * 800 + str(number) for number in range(30) for group in range(6)]
+    with serving("--dispatch", "prefix", step_ms=1, max_num_seqs=8) as service:
+        answer = service.batch(prompts, sampling_params={"max_tokens": 4})
+    assert answer["request_counts"]["ok"] == 180
+    places = [{result["rank"] for result in answer["results"][group::6]} for group in range(6)]
+    assert sum(len(ranks) for ranks in places) <= 7, "the last group may be shared, when a rank has nothing else"

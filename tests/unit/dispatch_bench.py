@@ -1,17 +1,18 @@
 """Items, their owner and ranks that are played, for the tests of the dispatcher beside this file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from app.dispatch.backlog import Backlog
 from app.dispatch.dispatcher import Dispatcher
 from app.dispatch.item import Flow, Item
 from app.dispatch.placement import Dispatch, placement
 from app.ranks.events import Aftermath, Loss, LossKind, Member
 from engines.contract.protocol import Abort, Outcome, PromptKind, RankFacts, Result, Run
 
-PARAMS = b"params"
+PARAMS, PROMPT = b"params", b'"Hello"'
 LARGE = 10**9
 
 
@@ -52,13 +53,14 @@ def make_item(
     max_tokens: int = 10,
     n: int = 1,
     params: bytes = PARAMS,
+    prompt: bytes = PROMPT,
 ) -> Item:
     return Item(
         owner or Owner(),
         flow,
         index,
         PromptKind.TEXT,
-        b'"Hello"',
+        prompt,
         params,
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
@@ -66,8 +68,8 @@ def make_item(
     )
 
 
-def make_items(count: int, flow: Flow, **fields: Any) -> list[Item]:
-    return [make_item(flow, index=index, **fields) for index in range(count)]
+def make_items(count: int, flow: Flow, prompts: Sequence[bytes] = (PROMPT,), **fields: Any) -> list[Item]:
+    return [make_item(flow, index=index, prompt=prompts[index % len(prompts)], **fields) for index in range(count)]
 
 
 def facts(max_num_seqs: int = 4, kv_cache_tokens: int = 0, max_model_len: int = LARGE) -> RankFacts:
@@ -178,6 +180,12 @@ def aborted(attempt: int) -> Result:
     return Result(attempt, Outcome.ABORTED)
 
 
+def head_of(backlog: Backlog) -> Item | None:
+    """Whose turn it is, whatever the rank."""
+    flow = backlog.current()
+    return None if flow is None else flow.waiting.first()
+
+
 def finish(bench: Bench) -> None:
     """All ranks answer until nothing is left."""
     while any(bench.held.values()):
@@ -186,12 +194,12 @@ def finish(bench: Bench) -> None:
                 bench.answer(rank)
 
 
-def assert_idle(bench: Bench) -> None:
+def assert_idle(bench: Bench, max_num_seqs: int = 4) -> None:
     """Nothing waits, nothing runs, and every rank has all its credit."""
     dispatcher = bench.dispatcher
-    assert (dispatcher.backlog.items, dispatcher.backlog.tokens, dispatcher.backlog.head()) == (0, 0, None)
+    assert (dispatcher.backlog.items, dispatcher.backlog.tokens, head_of(dispatcher.backlog)) == (0, 0, None)
     assert (dispatcher.running_items, dispatcher.outstanding_tokens) == (0, 0)
     for rank, held in bench.held.items():
         if dispatcher.held(rank) or dispatcher.credit(rank):
             assert not held
-            assert dispatcher.credit(rank) in (facts().max_num_seqs, 256)
+            assert dispatcher.credit(rank) in (max_num_seqs, 256)

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from dispatch_bench import make_item, make_items
+from dispatch_bench import head_of, make_item, make_items
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.item import Flow, Item
@@ -25,7 +25,7 @@ def batch(count: int, max_tokens: int, priority: int = 0) -> tuple[Flow, list[It
 
 def drain(backlog: Backlog, names: dict[int, str], count: int | None = None) -> list[str]:
     order = []
-    while backlog.head() is not None and len(order) != count:
+    while head_of(backlog) is not None and len(order) != count:
         order.append(names[id(backlog.pop().flow)])
     return order
 
@@ -39,14 +39,14 @@ def test_items_of_one_batch_leave_in_their_order() -> None:
 
 def test_head_shows_what_pop_takes() -> None:
     backlog, _ = filled(a=batch(3, 70), b=batch(3, 30))
-    while (head := backlog.head()) is not None:
-        assert backlog.head() is head
+    while (head := head_of(backlog)) is not None:
+        assert head_of(backlog) is head
         assert backlog.pop() is head
 
 
 def test_nothing_waits_in_an_empty_backlog() -> None:
     backlog = Backlog(QUANTUM)
-    assert backlog.head() is None
+    assert head_of(backlog) is None
     with pytest.raises(LookupError):
         backlog.pop()
 
@@ -141,7 +141,7 @@ def test_what_an_item_did_not_use_is_given_back() -> None:
     backlog, names = filled(modest=batch(2000, 100), greedy=batch(2000, 100))
     order = []
     for _ in range(1000):
-        backlog.head()
+        head_of(backlog)
         item = backlog.pop()
         name = names[id(item.flow)]
         order.append(name)
@@ -166,7 +166,7 @@ def test_settling_takes_nothing_of_what_was_saved_for_a_large_item() -> None:
     """A flow that saves for an item of many quanta is not set back by an earlier item that used a little less."""
     backlog, names = filled(small=batch(10_000, 10), large=batch(10, 1000))
     order = []
-    while backlog.head() is not None and len(order) < 1000:
+    while head_of(backlog) is not None and len(order) < 1000:
         item = backlog.pop()
         order.append(names[id(item.flow)])
         if order[-1] == "large":
@@ -212,7 +212,7 @@ def test_a_batch_that_was_emptied_may_come_again() -> None:
         backlog.add(flow, items)
         backlog.add(flow, [])
         assert [backlog.pop(), backlog.pop()] == items
-        assert backlog.head() is None
+        assert head_of(backlog) is None
 
 
 def test_counters_say_what_waits() -> None:
@@ -222,6 +222,6 @@ def test_counters_say_what_waits() -> None:
     assert (backlog.items, backlog.tokens) == (13, 463)
     backlog.discard(item.flow)
     assert (backlog.items, backlog.tokens) == (4, 400)
-    while backlog.head():
+    while head_of(backlog):
         backlog.pop()
     assert (backlog.items, backlog.tokens) == (0, 0)

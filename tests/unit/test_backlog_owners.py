@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import pytest
-from dispatch_bench import make_item, make_items
+from dispatch_bench import head_of, make_item, make_items
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ def send(backlog: Backlog, owner: Owner, count: int, max_tokens: int, priority: 
 
 
 def leaving(backlog: Backlog) -> Iterator[Item]:
-    while backlog.head() is not None:
+    while head_of(backlog) is not None:
         yield backlog.pop()
 
 
@@ -206,7 +206,7 @@ def test_nothing_is_lost_or_overtakes_whatever_comes_and_goes(events: list[tuple
                 backlog.add(flow, list(queued[flow]))
             case ("pop", int(count)):
                 for _ in range(min(count, backlog.items)):
-                    head = backlog.head()
+                    head = head_of(backlog)
                     item = backlog.pop()
                     assert item is head and queued[item.flow].pop(0) is item
                     assert all(item.flow.priority <= other.priority for other, items in queued.items() if items)

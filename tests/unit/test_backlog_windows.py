@@ -3,7 +3,7 @@
 from collections import Counter, deque
 
 import pytest
-from dispatch_bench import make_item, make_items
+from dispatch_bench import head_of, make_item, make_items
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def test_an_open_flow_that_is_empty_holds_nobody_up(owner: Owner) -> None:
     flow = opened(backlog)
     give(backlog, flow, 1, 10)
     assert backlog.pop().flow is flow
-    assert backlog.head() is None
+    assert head_of(backlog) is None
     other = send(backlog, owner, 3, 10, priority=1)
     assert [backlog.pop().flow for _ in range(3)] == [other] * 3
     with pytest.raises(LookupError):
@@ -130,7 +130,7 @@ def test_a_closed_flow_is_as_any_other() -> None:
         backlog.close(flow)
         backlog.close(empty)
     assert [backlog.pop().flow for _ in range(3)] == [flow] * 3
-    assert (backlog.head(), backlog._levels, backlog.owners) == (None, {}, 0)
+    assert (head_of(backlog), backlog._levels, backlog.owners) == (None, {}, 0)
 
 
 def test_a_flow_that_is_opened_twice_is_closed_once() -> None:

@@ -124,7 +124,7 @@ def test_help_names_every_setting_and_its_variable(capsys: pytest.CaptureFixture
         if name != AFTER_DASHES:
             assert "--" + name.replace("_", "-") in shown
             assert variable(name) in shown
-    assert "round_robin|least_loaded" in shown
+    assert "round_robin|least_loaded|prefix" in shown
 
 
 def test_every_setting_has_its_flag() -> None:

@@ -25,6 +25,7 @@ class Life(RuleBasedStateMachine):
     """Clients that submit and cancel, ranks that come, answer and go."""
 
     dispatch: ClassVar = Dispatch.ROUND_ROBIN
+    prompts: ClassVar = (b'"Hello"',)
     in_turns: ClassVar = False  # whether several things may happen before the dispatcher sends what follows from them
 
     def __init__(self) -> None:
@@ -46,7 +47,9 @@ class Life(RuleBasedStateMachine):
     )
     def submit(self, count: int, priority: int, n: int, max_tokens: int, owner: Owner) -> None:
         flow = Flow(priority, owner)
-        self.items[flow] = make_items(count, flow, owner=self.bench.owner, n=n, max_tokens=max_tokens)
+        self.items[flow] = make_items(
+            count, flow, owner=self.bench.owner, n=n, max_tokens=max_tokens, prompts=self.prompts
+        )
         self.bench.dispatcher.submit(flow, self.items[flow])
 
     @rule(priority=st.integers(-1, 1), owner=OWNERS)
@@ -60,7 +63,7 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(0, 6), max_tokens=st.integers(1, 90))
     def submit_window(self, data: st.DataObject, count: int, max_tokens: int) -> None:
         flow = data.draw(st.sampled_from(self.open_ended))
-        window = make_items(count, flow, owner=self.bench.owner, max_tokens=max_tokens)
+        window = make_items(count, flow, owner=self.bench.owner, max_tokens=max_tokens, prompts=self.prompts)
         self.items[flow] += window
         self.bench.dispatcher.submit(flow, window)
 
@@ -159,14 +162,17 @@ class Life(RuleBasedStateMachine):
         waiting = [item for flow in self.items for item in flow.waiting]
         suspects = [item for items in self.items.values() for item in items if item.trial is not None]
         on_trial = [item for item in suspects if item.state is ItemState.WAITING]
+        kept_for = list(self.bench.dispatcher.reservations)
         running = [item for flow in self.items for item in flow.running]
         done = self.bench.owner.results
         for items in self.items.values():
             for item in items:
-                assert (item in waiting) + (item in on_trial) + (item in running) + (item in done) == 1
+                assert (item in waiting) + (item in on_trial) + (item in kept_for) + (item in running) + (
+                    item in done
+                ) == 1
         assert not self.cancelled & set(done)
-        assert self.bench.dispatcher.backlog.items == len(waiting) + len(on_trial)
-        owned = Counter(item.flow.owner for item in (*waiting, *on_trial))
+        assert self.bench.dispatcher.backlog.items == len(waiting) + len(on_trial) + len(kept_for)
+        owned = Counter(item.flow.owner for item in (*waiting, *on_trial, *kept_for))
         assert all(self.bench.dispatcher.backlog.waiting_of(owner).items == owned[owner] for owner in owned)
         assert self.bench.dispatcher.backlog.owners == len(owned)
 
@@ -213,6 +219,13 @@ class LifeLeastLoaded(Life):
     dispatch: ClassVar = Dispatch.LEAST_LOADED
 
 
+class LifeByPrefix(Life):
+    """The same with prompts that begin alike, and are to meet on one rank."""
+
+    dispatch: ClassVar = Dispatch.PREFIX
+    prompts: ClassVar = tuple(beginning * 1100 + end for beginning in (b"a", b"b", b"c") for end in (b"", b"x" * 4000))
+
+
 class LifeInTurns(Life):
     """The same in a real event loop's manner."""
 
@@ -224,5 +237,7 @@ TestLife = Life.TestCase
 TestLife.settings = EXTENT
 TestLifeLeastLoaded = LifeLeastLoaded.TestCase
 TestLifeLeastLoaded.settings = EXTENT
+TestLifeByPrefix = LifeByPrefix.TestCase
+TestLifeByPrefix.settings = EXTENT
 TestLifeInTurns = LifeInTurns.TestCase
 TestLifeInTurns.settings = EXTENT

@@ -3,7 +3,7 @@
 import asyncio
 
 from batch_bench import expecting, make_items, make_run
-from dispatch_bench import Bench
+from dispatch_bench import Bench, head_of
 from dispatch_bench import make_items as items_of
 
 from app.batches.admission import AdmissionGate
@@ -93,7 +93,7 @@ def test_a_flow_that_is_held_is_passed_over_and_keeps_its_items() -> None:
     backlog.add(free, items_of(2, free))
     backlog.hold(held)
     assert [backlog.pop().flow for _ in range(2)] == [free, free]
-    assert (backlog.head(), backlog.items) == (None, 3)
+    assert (head_of(backlog), backlog.items) == (None, 3)
     backlog.release(held)
     assert [backlog.pop().index for _ in range(3)] == [0, 1, 2]
 
@@ -108,7 +108,7 @@ def test_what_comes_to_a_held_flow_waits_with_the_rest() -> None:
     backlog.put_back([taken])
     backlog.add(flow, [third])
     backlog.put_back([first])
-    assert backlog.head() is None
+    assert head_of(backlog) is None
     backlog.release(flow)
     assert [backlog.pop() for _ in range(3)] == [first, second, third]
 
@@ -123,4 +123,4 @@ def test_a_held_flow_can_be_discarded_and_released_without_a_trace() -> None:
     assert backlog.discard(flow) == items
     backlog.release(flow)
     backlog.release(flow)
-    assert (backlog.head(), backlog.items, backlog.tokens, backlog.owners) == (None, 0, 0, 0)
+    assert (head_of(backlog), backlog.items, backlog.tokens, backlog.owners) == (None, 0, 0, 0)

@@ -1,0 +1,125 @@
+"""Prompts that begin alike meet on one rank: those of a batch one group after another, and others where theirs is."""
+
+from collections import defaultdict
+
+import pytest
+from dispatch_bench import Bench, assert_idle, finish, make_item
+
+from app.dispatch.item import Flow, Item
+from app.dispatch.placement import Dispatch
+from app.dispatch.prefixes import SIZES, prefixes_of
+
+LONG = SIZES[0] + 100
+
+
+def prompt(group: int, number: int = 0, size: int = LONG) -> bytes:
+    return (b"%d " % group) * size + b"%d" % number
+
+
+def bench(ranks: int = 2, max_num_seqs: int = 4) -> Bench:
+    made = Bench(prefetch=0, dispatch=Dispatch.PREFIX)
+    for rank in range(ranks):
+        made.ready(rank, max_num_seqs=max_num_seqs)
+    return made
+
+
+def submit(made: Bench, prompts: list[bytes], **fields: int) -> list[Item]:
+    flow = Flow(0)
+    items = [make_item(flow, owner=made.owner, index=i, prompt=p, **fields) for i, p in enumerate(prompts)]
+    made.dispatcher.submit(flow, items)
+    return items
+
+
+def places(made: Bench) -> dict[int, list[int]]:
+    """The groups that each rank was given, one after another, as they changed."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for item, rank in made.owner.started:
+        group = item.index % 10
+        if found[rank][-1:] != [group]:
+            found[rank].append(group)
+    return found
+
+
+def run_one_by_one(made: Bench) -> None:
+    while any(made.held.values()):
+        for rank, held in made.held.items():
+            if held:
+                made.answer(rank, next(iter(held)))
+
+
+def test_each_rank_has_groups_of_its_own_one_after_another() -> None:
+    made = bench()
+    submit(made, [prompt(index % 10, index) for index in range(200)])  # ten groups, as they come in turn
+    run_one_by_one(made)
+    found = places(made)
+    beginnings = len(found[0]) + len(found[1])
+    assert beginnings <= 11, "ten beginnings, and perhaps one of another's in the end"
+    assert all(len(set(groups)) == len(groups) for groups in found.values()), "none is begun twice"
+    ratio = len([1 for _, rank in made.owner.started if rank]) / 200
+    assert 0.4 <= ratio <= 0.6
+    assert_idle(made)
+
+
+def test_a_rank_with_nothing_left_takes_of_the_largest_group() -> None:
+    made = bench()
+    submit(made, [prompt(1, index) for index in range(40)])
+    assert {rank: len(held) for rank, held in made.held.items()} == {0: 4, 1: 4}
+    run_one_by_one(made)
+    assert_idle(made)
+
+
+def test_prompts_that_have_nothing_in_common_go_in_turn() -> None:
+    made = bench()
+    items = submit(made, [prompt(100 + index) for index in range(8)])
+    assert [item.rank for item in items] == [0, 1] * 4
+
+
+def test_a_common_instruction_and_longer_beginnings_below_it() -> None:
+    """Those that have more in common are the group."""
+    made = bench()
+    texts = [prompt(7) + (b"%d" % (index % 2)) * SIZES[1] + b"%d" % index for index in range(40)]
+    items = submit(made, texts)
+    run_one_by_one(made)
+    of_rank = {rank: [item.index % 2 for item, to in made.owner.started if to == rank][:12] for rank in (0, 1)}
+    assert {tuple(set(groups)) for groups in of_rank.values()} == {(0,), (1,)}
+    assert len(made.owner.results) == len(items)
+
+
+def test_another_batch_finds_its_beginning_where_it_is() -> None:
+    made = bench()
+    (first,) = submit(made, [prompt(1)])
+    (other,) = submit(made, [prompt(2)])
+    finish(made)
+    assert {first.rank, other.rank} == {0, 1}
+    for _ in range(3):
+        (again,) = submit(made, [prompt(1, 5)])
+        assert again.rank == first.rank
+        finish(made)
+
+
+def test_a_rank_that_holds_much_more_than_another_is_no_home() -> None:
+    made = bench(max_num_seqs=64)
+    for number in range(40):
+        submit(made, [prompt(1, number)])
+    held = sorted(len(of_rank) for of_rank in made.held.values())
+    assert held[1] - held[0] <= 64 / 8 + 1
+
+
+def test_what_was_lost_runs_again_and_no_item_twice() -> None:
+    made = bench()
+    items = submit(made, [prompt(index % 5, index) for index in range(50)])
+    made.lose(0)
+    made.ready(0, max_num_seqs=4)
+    run_one_by_one(made)
+    assert all(item in made.owner.results for item in items)
+    assert_idle(made)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(10, 0), (SIZES[0] - 1, 0), (SIZES[0], 1), (SIZES[1], 2), (SIZES[2] * 2, 3)]
+)
+def test_beginnings_of_a_prompt(size: int, count: int) -> None:
+    text = b"x" * size
+    assert len(prefixes_of(text)) == count
+    assert prefixes_of(text) == prefixes_of(text + b"y")[:count]
+    assert not set(prefixes_of(text)) & set(prefixes_of(b"z" + text[1:]))
