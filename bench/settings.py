@@ -78,7 +78,7 @@ def _rounds(
     names = list(servers)
     for number in range(given.runs + 1):
         for lengths in given.lengths.split(","):
-            shape = WorkloadShape(given.prompts, given.tokens, given.prompt_tokens, lengths)
+            shape = WorkloadShape(given.prompts, given.tokens, given.prompt_tokens, lengths, given.groups)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 if time.monotonic() > deadline:
                     print("no time is left", flush=True)
@@ -131,7 +131,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--prompts", type=int, default=4000)
     add("--prompt-tokens", type=int, default=100)
     add("--tokens", type=int, default=128)
-    add("--lengths", default="fixed,lognormal", help="(%(default)s)")
+    add("--lengths", default="fixed,lognormal", help="and shared: long beginnings in common (%(default)s)")
+    add("--groups", type=int, default=64, help="of prompts that begin alike, where they are shared (%(default)s)")
     add("--runs", type=int, default=3)
     add("--dp-size", type=int, default=2)
     add("--tp-size", type=int, default=1)

@@ -44,6 +44,8 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:  # Any: whatever they r
 
 async def comes_within(event: asyncio.Event, seconds: float) -> bool:
     """Whether an event comes before so many seconds are over. Returns as soon as that is known."""
+    if event.is_set():
+        return True
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

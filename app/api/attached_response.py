@@ -1,10 +1,11 @@
-"""An answer to a batch that lives as long as its client's connection: 200 at once, and the rest as it comes.
+"""An answer to a batch that lives as long as its client's connection: 200 at once, or nearly, and the rest as it comes.
 
 A client that goes away gives its batch up. One that waits hears something now and then, so that neither it nor a proxy
 with an idle timeout hangs up.
 """
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -66,9 +67,9 @@ class AttachedResponse(Response, ABC, Generic[SinkT]):
         await send({"type": "http.response.body", "body": piece, "more_body": not is_end()})
         return not self._client_is_gone
 
-    async def _comes_soon(self, event: asyncio.Event) -> bool:
-        """Whether it comes before the client has to hear something."""
-        return await tasks.comes_within(event, self._keepalive_s)
+    async def _comes_soon(self, event: asyncio.Event, within_s: float = math.inf) -> bool:
+        """Whether it comes before the client has to hear something, and within so many seconds."""
+        return await tasks.comes_within(event, min(within_s, self._keepalive_s))
 
     async def _watch_client(self, receive: Receive) -> None:
         await until_gone(receive)

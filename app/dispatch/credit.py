@@ -1,8 +1,10 @@
 """How much each rank may hold. Late binding: a rank gets what it can run, plus a little so that it never waits."""
 
 import math
+from collections import Counter
 
 from app.dispatch.item import Item
+from app.dispatch.prefixes import Prefix, size_of
 from app.dispatch.refill import Refill
 from engines.contract.protocol import Outcome, RankFacts, Result
 
@@ -61,6 +63,8 @@ class RankCredit:
         self.refill = Refill(facts.max_num_seqs)
         self._kv_cache_tokens = facts.kv_cache_tokens
         self._max_model_len = facts.max_model_len
+        self._caches_prefixes = facts.caches_prefixes
+        self._beginnings: Counter[Prefix] = Counter()  # of the prompts that run
         self._kv_tokens: dict[int, float] = {}
         self._kv_expected = 0.0
         self._fill = fill
@@ -130,6 +134,8 @@ class RankCredit:
         expected = self._expected_tokens(item)
         self.running[item.attempt] = item
         self._kv_tokens[item.attempt] = expected
+        for prefix in item.prefixes:
+            self._beginnings[prefix] += 1
         self._kv_expected += expected
         self._sequences += item.sequences
         self._online_sequences += item.sequences * item.flow.is_online
@@ -142,6 +148,10 @@ class RankCredit:
         item = self.running.pop(attempt, None)
         if item is not None:
             self._kv_expected -= self._kv_tokens.pop(attempt)
+            for prefix in item.prefixes:
+                self._beginnings[prefix] -= 1
+                if not self._beginnings[prefix]:
+                    del self._beginnings[prefix]
             self._sequences -= item.sequences
             self._online_sequences -= item.sequences * item.flow.is_online
             self.outstanding_tokens -= item.cost
@@ -155,5 +165,13 @@ class RankCredit:
         return items
 
     def _expected_tokens(self, item: Item) -> float:
-        """No sequence outgrows the context, whatever its max_tokens."""
-        return min(self._fill.expected_tokens(item), item.sequences * self._max_model_len)
+        """No sequence outgrows the context, whatever its max_tokens; and what a prompt has in common with one that runs
+        takes no room. (When that one ends first, its room is thought free until the last of them ends.)"""
+        tokens = min(self._fill.expected_tokens(item), item.sequences * self._max_model_len)
+        return tokens - self._shared_tokens(item)
+
+    def _shared_tokens(self, item: Item) -> float:
+        if not (self._caches_prefixes and item.prefixes and item.prompt):
+            return 0.0
+        common = next((prefix for prefix in reversed(item.prefixes) if self._beginnings[prefix]), None)
+        return 0.0 if common is None else item.prompt_tokens * size_of(common) / len(item.prompt)

@@ -8,6 +8,11 @@ SHORTEST = SIZES[0]
 Prefix = int  # stands for one beginning, of one length. Who forges one gains a rank, and no more
 
 
+def size_of(prefix: Prefix) -> int:
+    """Bytes of a prompt that it stands for."""
+    return prefix >> 32
+
+
 def prefixes_of(prompt: bytes) -> tuple[Prefix, ...]:
     """One for each size that the prompt has: equal for prompts that begin alike, and of all lengths different."""
     found: list[int] = []

@@ -31,6 +31,7 @@ def rank_facts(spec: RankSpec, version: str, config: Any, exchanges: list[str]) 
         processes=_watched(),
         exchanges=exchanges,
         generates=not pooling.pools(config),
+        caches_prefixes=bool(config.cache_config.enable_prefix_caching),
     )
 
 

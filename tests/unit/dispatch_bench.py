@@ -72,7 +72,9 @@ def make_items(count: int, flow: Flow, prompts: Sequence[bytes] = (PROMPT,), **f
     return [make_item(flow, index=index, prompt=prompts[index % len(prompts)], **fields) for index in range(count)]
 
 
-def facts(max_num_seqs: int = 4, kv_cache_tokens: int = 0, max_model_len: int = LARGE) -> RankFacts:
+def facts(
+    max_num_seqs: int = 4, kv_cache_tokens: int = 0, max_model_len: int = LARGE, caches_prefixes: bool = False
+) -> RankFacts:
     return RankFacts(
         engine="played",
         model="played",
@@ -86,6 +88,7 @@ def facts(max_num_seqs: int = 4, kv_cache_tokens: int = 0, max_model_len: int = 
         vocab_size=100,
         dtype="none",
         device="cpu",
+        caches_prefixes=caches_prefixes,
     )
 
 

@@ -8,6 +8,7 @@ from dispatch_bench import facts, make_item
 from app.dispatch.credit import Fill, RankCredit
 from app.dispatch.item import Flow, Item
 from app.dispatch.placement import Dispatch, LeastLoaded, RoundRobin, placement
+from app.dispatch.prefixes import SIZES
 from engines.contract.protocol import Outcome, Result
 
 FLOW = Flow(0)
@@ -202,3 +203,21 @@ def test_the_least_loaded_rank_must_have_room() -> None:
 def test_dispatch_names_the_placement() -> None:
     assert isinstance(placement(Dispatch.ROUND_ROBIN), RoundRobin)
     assert isinstance(placement(Dispatch.LEAST_LOADED), LeastLoaded)
+
+
+@pytest.mark.parametrize(("caches_prefixes", "fit"), [(True, 3), (False, 2)])
+def test_what_prompts_have_in_common_takes_room_once_where_it_is_cached(caches_prefixes: bool, fit: int) -> None:
+    prompt = b"x" * (2 * SIZES[0])  # half of it is a beginning that can be recognised
+    credit = rank_of(max_num_seqs=64, kv_cache_tokens=2500, caches_prefixes=caches_prefixes)
+    items = [make_item(FLOW, prompt=prompt, prompt_tokens=1000, max_tokens=1) for _ in range(10)]
+    taken = []
+    for number, item in enumerate(items):
+        if not credit.fits(item):
+            break
+        item.attempt = number
+        credit.take(item)
+        taken.append(item)
+    assert len(taken) == fit
+    for item in taken:
+        credit.give_back(item.attempt)
+    assert credit._kv_expected == 0 and not credit._beginnings
