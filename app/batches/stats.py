@@ -1,6 +1,7 @@
 """What a batch's answer says about how it ran."""
 
 import time
+from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -40,9 +41,10 @@ _encode = msgspec.json.Encoder().encode
 class StatsKeeper:
     """Collects a batch's figures while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.prediction: PredictionQuality | UnsetType = UNSET
-        self._admitted_at = time.monotonic()
+        self._admitted_at = self._clock()
         self._first_start: float | None = None
         self._ended_at: float | None = None
         self._shares: dict[int, RankShare] = {}
@@ -55,7 +57,7 @@ class StatsKeeper:
 
     def started(self, rank: int, item: Item) -> None:
         """An item is being sent to the rank."""
-        now = time.monotonic()
+        now = self._clock()
         self._held += item.sequences
         self._most_held = max(self._most_held, self._held)
         if item.flow.waiting.is_longest_first:
@@ -84,19 +86,19 @@ class StatsKeeper:
         self._held -= item.sequences
         self._holding[rank] -= 1
         if self._holding[rank] == 0:
-            now = self._dry_at[rank] = time.monotonic()
+            now = self._dry_at[rank] = self._clock()
             self._shares[rank].busy_s += now - self._since[rank]
 
     def end(self) -> None:
         """The batch has its last result."""
-        self._ended_at = time.monotonic()
+        self._ended_at = self._clock()
         for rank, holding in self._holding.items():
             if holding:  # given up while the rank still held them
                 self._shares[rank].busy_s += self._ended_at - self._since[rank]
 
     def summary(self) -> Stats:
         """The figures, final once the batch has ended."""
-        end = self._ended_at or time.monotonic()
+        end = self._ended_at or self._clock()
         shares = sorted(self._shares.values(), key=lambda share: share.rank)
         for share in shares:
             share.busy_s = round(share.busy_s, 4)

@@ -1,11 +1,12 @@
 """How much each rank may hold. Late binding: a rank gets what it can run, plus a little so that it never waits."""
 
 import math
+import time
 from collections import Counter
 
 from app.dispatch.item import Item
 from app.dispatch.prefixes import Prefix, size_of
-from app.dispatch.refill import Refill
+from app.dispatch.refill import Clock, Refill
 from engines.contract.protocol import Outcome, RankFacts, Result
 
 MIN_PREFETCH = 8
@@ -47,6 +48,7 @@ class RankCredit:
         prefetch: int | None,
         fill: Fill,
         online_share: float = 0.0,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.rank = rank
         self.incarnation = incarnation
@@ -60,7 +62,7 @@ class RankCredit:
         self._most_reserved = min(facts.max_num_seqs - 1, math.ceil(online_share * facts.max_num_seqs))
         self.most_in_advance: int | None = None  # sequences that the rank may hold beyond those that it runs
         self.reserves = False  # whether sequences are kept for those that somebody waits for
-        self.refill = Refill(facts.max_num_seqs)
+        self.refill = Refill(facts.max_num_seqs, clock)
         self._kv_cache_tokens = facts.kv_cache_tokens
         self._max_model_len = facts.max_model_len
         self._caches_prefixes = facts.caches_prefixes

@@ -8,6 +8,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.credit import Fill, RankCredit
@@ -18,6 +19,7 @@ from app.dispatch.lanes import Lanes, Later
 from app.dispatch.observer import DispatchObserver
 from app.dispatch.outbox import Outbox
 from app.dispatch.placement import Placement
+from app.dispatch.refill import Clock
 from app.dispatch.reservations import Reservations
 from app.dispatch.trial import verdict
 from app.ranks.events import Aftermath, Loss, Member
@@ -41,6 +43,7 @@ class Dispatcher(DispatchFigures):
         soon: Soon = lambda act: act(),
         observer: DispatchObserver | None = None,
         online_share: float = 0.0,
+        clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(Backlog(quantum_tokens, keeps_together=placement.keeps_together))
         self._send = send
@@ -49,7 +52,8 @@ class Dispatcher(DispatchFigures):
         self._soon = soon
         self._observer = observer
         self.reservations = Reservations(self.backlog)
-        self._lanes = Lanes(self.backlog, placement, self.reservations, online_share, later)
+        self._lanes = Lanes(self.backlog, placement, self.reservations, online_share, later, clock)
+        self._clock = clock
         self._is_pump_due = False
         self._fill = Fill()
         self._given_up: set[int] = set()  # groups that will not come back by themselves
@@ -114,10 +118,8 @@ class Dispatcher(DispatchFigures):
         """All ranks of the group run items from now on. It must be new, or have been lost."""
         if group in self._groups:
             raise RuntimeError(f"group {group} is ready already")
-        ranks = [
-            RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill, self._lanes.online_share)
-            for m in members
-        ]
+        share, clock = self._lanes.online_share, self._clock
+        ranks = [RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill, share, clock) for m in members]
         self._groups[group] = DispatchGroup(group, ranks, takes_items)
         self._ranks |= {rank.rank: rank for rank in ranks}
         self._given_up.discard(group)
@@ -197,14 +199,14 @@ class Dispatcher(DispatchFigures):
     def pump(self) -> None:
         """Sends as much as there is credit for: one message per rank, unless it takes so long that others must wait."""
         self._is_pump_due = False
-        outbox, until = Outbox(), time.monotonic() + LONGEST_PUMP_S
+        outbox, until = Outbox(), self._clock() + LONGEST_PUMP_S
         free = [
             group for group in self._groups.values() if not self._run_trial(group, outbox, until) and group.takes_items
         ]
         ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
-        self._lanes.serve(ranks, lambda item, rank: self._assign(item, rank, outbox), until, self._pump_soon)
+        self._lanes.serve(ranks, partial(self._assign, outbox=outbox), until, self._pump_soon)
         outbox.send(self._send)
-        if time.monotonic() > until:
+        if self._clock() > until:
             self._pump_soon()
 
     def _run_trial(self, group: DispatchGroup, outbox: Outbox, until: float) -> bool:
@@ -212,7 +214,7 @@ class Dispatcher(DispatchFigures):
         trial = self._trials.current(group.number)
         if trial is None:
             return False
-        while trial.waiting and group.runs_only(trial) and time.monotonic() < until:
+        while trial.waiting and group.runs_only(trial) and self._clock() < until:
             chosen = self._placement.choose(group.ranks, trial.next)
             if chosen is None:
                 break

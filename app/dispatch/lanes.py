@@ -6,6 +6,7 @@ one: without any, batches have all there is. Beyond what is kept, online items h
 they cannot crowd batches out.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ from app.dispatch.backlog import Backlog
 from app.dispatch.credit import RankCredit
 from app.dispatch.item import Item
 from app.dispatch.placement import Placement
-from app.dispatch.refill import PERIOD_S
+from app.dispatch.refill import PERIOD_S, Clock
 from app.dispatch.reservations import Reservations
 
 LINGER_S = 30.0  # after the last online item has come: who talks to a model reads its answers meanwhile
@@ -31,17 +32,19 @@ class Lanes:
         reservations: Reservations,
         online_share: float,
         later: Later,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.online_share = online_share  # of each rank's sequences
         self._backlog = backlog
         self._placement = placement
         self._reservations = reservations
         self._later = later
-        self._keep_until = 0.0  # time.monotonic()
+        self._clock = clock
+        self._keep_until = -math.inf  # by the clock
         self._is_return_due = False
 
     def serve(self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]) -> None:
-        """Assigns what there is room for, until `time.monotonic()` is so late. `pump` is called once batches may begin
+        """Assigns what there is room for, until the clock is so late. `pump` is called once batches may begin
         what they may not begin now."""
         open_to_all = self._reservations.serve(ranks, assign)
         self._serve_online(open_to_all or ranks, assign)
@@ -51,7 +54,7 @@ class Lanes:
     def _serve_online(self, ranks: Sequence[RankCredit], assign: Assign) -> None:
         """Assigns as many as there is room kept for."""
         while (item := self._backlog.online_head()) is not None:
-            self._keep_until = time.monotonic() + LINGER_S
+            self._keep_until = self._clock() + LINGER_S
             chosen = self._placement.choose([rank for rank in ranks if rank.has_reserved(item)], item)
             if chosen is None:
                 break
@@ -66,7 +69,7 @@ class Lanes:
         """
         left = self._backlog.items - sum(rank.free for rank in ranks)
         for rank in ranks:
-            rank.reserves = time.monotonic() < self._keep_until
+            rank.reserves = self._clock() < self._keep_until
             rank.most_in_advance = left // (2 * len(ranks)) if left > 0 and len(ranks) > 1 else None
 
     def _serve_batches(
@@ -76,7 +79,7 @@ class Lanes:
         begin = [rank for rank in ranks if rank.may_begin]
         slots = sum(rank.max_num_seqs for rank in ranks)
         before = None
-        while (flow := self._backlog.current()) is not None and time.monotonic() < until:
+        while (flow := self._backlog.current()) is not None and self._clock() < until:
             if flow is not before and not flow.is_open_ended:
                 flow.waiting.look_for_end(slots)
             before = flow

@@ -1,5 +1,6 @@
 """Items, their owner and ranks that are played, for the tests of the dispatcher beside this file."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -107,6 +108,7 @@ class Bench:
         quantum: int = 100,
         soon: Callable[[Callable[[], None]], object] = lambda act: act(),
         online_share: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sent: list[tuple[int, Run | Abort]] = []
         self.held: dict[int, dict[int, int]] = {}  # rank -> attempt -> the incarnation it was sent to
@@ -115,7 +117,7 @@ class Bench:
         self.completed_tokens = 0  # the cost of what ranks have answered
         self.due: list[tuple[float, Callable[[], None]]] = []  # seconds, and what is to be done after them
         self.dispatcher = Dispatcher(
-            self._send, placement(dispatch), quantum, prefetch, self._later, soon, self, online_share
+            self._send, placement(dispatch), quantum, prefetch, self._later, soon, self, online_share, clock
         )
         for rank in range(ranks):
             self.ready(rank)

@@ -4,7 +4,6 @@ import gc
 import itertools
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 from dispatch_bench import Bench
@@ -121,20 +120,20 @@ def test_the_cost_grows_with_the_items_and_no_faster(begin: Begin) -> None:
     assert cost_s(begin, MANY) / cost_s(begin, FEW) < MOST_GROWTH
 
 
-def test_a_large_trial_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_trial_is_sent_in_parts() -> None:
     """Between which others have their turn of the event loop."""
     due: list[Callable[[], None]] = []
-    bench = Bench(soon=due.append)
-    bench.ready(0)
-    bench.submit(4)
+    ticks = itertools.repeat(0.0)
+    bench = Bench(soon=due.append, clock=lambda: next(ticks))
+    bench.ready(0, max_num_seqs=8)
+    bench.submit(8)
     due.pop()()
     bench.lose(0)
-    clock = itertools.count(step=0.015)
-    monkeypatch.setattr("app.dispatch.dispatcher.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    bench.ready(0)
+    ticks = itertools.count(step=0.008)
+    bench.ready(0, max_num_seqs=8)
     sizes = []
     while due:
         due.pop()()
         sizes.append(len(bench.held[0]))
-    assert sizes[-1] == 4
+    assert sizes[-1] == 8
     assert len(set(sizes)) > 2

@@ -4,7 +4,6 @@ import gc
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 from dispatch_bench import Bench, aborted, assert_idle, make_items, ok
@@ -266,14 +265,12 @@ def items_in_memory() -> int:
 def test_a_backlog_that_is_slow_to_order_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between which others have their turn of the event loop."""
     due: list[Callable[[], None]] = []
-    bench = Bench(soon=due.append)
+    ticks = itertools.count(step=0.008)
+    bench = Bench(soon=due.append, clock=lambda: next(ticks))
     bench.submit(4)
     due.clear()
     bench.dispatcher._is_pump_due = False
     monkeypatch.setattr(dispatcher, "LONGEST_PUMP_S", 0.02)
-    clock = itertools.count(step=0.008)
-    for module in ("dispatcher", "lanes"):
-        monkeypatch.setattr(f"app.dispatch.{module}.time", SimpleNamespace(monotonic=lambda: next(clock)))
     bench.ready(0)
     sizes = [len(bench.held[0])]
     while due:

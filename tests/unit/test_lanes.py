@@ -2,6 +2,7 @@
 batches begin beside them."""
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -19,16 +20,17 @@ class Clock:
 
     now = 1000.0
 
+    def __call__(self) -> float:
+        return self.now
+
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
-def bench(prefetch: int = 4) -> Bench:
-    made = Bench(prefetch=prefetch, online_share=0.2)
+def bench(clock: Callable[[], float] = time.monotonic, *, prefetch: int = 4) -> Bench:
+    made = Bench(prefetch=prefetch, online_share=0.2, clock=clock)
     made.ready(0, max_num_seqs=8)
     return made
 
@@ -80,7 +82,7 @@ def test_beyond_what_is_kept_online_items_have_their_turns() -> None:
 
 
 def test_room_is_kept_while_there_are_online_items_and_for_a_while_after_the_last(clock: Clock) -> None:
-    made = bench()
+    made = bench(clock)
     chat = come(made)
     made.submit(100)
     wait(made, clock, times=8)
@@ -134,7 +136,7 @@ def long_prompts(bench: Bench, tokens: int) -> None:
 
 
 def test_beside_online_items_a_batch_begins_in_groups(clock: Clock) -> None:
-    made = Bench(online_share=0.2)
+    made = Bench(online_share=0.2, clock=clock)
     made.ready(0, max_num_seqs=64)
     come(made)
     made.submit(100)
@@ -156,7 +158,7 @@ def test_without_online_items_a_batch_begins_at_once() -> None:
 
 def test_groups_are_as_large_as_what_ends(clock: Clock) -> None:
     """Short items do not run at the pace of small groups."""
-    made = Bench(online_share=0.2)
+    made = Bench(online_share=0.2, clock=clock)
     made.ready(0, max_num_seqs=64)
     made.submit(10_000)
     for _ in range(100):  # all of it every 50 ms
@@ -172,7 +174,7 @@ def test_groups_are_as_large_as_what_ends(clock: Clock) -> None:
 
 
 def test_long_prompts_make_groups_small(clock: Clock) -> None:
-    made = Bench(online_share=0.2)
+    made = Bench(online_share=0.2, clock=clock)
     made.ready(0, max_num_seqs=64)
     come(made)
     long_prompts(made, 4 * PROMPT_TOKENS)
@@ -182,7 +184,7 @@ def test_long_prompts_make_groups_small(clock: Clock) -> None:
 
 
 def test_what_waits_for_the_next_group_is_looked_after_once(clock: Clock) -> None:
-    made = bench()
+    made = bench(clock)
     come(made)
     for _ in range(10):
         made.submit(10)
@@ -190,7 +192,7 @@ def test_what_waits_for_the_next_group_is_looked_after_once(clock: Clock) -> Non
 
 
 def test_online_items_beyond_what_is_kept_are_in_no_group(clock: Clock) -> None:
-    made = Bench(online_share=0.2)
+    made = Bench(online_share=0.2, clock=clock)
     made.ready(0, max_num_seqs=64)
     come(made)
     made.submit(64 // SMALLEST_PART)  # all of a group

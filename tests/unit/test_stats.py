@@ -1,12 +1,9 @@
 """`stats` of an answer, on a clock that goes when it is told to."""
 
-from types import SimpleNamespace
-
 import pytest
 from dispatch_bench import make_item
 from msgspec import UNSET
 
-from app.batches import stats
 from app.batches.stats import Stats, StatsKeeper
 from app.dispatch.item import Flow
 from engines.contract.protocol import Outcome, Result
@@ -20,15 +17,16 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
+    def __call__(self) -> float:
+        return self.now
+
     def at(self, second: float) -> None:
         self.now = 1000.0 + second
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(stats, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def done(prompt_tokens: int = 10, completion_tokens: int = 0, by_length: int = 0) -> Result:
@@ -42,7 +40,7 @@ def done(prompt_tokens: int = 10, completion_tokens: int = 0, by_length: int = 0
 
 
 def test_times_are_told_from_admission(clock: Clock) -> None:
-    keeper = StatsKeeper()
+    keeper = StatsKeeper(clock)
     clock.at(2)
     keeper.started(1, ITEM)
     keeper.started(0, ITEM)
@@ -61,7 +59,7 @@ def test_times_are_told_from_admission(clock: Clock) -> None:
 
 
 def test_a_rank_is_busy_while_it_holds_an_item_of_the_batch(clock: Clock) -> None:
-    keeper = StatsKeeper()
+    keeper = StatsKeeper(clock)
     keeper.started(0, ITEM)
     clock.at(1)
     keeper.started(0, ITEM)
@@ -80,7 +78,7 @@ def test_a_rank_is_busy_while_it_holds_an_item_of_the_batch(clock: Clock) -> Non
 
 
 def test_what_was_given_up_on_a_rank_counts_as_its_time(clock: Clock) -> None:
-    keeper = StatsKeeper()
+    keeper = StatsKeeper(clock)
     keeper.started(0, ITEM)
     clock.at(6)
     keeper.end()
@@ -90,7 +88,7 @@ def test_what_was_given_up_on_a_rank_counts_as_its_time(clock: Clock) -> None:
 
 
 def test_a_batch_that_no_rank_saw_has_no_ranks(clock: Clock) -> None:
-    keeper = StatsKeeper()
+    keeper = StatsKeeper(clock)
     clock.at(3)
     keeper.end()
     assert keeper.summary() == Stats(wall_s=3, queue_s=3, tail_s=0, balance_ratio=None, stopped_by_length=0, ranks=[])
@@ -98,7 +96,7 @@ def test_a_batch_that_no_rank_saw_has_no_ranks(clock: Clock) -> None:
 
 def test_what_the_order_gained_is_played_with_the_true_lengths(clock: Clock) -> None:
     """On two sequences: as they came, the long one would have begun last."""
-    keeper, flow = StatsKeeper(), Flow(0)
+    keeper, flow = StatsKeeper(clock), Flow(0)
     items = [make_item(flow, index=index, max_tokens=80 if index == 4 else 20) for index in range(5)]
     flow.waiting.extend(items)
     flow.waiting.look_for_end(slots=2)
@@ -116,7 +114,7 @@ def test_what_the_order_gained_is_played_with_the_true_lengths(clock: Clock) -> 
 
 
 def test_an_order_that_nothing_depended_on_is_not_told(clock: Clock) -> None:
-    keeper = StatsKeeper()
+    keeper = StatsKeeper(clock)
     keeper.started(0, ITEM)
     keeper.finished(0, ITEM, done())
     keeper.end()
