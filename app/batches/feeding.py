@@ -56,6 +56,12 @@ Retry: TypeAlias = Callable[[Exception, int], float | None]  # after how many se
 OnError: TypeAlias = Callable[[BatchRun[ResultSink], BaseException], None]
 
 
+def items_to_read(flow: Flow, window_items: int, room: Room) -> int:
+    """Of a batch, now: what fills its window again, and the backlog has room for. None while half of it is left."""
+    waiting = len(flow.waiting)
+    return 0 if 2 * waiting >= window_items else min(window_items - waiting, room(flow))
+
+
 def retry_while_unavailable(error: Exception, failures: int) -> float | None:
     """Waits for a journal that cannot be read now, longer each time, and for nothing else."""
     if not isinstance(error, JournalUnavailable):
@@ -164,10 +170,7 @@ class Feeder:
         """How many items to read now."""
         if self._dry == self._expected():
             return 0
-        size, waiting = self._window().items, len(self._run.flow.waiting)
-        if 2 * waiting >= size:
-            return 0
-        return min(size - waiting, self._room(self._run.flow))
+        return items_to_read(self._run.flow, self._window().items, self._room)
 
     def _expected(self) -> tuple[int, bool]:
         """What the run knows of items to come: with more of them, or their end, the source is asked again."""

@@ -161,10 +161,15 @@ class RunStarter:
 
     def _window(self) -> Window:
         """Several rounds ahead of the ranks, and all windows together within bounds."""
-        running = max(1, self._runs.active)
-        wanted = max(LEAST_WINDOW_ITEMS, ROUNDS_AHEAD * self._dispatcher.slots)
-        items = min(wanted, MAX_WINDOW_ITEMS, max(LEAST_WINDOW_ITEMS, ALL_WINDOWS_ITEMS // running))
-        return Window(items, max(LEAST_WINDOW_BYTES, min(Window().bytes, ALL_WINDOWS_BYTES // running)))
+        return window_of(self._dispatcher.slots, self._runs.active)
+
+
+def window_of(slots: int, running: int) -> Window:
+    """Of each of so many batches that run, for ranks that run so many sequences at once."""
+    running = max(1, running)
+    wanted = max(LEAST_WINDOW_ITEMS, ROUNDS_AHEAD * slots)
+    items = min(wanted, MAX_WINDOW_ITEMS, max(LEAST_WINDOW_ITEMS, ALL_WINDOWS_ITEMS // running))
+    return Window(items, max(LEAST_WINDOW_BYTES, min(Window().bytes, ALL_WINDOWS_BYTES // running)))
 
 
 def usage_of(stored: StoredBatch) -> Usage:
