@@ -55,12 +55,13 @@ class RankCredit:
         self.max_num_seqs = facts.max_num_seqs
         self._prefetch = prefetch
         self._burst = float(facts.max_num_seqs)  # until something has ended: the most that can
+        self._most_in_advance: int | None = None
+        self._most_held = self._with_prefetch()
         self.running: dict[int, Item] = {}  # by attempt
         self.outstanding_tokens = 0
         self._sequences = 0
         self._online_sequences = 0
         self._most_reserved = min(facts.max_num_seqs - 1, math.ceil(online_share * facts.max_num_seqs))
-        self.most_in_advance: int | None = None  # sequences that the rank may hold beyond those that it runs
         self.reserves = False  # whether sequences are kept for those that somebody waits for
         self.refill = Refill(facts.max_num_seqs, clock)
         self._kv_cache_tokens = facts.kv_cache_tokens
@@ -76,12 +77,21 @@ class RankCredit:
         """Sequences that the rank may hold altogether."""
         if self.reserves:  # what is held in advance would run in their place
             return self.max_num_seqs - max(0, self._most_reserved - self._online_sequences)
+        return self._most_held
+
+    def _with_prefetch(self) -> int:
         if self._prefetch is not None:
             return self.max_num_seqs + self._prefetch
         in_advance = max(MIN_PREFETCH, min(self.max_num_seqs, math.ceil(self._burst)))
-        if self.most_in_advance is not None:
-            in_advance = min(in_advance, self.most_in_advance)
+        if self._most_in_advance is not None:
+            in_advance = min(in_advance, self._most_in_advance)
         return self.max_num_seqs + in_advance
+
+    def bound_prefetch(self, sequences: int | None) -> None:
+        """It holds no more than so many beyond those that it runs, if any number is the bound; unless it was told."""
+        if sequences != self._most_in_advance:
+            self._most_in_advance = sequences
+            self._most_held = self._with_prefetch()
 
     @property
     def held(self) -> int:
@@ -96,6 +106,7 @@ class RankCredit:
     def observe_burst(self, sequences: int) -> None:
         """So many sequences have ended at once."""
         self._burst = max(sequences, self._burst * BURST_DECAY)
+        self._most_held = self._with_prefetch()
         self.refill.ended(sequences)
 
     @property
@@ -107,6 +118,11 @@ class RankCredit:
     def credit(self) -> int:
         """Sequences that the rank may take right now."""
         return max(0, self.capacity - self._sequences)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no item of a batch fits that takes a sequence, however small. Cheap, for all ranks are asked."""
+        return self._sequences >= self.capacity and bool(self.running)
 
     def fits(self, item: Item) -> bool:
         """Whether the rank may take the item now. One that is larger than any credit runs alone, and one that takes no

@@ -8,7 +8,6 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.credit import Fill, RankCredit
@@ -18,7 +17,7 @@ from app.dispatch.item import Flow, Item, ItemState
 from app.dispatch.lanes import Lanes, Later
 from app.dispatch.observer import DispatchObserver
 from app.dispatch.outbox import Outbox
-from app.dispatch.placement import Placement
+from app.dispatch.placement import Placement, in_order
 from app.dispatch.refill import Clock
 from app.dispatch.reservations import Reservations
 from app.dispatch.trial import verdict
@@ -76,7 +75,7 @@ class Dispatcher(DispatchFigures):
             if group.takes_items and self._trials.current(group.number) is None
             for rank in group.ranks
         ]
-        chosen = self._placement.choose(ranks, item)
+        chosen = self._placement.choose(sorted(ranks, key=in_order), item)
         if chosen is None:
             self.submit(flow, [item])
             return
@@ -200,11 +199,11 @@ class Dispatcher(DispatchFigures):
         """Sends as much as there is credit for: one message per rank, unless it takes so long that others must wait."""
         self._is_pump_due = False
         outbox, until = Outbox(), self._clock() + LONGEST_PUMP_S
-        free = [
-            group for group in self._groups.values() if not self._run_trial(group, outbox, until) and group.takes_items
-        ]
-        ranks = sorted((rank for group in free for rank in group.ranks), key=lambda rank: rank.rank)
-        self._lanes.serve(ranks, partial(self._assign, outbox=outbox), until, self._pump_soon)
+        free = list(self._groups.values())
+        if self._trials:
+            free = [group for group in free if not self._run_trial(group, outbox, until)]
+        ranks = sorted((rank for group in free if group.takes_items for rank in group.ranks), key=in_order)
+        self._lanes.serve(ranks, lambda item, rank: self._assign(item, rank, outbox), until, self._pump_soon)
         outbox.send(self._send)
         if self._clock() > until:
             self._pump_soon()

@@ -70,32 +70,36 @@ class Lanes:
         left = self._backlog.items - sum(rank.free for rank in ranks)
         for rank in ranks:
             rank.reserves = self._clock() < self._keep_until
-            rank.most_in_advance = left // (2 * len(ranks)) if left > 0 and len(ranks) > 1 else None
+            rank.bound_prefetch(left // (2 * len(ranks)) if left > 0 and len(ranks) > 1 else None)
 
     def _serve_batches(
         self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]
     ) -> None:
         """Assigns as many as there is room for: of batches, and of online items beyond what is kept for them."""
-        begin = [rank for rank in ranks if rank.may_begin]
         slots = sum(rank.max_num_seqs for rank in ranks)
+        begin = [rank for rank in ranks if rank.may_begin]
+        must_wait = len(begin) < len(ranks)
+        begin = [rank for rank in begin if not rank.is_full]  # most are: nobody asks them about each item
         before = None
         while (flow := self._backlog.current()) is not None and self._clock() < until:
             if flow is not before and not flow.is_open_ended:
                 flow.waiting.look_for_end(slots)
-            before = flow
-            able = ranks if flow.is_online else begin
+            before, item = flow, flow.waiting.first()
+            able = ranks if flow.is_online or not item.sequences else begin
             chosen = self._placement.pick(able, flow.waiting)
             if chosen is not None:
                 assign(self._backlog.pop(chosen.rank), chosen)
-                if chosen in begin and not chosen.may_begin:
+                may_begin = chosen.may_begin
+                must_wait = must_wait or not may_begin
+                if (chosen.is_full or not may_begin) and chosen in begin:
                     begin.remove(chosen)
-            elif (kept := self._reservations.choose(able, flow.waiting.first())) is not None:
+            elif able and (kept := self._reservations.choose(ranks, item)) is not None:
                 self._reservations.keep(kept, self._backlog.pop())
                 ranks = [rank for rank in ranks if rank is not kept]
                 begin = [rank for rank in begin if rank is not kept]
             else:
                 break
-        if flow is not None and not flow.is_online and len(begin) < len(ranks) and not self._is_return_due:
+        if flow is not None and not flow.is_online and must_wait and not self._is_return_due:
             self._is_return_due = True
             self._later(PERIOD_S, lambda: self._return(pump))
 

@@ -1,9 +1,12 @@
 """Which of the ranks that can take an item gets it, and so which item of a batch leaves next."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from itertools import chain, islice
+from operator import attrgetter
 
 from app.dispatch.credit import RankCredit
 from app.dispatch.item import Item
@@ -12,6 +15,9 @@ from app.dispatch.queue import ItemQueue
 
 MOST_HOMES = 16_384  # beginnings whose rank is remembered
 HOME_LEAD = 8  # the part of a rank's sequences that one with the beginning may hold more than another
+
+in_order = attrgetter("rank")
+_load = attrgetter("outstanding_tokens")
 
 
 class Dispatch(StrEnum):
@@ -29,7 +35,7 @@ class Placement(ABC):
 
     @abstractmethod
     def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
-        """A rank that fits the item, or None when there is none now."""
+        """A rank that fits the item, or None when there is none now. Ranks are given in the order of their numbers."""
 
     def pick(self, ranks: Sequence[RankCredit], queue: ItemQueue) -> RankCredit | None:
         """The rank to which one of these items goes: the one that is the queue's first for that rank."""
@@ -44,12 +50,14 @@ class RoundRobin(Placement):
 
     def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
         """The first fitting rank after the one chosen last, in the order of their numbers."""
-        fitting = [rank for rank in ranks if rank.fits(item)]
-        if not fitting:
-            return None
-        chosen = next((rank for rank in fitting if rank.rank > self._last), fitting[0])
-        self._last = chosen.rank
+        chosen = next((rank for rank in self._turns(ranks) if rank.fits(item)), None)
+        if chosen is not None:
+            self._last = chosen.rank
         return chosen
+
+    def _turns(self, ranks: Sequence[RankCredit]) -> Iterator[RankCredit]:
+        first = bisect_right(ranks, self._last, key=in_order)
+        return chain(islice(ranks, first, None), islice(ranks, first))
 
 
 class LeastLoaded(Placement):
@@ -57,7 +65,10 @@ class LeastLoaded(Placement):
 
     def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
         """Ties go to the lower rank."""
-        return min((rank for rank in ranks if rank.fits(item)), key=lambda rank: rank.outstanding_tokens, default=None)
+        least = min(ranks, key=_load, default=None)
+        if least is None or least.fits(item):  # nearly always, and far cheaper than to ask each
+            return least
+        return min((rank for rank in ranks if rank.fits(item)), key=_load, default=None)
 
 
 class ByPrefix(RoundRobin):
@@ -74,8 +85,7 @@ class ByPrefix(RoundRobin):
         """The next rank in turn that fits what the queue has for it."""
         if not queue.is_grouped:
             return super().pick(ranks, queue)
-        turn = next((index for index, rank in enumerate(ranks) if rank.rank > self._last), 0)
-        for rank in (*ranks[turn:], *ranks[:turn]):
+        for rank in self._turns(ranks):
             if rank.fits(item := queue.first(rank.rank)):
                 self._last = rank.rank
                 self._remember(item, rank)

@@ -24,6 +24,10 @@ class Trials:
         self._by_group: dict[int, deque[Trial]] = {}
         self._explained: Counter[int] = Counter()  # crashes of each group that were an item's fault, or may have been
 
+    def __bool__(self) -> bool:
+        """Whether there may be any."""
+        return bool(self._by_group)
+
     def current(self, group: int) -> Trial | None:
         """The trial that the group has to run."""
         trials = self._by_group.get(group)

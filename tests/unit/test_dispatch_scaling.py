@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 from dispatch_bench import Bench
 
-from app.dispatch.item import Flow
+from app.dispatch.credit import RankCredit
+from app.dispatch.item import Flow, Item
+from app.dispatch.placement import Dispatch
 from app.ranks.events import LossKind
 
 FEW, MANY = 256, 2048
@@ -118,6 +120,26 @@ def cost_s(begin: Begin, count: int) -> float:
 )
 def test_the_cost_grows_with_the_items_and_no_faster(begin: Begin) -> None:
     assert cost_s(begin, MANY) / cost_s(begin, FEW) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("dispatch", Dispatch)
+def test_an_item_is_not_held_against_every_rank(dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64, all of which are full but for what has just ended on one."""
+    asked = 0
+    fits = RankCredit.fits
+
+    def counted(rank: RankCredit, item: Item) -> bool:
+        nonlocal asked
+        asked += 1
+        return fits(rank, item)
+
+    monkeypatch.setattr(RankCredit, "fits", counted)
+    bench = Bench(64, dispatch=dispatch)
+    bench.submit(1000)
+    for rank in range(64):
+        bench.answer(rank)
+    assert len(bench.owner.started) == 2 * 64 * 4
+    assert asked < 2 * len(bench.owner.started)
 
 
 def test_a_large_trial_is_sent_in_parts() -> None:
