@@ -42,6 +42,7 @@ class RankView(msgspec.Struct, kw_only=True):
     engine: str | None
     max_model_len: int | None
     max_num_seqs: int | None
+    max_num_batched_tokens: int | None
     running: int
     waiting: int
     held: int  # items
@@ -74,7 +75,11 @@ SCHEMAS = (
             "stage": or_null(one_of(Stage)),
             "group_kind": or_null(one_of(GroupKind)),
         },
-        notes={"held": "Items.", "credit": "Sequences that it may take now."},
+        notes={
+            "max_num_batched_tokens": "Tokens of one step.",
+            "held": "Items.",
+            "credit": "Sequences that it may take now.",
+        },
     ),
     Described(RankList),
 )
@@ -168,6 +173,7 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankV
         engine=facts.engine if facts else None,
         max_model_len=facts.max_model_len if facts else None,
         max_num_seqs=facts.max_num_seqs if facts else None,
+        max_num_batched_tokens=(facts.max_num_batched_tokens or None) if facts else None,
         running=status.running if status else 0,
         waiting=status.waiting if status else 0,
         held=gateway.dispatcher.held(rank.number),

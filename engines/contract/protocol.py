@@ -158,6 +158,7 @@ class RankFacts(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     vocab_size: int
     dtype: str
     device: str  # "cuda", "cpu", or "simulated"
+    max_num_batched_tokens: int = 0  # tokens of one step, at most; 0 when the engine has no such limit
     processes: dict[str, int] = {}  # process title -> pid, what the rank watches
     exchanges: list[str] = []  # paths of OpenAI's API that the model answers, of those in exchanges.py
     generates: bool = True  # a model that does not is there for exchanges alone: its warm-up is no generation

@@ -24,6 +24,7 @@ def rank_facts(spec: RankSpec, version: str, config: Any, exchanges: list[str]) 
         tensor_parallel_size=parallel.tensor_parallel_size,
         max_model_len=model.max_model_len,
         max_num_seqs=config.scheduler_config.max_num_seqs,
+        max_num_batched_tokens=config.scheduler_config.max_num_batched_tokens,
         kv_cache_tokens=compat.cache_tokens(config),
         vocab_size=model.get_vocab_size(),
         dtype=str(model.dtype).removeprefix("torch."),
