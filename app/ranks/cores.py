@@ -6,12 +6,15 @@ outnumber the CPU time a container may use, wait for each other in every step.
 
 import math
 import os
+import platform
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def cpu_shares(cores: Sequence[int], dp_size: int, tp_size: int) -> list[str]:
@@ -27,6 +30,15 @@ def cpu_shares(cores: Sequence[int], dp_size: int, tp_size: int) -> list[str]:
         portions = [list(cores[start:end]) for start, end in pairwise(edges)]
     written = [_ranges(portion) for portion in portions]
     return ["|".join(written[rank * tp_size : (rank + 1) * tp_size]) for rank in range(dp_size)]
+
+
+def cpu_name(file: Path = CPU_INFO) -> str:
+    """What the processor calls itself; what kind it is where it does not say."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", file.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
 
 
 def _ranges(cores: Sequence[int]) -> str:

@@ -6,12 +6,12 @@ indices anyway. MIG instances have no index; they keep their ids. A restriction 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from app.ranks.cores import cpu_shares, usable_cores
+from app.ranks.cores import cpu_name, cpu_shares, usable_cores
 from app.settings.declaration import Settings, SettingsError, flag, label
 from engines.contract.spec import EngineKind, Share
 
@@ -36,6 +36,12 @@ class Gpu:
     mig_uuids: tuple[str, ...] | None = None  # its MIG instances; None where MIG is off
 
     @property
+    def names(self) -> dict[str, str]:
+        """What it is, by what names it. The share of a MIG instance is told by how many there are."""
+        share = "" if self.mig_uuids is None else f" MIG 1/{len(self.mig_uuids)}"
+        return dict.fromkeys(self.tokens, f"{self.name}{share}")
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         """How CUDA_VISIBLE_DEVICES names what runs on it: the GPU, or each of its MIG instances."""
         return (str(self.index),) if self.mig_uuids is None else self.mig_uuids
@@ -48,6 +54,7 @@ class Devices:
     tokens: tuple[str, ...] = ()
     restriction: str | None = None  # this process's own CUDA_VISIBLE_DEVICES
     warnings: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)  # of all GPUs of this machine, by what names them
 
     def __str__(self) -> str:
         because = "" if self.restriction is None else f" ({VISIBLE}={self.restriction})"
@@ -61,12 +68,13 @@ class Allotment:
     device: str  # "cuda" or "cpu"
     shares: tuple[Share, ...]
     warnings: tuple[str, ...] = ()
+    machine: str = ""  # what speed depends on: the GPUs' name, or the CPU's with the number of cores
 
 
 def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     """Each rank's part of this machine. Raises DeviceError where it is not enough, or a GPU does not work."""
     if settings.engine is EngineKind.SIMULATED:
-        return Allotment("cpu", (Share(),) * (settings.ranks_per_node or DEFAULT_CPU_RANKS))
+        return Allotment("cpu", (Share(),) * (settings.ranks_per_node or DEFAULT_CPU_RANKS), machine="simulated")
     if _has_cpu_build():
         devices = _without_gpus(settings)
     else:
@@ -74,7 +82,8 @@ def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     if devices.tokens:
         dp_size = settings.ranks_per_node or max(1, len(devices.tokens) // settings.tp_size)
         gpus = assign(devices, dp_size, settings.tp_size)
-        return Allotment("cuda", tuple(Share(gpus=tokens) for tokens in gpus), devices.warnings)
+        machine = " + ".join(sorted({devices.names[token] for tokens in gpus for token in tokens}))
+        return Allotment("cuda", tuple(Share(gpus=tokens) for tokens in gpus), devices.warnings, machine)
     if settings.device == "cuda":
         raise DeviceError(f"{label('device')} is cuda: a GPU is asked for and missing, {devices}; say auto or cpu")
     return _allot_cores(settings, environ, devices.warnings)
@@ -105,12 +114,14 @@ def _allot_cores(settings: Settings, environ: Mapping[str, str], warnings: tuple
     dp_size, tp_size = settings.ranks_per_node or DEFAULT_CPU_RANKS, settings.tp_size
     workers = dp_size * tp_size
     if binding := environ.get(CORE_BINDING):
-        return Allotment("cpu", tuple(Share(cores=cores) for cores in _bound(binding, dp_size, tp_size)), warnings)
+        bound = tuple(Share(cores=cores) for cores in _bound(binding, dp_size, tp_size))
+        return Allotment("cpu", bound, warnings, f"CPU {cpu_name()}, cores {binding}")
     cores = usable_cores(workers)
     if len(cores) < workers:
         scarce = f"dp_size {dp_size} x tp_size {tp_size} is {workers} workers, which share {len(cores)} cores"
         warnings = (*warnings, f"{scarce}; fewer of them may be faster")
-    return Allotment("cpu", tuple(Share(cores=share) for share in cpu_shares(cores, dp_size, tp_size)), warnings)
+    shares = tuple(Share(cores=share) for share in cpu_shares(cores, dp_size, tp_size))
+    return Allotment("cpu", shares, warnings, f"CPU {cpu_name()}, {len(cores)} cores")
 
 
 def _bound(binding: str, dp_size: int, tp_size: int) -> list[str]:
@@ -143,7 +154,9 @@ def assign(devices: Devices, dp_size: int, tp_size: int) -> list[tuple[str, ...]
 
 def discover(environ: Mapping[str, str]) -> Devices:
     """The GPUs that this process may use. Raises DeviceError where there is one that does not work."""
-    return visible(read_gpus(), environ)
+    gpus = read_gpus()
+    names = {token: name for gpu in gpus for token, name in gpu.names.items()}
+    return replace(visible(gpus, environ), names=names)
 
 
 def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Devices:

@@ -17,11 +17,12 @@ from app.ranks.group_environment import GroupEnvironment
 from app.ranks.hosts.host import Host
 from app.ranks.hosts.hosts import Hosts
 from app.ranks.hosts.node import NodeHost
-from app.ranks.model import ModelFacts, inspect_model
+from app.ranks.model import model_of
 from app.ranks.plan import Plan
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
-from app.settings.declaration import BUILT_IN_MODEL, Settings
+from app.ranks.tuned import look_up
+from app.settings.declaration import Settings
 from app.settings.folders import log_folder
 from engines import tasks
 from engines.contract.protocol import (
@@ -42,7 +43,6 @@ from engines.contract.protocol import (
     Status,
     Stopped,
 )
-from engines.contract.spec import EngineKind
 from engines.failures import kind
 
 logger = get_logger("ranks")
@@ -64,7 +64,7 @@ class Fleet:
     ) -> None:
         self._settings = settings
         self._environ = environ
-        self._device = allotment.device
+        self._device, self._machine = allotment.device, allotment.machine
         self._hosts = Hosts(settings, environ, allotment, self, self.fail)
         self._listener = listener
         self._on_change = on_change
@@ -168,7 +168,7 @@ class Fleet:
 
     async def _launch(self) -> None:
         try:
-            self.plan = planning.make_plan(self._settings, await self._inspect(), self._device, len(self.ranks))
+            self.plan = await self._make_plan()
         except FatalError as error:
             self._give_up(error)
             return
@@ -179,6 +179,11 @@ class Fleet:
         self._make_groups(self.plan)
         for group in self.groups.values():
             self._living.append(tasks.start(group.run(), f"group {group.number}", self.fail))
+
+    async def _make_plan(self) -> Plan:
+        model, dp_size = await model_of(self._settings, self._environ), len(self.ranks)
+        tuned = look_up(self._settings, self._machine, dp_size, self._environ)
+        return planning.make_plan(self._settings, model, self._device, dp_size, tuned)
 
     def _make_groups(self, plan: Plan) -> None:
         environment = GroupEnvironment(self._settings, plan, self.host_of)
@@ -191,12 +196,6 @@ class Fleet:
             )
             for number, ranks in members.items()
         }
-
-    async def _inspect(self) -> ModelFacts:
-        settings = self._settings
-        if settings.engine is EngineKind.SIMULATED:  # there is no model: its options say what it plays
-            return ModelFacts(settings.public_name, is_moe=settings.engine_args.get("is_moe") is True)
-        return await inspect_model(settings.model or BUILT_IN_MODEL, settings.revision, self._environ)
 
     # -- nodes that come and go
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import msgspec
 
 from app.errors import FatalError
+from app.settings.declaration import BUILT_IN_MODEL, Settings
+from engines.contract.spec import EngineKind
 
 INSPECT_TIMEOUT_S = 120.0  # the built-in model is built here, once; a hub may be slow
 
@@ -24,6 +26,13 @@ class ModelFacts(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     error: str | None = None
+
+
+async def model_of(settings: Settings, environ: Mapping[str, str]) -> ModelFacts:
+    """The model that these settings name. Raises FatalError when it cannot be used."""
+    if settings.engine is EngineKind.SIMULATED:  # there is no model: its options say what it plays
+        return ModelFacts(settings.public_name, is_moe=settings.engine_args.get("is_moe") is True)
+    return await inspect_model(settings.model or BUILT_IN_MODEL, settings.revision, environ)
 
 
 async def inspect_model(model: str, revision: str | None, environ: Mapping[str, str]) -> ModelFacts:

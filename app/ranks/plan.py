@@ -3,6 +3,7 @@
 import msgspec
 
 from app.ranks.model import ModelFacts
+from app.ranks.tuned import NOTHING, Taken
 from app.settings.declaration import Settings, SettingsError, label
 from engines.contract.protocol import RankFacts
 from engines.contract.spec import (
@@ -28,25 +29,30 @@ class Plan(msgspec.Struct, frozen=True):
     expert_parallel: bool
     device: str  # "cuda" or "cpu"
     dp_size: int  # ranks altogether
+    tuned: Taken = NOTHING
 
     def group_of(self, rank: int) -> int:
         """The group that a rank belongs to."""
         return 0 if self.group_kind is GroupKind.LOCKSTEP else rank
 
 
-def make_plan(settings: Settings, model: ModelFacts, device: str, dp_size: int) -> Plan:
+def make_plan(settings: Settings, model: ModelFacts, device: str, dp_size: int, tuned: Taken = NOTHING) -> Plan:
     """Lock-step for a MoE model whose experts are spread over several ranks; replicas for everything else.
+
+    What was measured to be faster is taken where the operator leaves it open.
 
     Raises SettingsError where the settings do not suit the model.
     """
-    expert_parallel = model.is_moe and settings.expert_parallel
+    wanted = settings.expert_parallel if tuned.expert_parallel is None else tuned.expert_parallel
+    expert_parallel = model.is_moe and wanted
     lockstep = expert_parallel and dp_size > 1
     if settings.executor is ExecutorKind.EXTERNAL_LAUNCHER and settings.tp_size == 1 and not lockstep:
         raise SettingsError(
             f"{label('executor')} is {settings.executor}, and each rank is one worker that works alone: raise "
             f"{label('tp_size')}, or leave it out"
         )
-    return Plan(model, GroupKind.LOCKSTEP if lockstep else GroupKind.REPLICAS, expert_parallel, device, dp_size)
+    kind = GroupKind.LOCKSTEP if lockstep else GroupKind.REPLICAS
+    return Plan(model, kind, expert_parallel, device, dp_size, tuned)
 
 
 def figures(settings: Settings, plan: Plan) -> dict[str, object]:
@@ -104,7 +110,7 @@ def make_spec(
         device=plan.device,
         gpus=list(share.gpus),
         lockstep=lockstep,
-        engine_args=settings.engine_arguments(),
+        engine_args={**plan.tuned.arguments, **settings.engine_arguments()},
         extra_args=list(settings.extra_args),
         structure_cpu_s=settings.structure_cpu_s,
         stop_timeout_s=settings.stop_timeout_s,
@@ -116,7 +122,7 @@ def make_spec(
 
 def variables(settings: Settings, plan: Plan, share: Share, lockstep: LockstepAddress | None) -> RankVariables:
     """What makes a rank's environment this rank's."""
-    found: dict[str, str] = {}
+    found = dict(plan.tuned.variables)
     plugins = []
     if plan.device == "cuda":
         found["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)

@@ -31,6 +31,7 @@ from app.settings.field_types import (
 from app.settings.journal import JournalSettings
 from app.settings.section import PREFIX, Section, setting
 from app.settings.spooling import SpoolSettings
+from app.settings.tuning import TuningSettings
 from engines.contract.spec import EngineKind, ExecutorKind
 
 BUILT_IN_MODEL = "phalanx-tiny"
@@ -230,6 +231,7 @@ class Settings(
     SpoolSettings,
     JournalSettings,
     ServerSettings,
+    TuningSettings,
     EngineSettings,
     NodeSettings,
     RankSettings,
@@ -276,6 +278,7 @@ SECTIONS: tuple[type[Section], ...] = (
     RankSettings,
     NodeSettings,
     EngineSettings,
+    TuningSettings,
     ServerSettings,
     JournalSettings,
     SpoolSettings,

@@ -105,6 +105,11 @@ def log_folder(settings: Settings, environ: Mapping[str, str]) -> Path:
     return settings.log_dir or _xdg(environ, "STATE") / "phalanx" / "logs" / str(settings.port)
 
 
+def tuned_folder(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Where what `phalanx tune` has found is kept."""
+    return settings.tuned_dir or _xdg(environ, "DATA") / "phalanx" / "tuned"
+
+
 def spool_folder(spool_dir: Path | None) -> Path:
     """Where what waits to be read is kept. Raises SettingsError."""
     if spool_dir is not None:

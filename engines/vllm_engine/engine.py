@@ -13,6 +13,7 @@ from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.protocol import ItemSize, Outcome, PromptKind, RankFacts, Result, Run, RunItem, Stage
 from engines.contract.spec import RankSpec
 from engines.failures import summary
+from engines.host.installed import vllm_version
 from engines.rank.engine import Emit, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
 from engines.vllm_engine import compat, pooling, worker_limits
@@ -61,7 +62,7 @@ class VllmEngine(Engine):
 
     async def start(self, report: ReportStage) -> RankFacts:
         report(Stage.IMPORTING)
-        version = compat.version()
+        version = vllm_version()
         if not compat.is_supported(version):
             raise EngineConfigError(f"vLLM {version} is installed: 0.26 to 0.33 are supported, install one of them")
         import vllm.engine.arg_utils  # noqa: F401  what takes this stage its seconds

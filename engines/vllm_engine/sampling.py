@@ -9,6 +9,7 @@ import msgspec
 
 from engines.contract.item_errors import ItemError, ItemErrorCode
 from engines.contract.sampling import SamplingFields, StructuredOutputs
+from engines.host.installed import vllm_version
 from engines.vllm_engine import compat, worker_limits
 from engines.vllm_engine.bounded_cache import BoundedCache
 from engines.vllm_engine.output_checks import StructureUse
@@ -155,7 +156,7 @@ def _arguments(fields: SamplingFields) -> dict[str, Any]:
     arguments = {name: value for name, value in arguments.items() if value is not msgspec.UNSET}
     for name in arguments:
         if name not in SamplingParams.__struct_fields__:
-            raise ValueError(f"vLLM {compat.version()} has no sampling parameter {name!r}: leave it out")
+            raise ValueError(f"vLLM {vllm_version()} has no sampling parameter {name!r}: leave it out")
     arguments.pop("structured_outputs", None)
     if "repetition_detection" in arguments:
         arguments["repetition_detection"] = RepetitionDetectionParams(

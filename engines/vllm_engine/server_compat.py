@@ -4,7 +4,7 @@ import importlib
 from types import SimpleNamespace
 from typing import Any
 
-from engines.vllm_engine import compat
+from engines.host.installed import vllm_version
 
 SERVER_ARGUMENTS = (  # newest first
     "vllm.entrypoints.common.cli_args",
@@ -83,4 +83,4 @@ def _server_arguments() -> Any:
             return importlib.import_module(name)
         except ModuleNotFoundError:
             continue
-    raise ImportError(f"vLLM {compat.version()} has its server's arguments in none of {', '.join(SERVER_ARGUMENTS)}")
+    raise ImportError(f"vLLM {vllm_version()} has its server's arguments in none of {', '.join(SERVER_ARGUMENTS)}")

@@ -32,7 +32,7 @@ LAYERS = {
         ("app.settings.service_links", "app.settings.folders", "app.settings.node_checks"),
         ("app.traces",),
         ("app.settings.declaration", "app.metrics"),
-        ("app.settings.journal", "app.settings.spooling"),
+        ("app.settings.journal", "app.settings.spooling", "app.settings.tuning"),
         ("app.keys", "app.journal"),
         ("app.errors", "app.logs", "app.validation", "app.settings.field_types", "app.settings.section"),
         ("engines.agent",),

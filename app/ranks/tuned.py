@@ -1,0 +1,117 @@
+"""What `phalanx tune` has measured, looked up before any rank starts: the defaults of this model on this machine.
+
+They go below whatever the operator gave, and are handed to the ranks as if the operator had given them: just as they
+were measured.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.logs import get_logger
+from app.settings.declaration import BUILT_IN_MODEL, SIMULATED_MODEL, Settings
+from app.settings.folders import tuned_folder
+from engines.contract.spec import EngineKind
+from engines.contract.tuned import (
+    DECIDING_SEQUENCES,
+    STEP_TOKENS,
+    SUFFIX,
+    Site,
+    Tuned,
+    TunedFileError,
+    fitting,
+    read_tuned,
+    site_model,
+)
+from engines.host.installed import vllm_version
+
+logger = get_logger("ranks")
+TILES = "VLLM_TUNED_CONFIG_FOLDER"
+NOT_OF_THE_SITE = (*(name for name in DECIDING_SEQUENCES if name != "enforce_eager"), STEP_TOKENS, "seed")
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What is taken of it."""
+
+    arguments: dict[str, Any] = {}  # of the engine, none of which the operator gave; Any: its argument values
+    expert_parallel: bool | None = None  # None: as it would be anyway
+    variables: dict[str, str] = {}  # of the ranks' environment
+
+
+NOTHING = Taken()
+
+
+def site_of(settings: Settings, machine: str, dp_size: int) -> Site:
+    """Where the service is about to run, as far as speed depends on it. `machine` is the allotment's."""
+    is_simulated = settings.engine is EngineKind.SIMULATED
+    arguments = {name: value for name, value in settings.engine_arguments().items() if name not in NOT_OF_THE_SITE}
+    if machine.startswith("CPU") and not is_simulated:
+        arguments["cpu_kv_cache_gib"] = settings.cpu_kv_cache_gib
+    return Site(
+        model=site_model(settings.model or (SIMULATED_MODEL if is_simulated else BUILT_IN_MODEL)),
+        engine="simulated" if is_simulated else f"vllm {vllm_version()}",
+        machine=machine,
+        dp_size=dp_size,
+        tp_size=settings.tp_size,
+        executor=settings.executor.value,
+        arguments=arguments,
+        extra_args=settings.extra_args,
+    )
+
+
+def look_up(settings: Settings, machine: str, dp_size: int, environ: Mapping[str, str]) -> Taken:
+    """What is taken of the file for this site, and said in the log. Files that do not serve are no reason to stop.
+
+    What was measured on one machine says nothing of ranks on several. `environ` is the ranks', and has a HOME.
+    """
+    if not settings.tuned or settings.node_size > 1:
+        return NOTHING
+    site = site_of(settings, machine, dp_size)
+    files = dict(_files(tuned_folder(settings, environ)))
+    found = next(((path, tuned) for path, tuned in files.items() if tuned.site == site), None)
+    if found is None:
+        _say_near_miss(files, site)
+        return NOTHING
+    path, tuned = found
+    taken = _taken(settings, tuned, environ)
+    logger.info(
+        "tuned_settings_taken",
+        file=str(path),
+        candidate=tuned.candidate,
+        arguments=taken.arguments,
+        left_out=[name for name in tuned.arguments if name not in taken.arguments],
+        expert_parallel=taken.expert_parallel,
+        measured_at=tuned.measured_at,
+        gain=round(tuned.tokens_per_s / tuned.baseline_tokens_per_s, 2) if tuned.baseline_tokens_per_s else None,
+    )
+    return taken
+
+
+def _taken(settings: Settings, tuned: Tuned, environ: Mapping[str, str]) -> Taken:
+    is_free = "expert_parallel" not in settings.model_fields_set
+    has_tiles = tuned.tiles_folder is not None and TILES not in environ and Path(tuned.tiles_folder).is_dir()
+    return Taken(
+        arguments=fitting(tuned.arguments, settings.engine_arguments()),
+        expert_parallel=tuned.expert_parallel if is_free else None,
+        variables={TILES: str(tuned.tiles_folder)} if has_tiles else {},
+    )
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, Tuned]]:
+    """Those that can be used. The others are named in the log."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            yield path, read_tuned(path)
+        except TunedFileError as error:
+            logger.warning("tuned_file_ignored", file=str(path), reason=str(error))
+
+
+def _say_near_miss(files: Mapping[Path, Tuned], site: Site) -> None:
+    """The model was tuned, and something has changed since: whoever did it believes that it is used."""
+    of_model = [(tuned.measured_at, path) for path, tuned in files.items() if tuned.site.model == site.model]
+    if of_model:
+        _, path = max(of_model)
+        difference = site.difference(files[path].site)
+        logger.warning("tuned_file_ignored", file=str(path), reason=f"{difference}: run `phalanx tune` again")
