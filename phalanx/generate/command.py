@@ -1,20 +1,25 @@
 """`phalanx generate`: its flags. What they do is imported when the command runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-DASHES = "--"
+from phalanx.service_flags import ServiceCommand
 
-_FLAGS = (
+Flag = Callable[[Callable[..., int]], Callable[..., int]]
+
+PROMPT_FLAGS: tuple[Flag, ...] = (  # how a prompt is made of a row
     click.option("--input-format", type=click.Choice(["jsonl", "csv", "parquet", "lines"]), help="Default: by suffix."),
-    click.option("--output-format", type=click.Choice(["jsonl", "parquet"]), help="Default: by suffix."),
     click.option("--prompt-column", metavar="NAME", help="Column with the prompt. Default: prompt."),
     click.option("--template", metavar="TEXT", help="The prompt, with {column} for a column's value."),
     click.option("--messages-column", metavar="NAME", help="Column with a list of chat messages (in CSV as JSON)."),
     click.option("--chat", is_flag=True, help="Send each prompt as a user's message, in the model's chat template."),
     click.option("--system", metavar="TEXT", help="System message before each prompt; implies --chat."),
+)
+_FLAGS: tuple[Flag, ...] = (
+    *PROMPT_FLAGS,
+    click.option("--output-format", type=click.Choice(["jsonl", "parquet"]), help="Default: by suffix."),
     click.option("--prefix", default="", metavar="TEXT", help="Put before the names of the new columns."),
     click.option("--failures", metavar="FILE", help="Rows that failed. Default: OUT.failures.jsonl."),
     click.option("--overwrite", is_flag=True, help="Replace OUT if it exists."),
@@ -43,29 +48,21 @@ _FLAGS = (
 )
 
 
-class GenerateCommand(click.Command):
-    """A command that keeps what stands after -- for the service that it starts."""
+def with_flags(flags: Sequence[Flag]) -> Flag:
+    """A decorator that gives a command all of these, in their order."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ours, serve_flags = args, []
-        if DASHES in args:
-            end = args.index(DASHES)
-            ours, serve_flags = args[:end], args[end + 1 :]
-        rest = super().parse_args(ctx, ours)
-        ctx.params["serve_flags"] = tuple(serve_flags)
-        return rest
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        for flag in reversed(flags):
+            command = flag(command)
+        return command
+
+    return decorate
 
 
-def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
-    for flag in reversed(_FLAGS):
-        command = flag(command)
-    return command
-
-
-@click.command(cls=GenerateCommand, options_metavar="[FLAGS]")
+@click.command(cls=ServiceCommand, options_metavar="[FLAGS]")
 @click.argument("input", metavar="IN")
 @click.argument("output", metavar="OUT [-- SERVICE FLAGS]")
-@_with_flags
+@with_flags(_FLAGS)
 def generate(serve_flags: tuple[str, ...], **given: Any) -> int:  # Any: as typed, or a switch
     """Generate a text for each row of IN, and write the rows with their texts to OUT.
 

@@ -1,12 +1,12 @@
 """The job's file, which says all that the same command needs to go on: what was asked, and the batch that does it."""
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 
 import msgspec
 
+from phalanx.durable_file import write_durably
 from phalanx.generate.errors import UsageProblem
 from phalanx.generate.parameters import Parameters
 
@@ -60,23 +60,8 @@ def read_job(path: Path) -> Job | None:
 
 
 def write_job(path: Path, job: Job) -> None:
-    """Atomically: whoever reads it finds the former one or this one, also after a loss of power."""
-    new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(job)))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Atomically."""
+    write_durably(path, msgspec.json.format(msgspec.json.encode(job)))
 
 
 def digest_of(path: Path) -> str:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,15 +27,26 @@ HEALTH_TIMEOUT_S = 10.0
 
 
 class LocalService:
-    """The service, from its start until the block ends. `url` is there once it is ready. Raises JobError."""
+    """The service, from its start until the block ends. `url` is there once it is ready: any rank of it, or with
+    `with_all_ranks` every one. Raises JobError."""
 
     def __init__(
-        self, folder: Path, model: str, flags: tuple[str, ...], say: Callable[[str], None], stage: Callable[[str], None]
+        self,
+        folder: Path,
+        model: str,
+        flags: tuple[str, ...],
+        say: Callable[[str], None],
+        stage: Callable[[str], None],
+        *,
+        with_all_ranks: bool = False,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.url = ""
+        self._is_up: tuple[str, ...] = ("ok",) if with_all_ranks else ("ok", "degraded")
         self._folder = folder
         self._arguments = ["serve", model, "--host", "127.0.0.1", "--port", "0", "--log-format", "json"]
         self._arguments += ["--data-dir", str(folder / "journal"), *flags]
+        self._environ = environ  # None: this process's own
         self._log = folder / "gateway.log"
         self._log_start = 0
         self._say = say
@@ -75,6 +86,7 @@ class LocalService:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environ,
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # Ctrl-C is for the command, which stops it in order
             )
@@ -110,7 +122,7 @@ class LocalService:
                     health = http.get("/health/ready").json()
                 except httpx.TransportError:
                     health = {}
-                if health.get("status") in ("ok", "degraded"):
+                if health.get("status") in self._is_up:
                     return
                 if why := _hopeless(health):
                     raise ServiceProblem(f"no rank of the service can start: {why} (its log is {self._log})")

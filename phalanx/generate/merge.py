@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from phalanx.durable_file import sync_folder
 from phalanx.generate.columns import BAD_ROW, NO_RESULT, AddedColumns, failed_row
 from phalanx.generate.errors import RowProblem
-from phalanx.generate.job import sync_folder
 from phalanx.generate.prompts import PromptMaker
 from phalanx.generate.rows import Chunk, Row
 from phalanx.generate.sinks import Sink

@@ -12,6 +12,7 @@ from phalanx.generate.errors import UsageProblem
 from phalanx.generate.parameters import Parameters
 from phalanx.generate.rows import SUFFIXES, Format
 from phalanx.generate.workplace import STANDARD
+from phalanx.service_flags import size_flags
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "n")
 OUTPUTS = (Format.JSONL, Format.PARQUET)
@@ -48,7 +49,7 @@ def request_of(given: Mapping[str, Any], serve_flags: tuple[str, ...] = ()) -> J
     """The request for what was typed. Raises UsageProblem."""
     source, output = Path(given["input"]), Path(given["output"])
     _check_together(given, serve_flags)
-    input_format = _format(source, given["input_format"], "--input-format", tuple(Format))
+    input_format = input_format_of(source, given["input_format"])
     output_format = _format(output, given["output_format"], "--output-format", OUTPUTS)
     if output == STANDARD and output_format is not Format.JSONL:
         raise UsageProblem("standard output is JSONL: name a file for Parquet")
@@ -69,24 +70,34 @@ def request_of(given: Mapping[str, Any], serve_flags: tuple[str, ...] = ()) -> J
         is_failures_named=given["failures"] is not None,
         url=given["url"],
         api_key=given["api_key"],
-        serve_flags=_serve_flags(given, serve_flags),
+        serve_flags=(*size_flags(given["dp_size"], given["tp_size"]), *serve_flags),
         on_interrupt=_on_interrupt(given["on_interrupt"], output),
         overwrite=given["overwrite"],
         restart=given["restart"],
     )
 
 
-def _check_together(given: Mapping[str, Any], serve_flags: tuple[str, ...]) -> None:
+def check_one_prompt(given: Mapping[str, Any]) -> None:  # Any: as above
+    """Raises UsageProblem where it is said in more than one way what the prompt is."""
     ways = [name for name in ("prompt_column", "template", "messages_column") if given[name] is not None]
     if len(ways) > 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in ways)
         raise UsageProblem(f"{flags} each say what the prompt is: keep one of them")
+
+
+def _check_together(given: Mapping[str, Any], serve_flags: tuple[str, ...]) -> None:
+    check_one_prompt(given)
     sizes = [flag for flag in ("dp_size", "tp_size") if given[flag] is not None]
     if given["local"] is None and (serve_flags or sizes):
         what = f"--{sizes[0].replace('_', '-')}" if sizes else serve_flags[0]
         raise UsageProblem(f"{what} is for a service that --local MODEL starts: add that, or leave it out")
     if given["local"] is not None and given["model"] is not None:
         raise UsageProblem("--local names the model already: leave --model out")
+
+
+def input_format_of(path: Path, named: str | None) -> Format:
+    """How the rows of an input are written. Raises UsageProblem."""
+    return _format(path, named, "--input-format", tuple(Format))
 
 
 def _format(path: Path, named: str | None, flag: str, known: tuple[Format, ...]) -> Format:
@@ -101,13 +112,18 @@ def _format(path: Path, named: str | None, flag: str, known: tuple[Format, ...])
     return found
 
 
+def sampling_params_of(given: Mapping[str, Any]) -> dict[str, Any]:  # Any: as typed, and JSON
+    """What --sampling-params says. Raises UsageProblem."""
+    if given["sampling_params"] is None:
+        return {}
+    try:
+        return msgspec.json.decode(given["sampling_params"], type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise UsageProblem(f"--sampling-params is no JSON object ({error})") from None
+
+
 def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    if given["sampling_params"] is not None:
-        try:
-            params = msgspec.json.decode(given["sampling_params"], type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeError) as error:
-            raise UsageProblem(f"--sampling-params is no JSON object ({error})") from None
+    params = sampling_params_of(given)
     params |= {name: given[name] for name in SAMPLING if given[name] is not None}
     return params | ({"stop": list(given["stop"])} if given["stop"] else {})
 
@@ -119,11 +135,6 @@ def _failures(named: str | None, output: Path) -> Path | None:
             raise UsageProblem("--failures needs a file's name")
         return Path(named)
     return None if output == STANDARD else output.with_name(f"{output.name}.failures.jsonl")
-
-
-def _serve_flags(given: Mapping[str, Any], more: tuple[str, ...]) -> tuple[str, ...]:
-    sizes = {"--dp-size": given["dp_size"], "--tp-size": given["tp_size"]}
-    return (*(part for flag, size in sizes.items() if size is not None for part in (flag, str(size))), *more)
 
 
 def _on_interrupt(named: str | None, output: Path) -> OnInterrupt:
