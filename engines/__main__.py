@@ -30,6 +30,11 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", required=True, type=Path, metavar="DIR", help="the model's folder")
     train = commands.add_parser("train-model", help="train the built-in model anew: a quarter of an hour")
     train.add_argument("--out", required=True, type=Path, metavar="DIR", help="engines/tiny_model/trained, to ship it")
+    tiles = commands.add_parser("tune-tiles", help="measure tiles of fused MoE on a GPU, and write vLLM's file of them")
+    tiles.add_argument("--model", required=True)
+    tiles.add_argument("--revision")
+    tiles.add_argument("--file", required=True, type=Path, help="with the name that vLLM looks for")
+    tiles.add_argument("--seconds", required=True, type=float, help="how long it may take")
     return parser
 
 
@@ -93,7 +98,26 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"rank": _rank, "guard": _guard, "inspect": _inspect, "build-model": _build, "train-model": _train}
+def _tune_tiles(arguments: argparse.Namespace) -> int:
+    from engines.vllm_engine.moe_tiles import TilesUnsuitable, tune_tiles
+
+    try:
+        better = tune_tiles(arguments.model, arguments.revision, arguments.file, arguments.seconds)
+    except (ImportError, OSError, TilesUnsuitable) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"{better}\n")
+    return 0
+
+
+_COMMANDS = {
+    "rank": _rank,
+    "guard": _guard,
+    "inspect": _inspect,
+    "build-model": _build,
+    "train-model": _train,
+    "tune-tiles": _tune_tiles,
+}
 
 if __name__ == "__main__":
     main()

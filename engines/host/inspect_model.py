@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from engines.contract.experts import EXPERT_FIELDS
 from engines.tiny_model.build import build_named
 from engines.tiny_model.shapes import BUILT_IN
 
 HUB_TIMEOUT_S = 18.0
-EXPERT_FIELDS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")  # in vLLM's order
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "text_encoder", "decoder", "generator")
 
 
