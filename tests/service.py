@@ -95,7 +95,7 @@ class Service:
         self.folder = Path(tempfile.mkdtemp(prefix="px-", dir="/tmp"))  # short: sockets lie below it
         self.errors_expected = False  # whether its log may hold errors
         arguments = ["--engine", engine, "--port", "0", "--dp-size", str(dp_size), "--log-format", "json"]
-        self._command = [*program, "serve", *arguments, "--engine-args", json.dumps(engine_args), *flags]
+        self._command = [*program, "serve", "--no-tuned", *arguments, "--engine-args", json.dumps(engine_args), *flags]
         self._variables = variables or {}
         self._headers = bearer(api_key) if api_key else {}
         self._log = self.folder / "gateway.log"

@@ -1,9 +1,12 @@
 """Who gets which GPU or core, on machines made up of plain facts."""
 
+import platform
+from pathlib import Path
+
 import pytest
 
 from app.ranks import devices
-from app.ranks.cores import cpu_shares
+from app.ranks.cores import cpu_name, cpu_shares
 from app.ranks.devices import DeviceError, Devices, Gpu, allot, assign, visible
 from app.settings.declaration import Settings
 from engines.contract.spec import EngineKind
@@ -141,3 +144,17 @@ def test_the_build_for_cpus_leaves_gpus_alone_and_says_so(monkeypatch: pytest.Mo
         allot(Settings(device="cuda"), {})
     monkeypatch.setattr(devices, "_has_cpu_build", lambda: False)
     assert allot(Settings(), {}).device == "cuda"
+
+
+def test_the_machine_is_named_by_what_its_speed_depends_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(devices, "_has_cpu_build", lambda: False)
+    monkeypatch.setattr(devices, "read_gpus", lambda: [Gpu(0, "GPU-a", "T4"), Gpu(1, "GPU-b", "H200")])
+    assert allot(Settings(dp_size=1), {}).machine == "T4"
+    assert allot(Settings(dp_size=1), {"CUDA_VISIBLE_DEVICES": "GPU-b"}).machine == "H200"
+    assert allot(Settings(dp_size=2), {}).machine == "H200 + T4"
+    assert allot(Settings(engine="simulated"), {}).machine == "simulated"
+    assert allot(Settings(device="cpu"), {}).machine.startswith(f"CPU {cpu_name()}, ")
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: AMD EPYC 9654\n\nmodel name\t: AMD EPYC 9654\n")
+    assert cpu_name(info) == "AMD EPYC 9654"
+    assert cpu_name(tmp_path / "none") == platform.machine()
