@@ -1,5 +1,5 @@
-"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx batches`, `phalanx api-keys`, `phalanx node-keys`,
-`phalanx db`.
+"""The command line: `phalanx serve`, `phalanx ranks`, `phalanx batches`, `phalanx generate`, `phalanx tune`,
+`phalanx api-keys`, `phalanx node-keys`, `phalanx db`.
 
 What is wrong is said in one sentence on stderr, with exit code 2 where the command must be changed and 1 where the
 world must. Heavy imports wait until a command needs them: `phalanx --help` answers at once.
@@ -18,6 +18,7 @@ from phalanx.db import db
 from phalanx.generate.command import generate
 from phalanx.inherited_descriptors import put_in_order
 from phalanx.node_keys import node_keys
+from phalanx.tune.command import tune
 
 ENGINE_DASHES = "--"
 
@@ -137,6 +138,7 @@ def ranks(url: str, api_key: str | None, as_json: bool) -> int:
 
 cli.add_command(batches)
 cli.add_command(generate)
+cli.add_command(tune)
 cli.add_command(api_keys)
 cli.add_command(node_keys)
 cli.add_command(db)

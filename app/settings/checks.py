@@ -54,7 +54,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
         yield from _said_twice(settings, name, f"{name} in {flag('engine_args')}")
     for argument in settings.extra_args:
         if argument.startswith("-") and not argument[1:2].isdigit():
-            yield from _said_twice(settings, _argument_name(argument), f"{argument} after --")
+            yield from _said_twice(settings, argument_name(argument), f"{argument} after --")
 
 
 def _journal_contradictions(settings: Settings) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _journal_contradictions(settings: Settings) -> Iterator[str]:
         yield f"{label('journal_url')}: {problem}"  # without the value: it may hold a password
 
 
-def _argument_name(argument: str) -> str:
+def argument_name(argument: str) -> str:
     """The engine's name for a flag: --no-enforce-eager and --enforce-eager=x are both enforce_eager."""
     return argument.partition("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
 
@@ -85,7 +85,7 @@ def _said_twice(settings: Settings, name: str, where: str) -> Iterator[str]:
 def _settings_by_argument() -> dict[str, str]:
     """Which setting an engine argument is, by all its spellings."""
     names = [name for section in (ModelSettings, RankSettings, EngineSettings) for name in section.model_fields]
-    return {_argument_name(spelling): name for name in names for spelling in spellings(name)}
+    return {argument_name(spelling): name for name in names for spelling in spellings(name)}
 
 
 def check_environment(settings: Settings) -> None:

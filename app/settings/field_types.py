@@ -24,7 +24,8 @@ def _count(value: object) -> object:
     return int(float(number) * (1000 if suffix.islower() else 1024) ** ("kmg".index(suffix.lower()) + 1))
 
 
-def _seconds(value: object) -> float:
+def seconds(value: object) -> float:
+    """Such as 90s, 5m or 24h, or a number of seconds. Raises ValueError, which says what it must be."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", str(value).strip())
     if found is None:
         raise ValueError("it must be a number of seconds, or such as 90s, 5m or 24h")
@@ -72,7 +73,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
 CountOrAuto = Annotated[int, BeforeValidator(_count), Field(ge=-1)]
 Part = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[ByteSize, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 OtlpEndpoint = Annotated[Text, BeforeValidator(_otlp_endpoint)]

@@ -45,13 +45,13 @@ class GpuMemory:
         if not self._gpus:
             return []
         try:
-            return await asyncio.to_thread(_used_bytes, self._gpus)
+            return await asyncio.to_thread(used_bytes, self._gpus)
         except OSError as error:
             logger.warning("gpu_memory_unreadable", reason=str(error))
             return []
 
 
-def _used_bytes(gpus: Sequence[str]) -> list[int]:
+def used_bytes(gpus: Sequence[str]) -> list[int]:
     """Memory in use on each GPU, named as CUDA_VISIBLE_DEVICES names them. Raises OSError when NVML does not say."""
     import pynvml  # only where there are GPUs
 

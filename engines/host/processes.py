@@ -39,6 +39,22 @@ def descendants(pid: int) -> list[psutil.Process]:
     return [process for process in below if _is_alive(process)]
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process and of all below it (RSS: what they share counts for each)."""
+    total = 0
+    for process in [*_itself(pid), *descendants(pid)]:
+        with contextlib.suppress(psutil.Error):
+            total += int(process.memory_info().rss)
+    return total
+
+
+def _itself(pid: int) -> list[psutil.Process]:
+    try:
+        return [psutil.Process(pid)]
+    except psutil.Error:
+        return []
+
+
 def is_resource_tracker(process: psutil.Process) -> bool:
     """Whether this is a tracker of Python's multiprocessing, which frees shared memory when its users are gone."""
     try:

@@ -41,6 +41,7 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_loop_s: NotNegative = 0.0  # how much of it blocks the loop, as vLLM's loading does
     shared_memory_kib: Annotated[int, Meta(ge=0)] = 0  # to hold in /dev/shm, as vLLM's workers do
     fail_config: str | None = None  # refuse to start, with this message
+    max_seqs_that_fit: Annotated[int, Meta(ge=0)] = 0  # with more it refuses to start, as out of memory; 0: any number
     crash_at_start: bool = False  # die by SIGKILL while loading
     crash_on: Needle = None  # die by SIGKILL
     crash_midstream_on: Needle = None  # the same, at the step after the third chunk of this exchange's stream
@@ -86,4 +87,6 @@ def read_args(spec: RankSpec) -> SimulatedArgs:
         raise EngineConfigError(f"the simulated engine's arguments: {error}; it knows {known}") from error
     if args.fail_config is not None:
         raise EngineConfigError(args.fail_config)
+    if 0 < args.max_seqs_that_fit < args.max_num_seqs:
+        raise EngineConfigError(f"out of memory: {args.max_num_seqs} sequences do not fit")
     return args

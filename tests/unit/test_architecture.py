@@ -55,6 +55,8 @@ BESIDE = {  # of one row, and yet the left one may import the right one
 }
 TO_SERVE = ("app.http.server", "app.node", "app.settings", "app.errors", "app.logs")
 TO_MANAGE_JOURNALS = ("app.journal.opening", "app.journal.place")
+MEMORY = ("engines.host.gpu_memory", "engines.host.processes")
+TO_TUNE = ("app.ranks.devices", "app.ranks.tuned", "engines.contract.tuned", *MEMORY)
 TO_MANAGE_KEYS = ("app.keys.key", "app.keys.store", "engines.contract.node_keys", "engines.host.wire")
 
 # Where each package from outside comes in. What is not listed does not come in at all.
@@ -67,7 +69,7 @@ DOORS = {
     "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.weights"),
     "jsonschema_rs": ("engines.vllm_engine.text_checks",),
     "llguidance": ("engines.vllm_engine.text_checks",),  # vLLM brings it
-    "msgspec": ("app", "engines", "phalanx.client", "phalanx.generate"),  # what travels and what is JSON, everywhere
+    "msgspec": ("app", "engines", "phalanx.client", "phalanx.generate", "phalanx.tune"),  # what travels, and JSON
     "numpy": ("engines.tiny_model",),
     "opentelemetry": ("app.traces", "engines.traces"),
     "prometheus_client": ("app.metrics", "engines.vllm_engine.metrics"),
@@ -79,20 +81,13 @@ DOORS = {
     "pydantic_settings": ("app.settings",),
     "pynvml": ("app.ranks.devices", "engines.host.gpu_memory"),
     "rich": (
-        "phalanx.api_keys_table",
-        "phalanx.batches_table",
-        "phalanx.console",
-        "phalanx.generate.progress",
-        "phalanx.ranks_table",
+        *("phalanx.api_keys_table", "phalanx.batches_table", "phalanx.console", "phalanx.generate.progress"),
+        *("phalanx.ranks_table", "phalanx.tune.reporter", "phalanx.tune.table"),
     ),
     "safetensors": ("engines.tiny_model",),
     "setproctitle": (
-        "app.http.server",
-        "engines.agent.agent",
-        "engines.host.guardian",
-        "engines.rank",
-        "engines.vllm_engine.confinement",
-        "engines.vllm_engine.external_launcher.follower",
+        *("app.http.server", "engines.agent.agent", "engines.host.guardian", "engines.rank"),
+        *("engines.vllm_engine.confinement", "engines.vllm_engine.external_launcher.follower"),
     ),
     "sqlalchemy": (
         *("app.journal.sql", "app.journal.migrations", "app.journal.journal", "app.journal.writer"),
@@ -188,9 +183,10 @@ def test_engines_know_nothing_of_the_gateway() -> None:
     assert not [edge for edge in all_imports("engines") if is_within(edge[1], "app", "phalanx")]
 
 
-def test_the_command_line_imports_the_gateway_only_to_serve_and_to_manage_files() -> None:
+def test_the_command_line_imports_the_gateway_only_to_serve_to_tune_and_to_manage_files() -> None:
+    allowed = (*TO_SERVE, *TO_TUNE, *TO_MANAGE_KEYS, *TO_MANAGE_JOURNALS)
     edges = [edge for edge in all_imports("phalanx") if is_within(edge[1], "app", "engines")]
-    assert not [edge for edge in edges if not is_within(edge[1], *TO_SERVE, *TO_MANAGE_KEYS, *TO_MANAGE_JOURNALS)]
+    assert not [edge for edge in edges if not is_within(edge[1], *allowed)]
 
 
 def test_packages_from_outside_come_in_by_their_doors() -> None:

@@ -92,7 +92,7 @@ class Gpus:
 
 
 def wait(monkeypatch: pytest.MonkeyPatch, gpus: Gpus, timeout_s: float = 5.0) -> None:
-    monkeypatch.setattr(gpu_memory, "_used_bytes", gpus.used_bytes)
+    monkeypatch.setattr(gpu_memory, "used_bytes", gpus.used_bytes)
     monkeypatch.setattr(gpu_memory, "POLL_S", 0.0)
     monkeypatch.setattr(gpu_memory, "TIMEOUT_S", timeout_s)
 
@@ -121,7 +121,7 @@ def test_a_little_more_than_before_is_free_enough(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_gpus_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_memory, "_used_bytes", pytest.fail)
+    monkeypatch.setattr(gpu_memory, "used_bytes", pytest.fail)
 
     async def scenario() -> None:
         memory = GpuMemory([])

@@ -1,0 +1,34 @@
+"""How long a sweep may take. Pure but for the clock."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from phalanx.tune.trials import Trial
+
+REPEATS = 2  # that a new candidate leaves time for
+
+
+class Budget:
+    """Seconds from now on."""
+
+    def __init__(self, total_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total_s = total_s
+        self._clock = clock
+        self._began = clock()
+
+    def has_room_for(self, trials: Sequence[Trial], starts: int = 1) -> bool:
+        """Whether so many starts fit in what is left, each as long as the former ones took."""
+        return self._clock() - self._began + starts * expected_s(trials) <= self.total_s
+
+
+def expected_s(trials: Sequence[Trial]) -> float:
+    """How long a start is going to take: as the longest so far. The very first fills the compilers' caches, and counts
+    only where there is no other; nothing is expected where there is none."""
+    took = [seconds for trial in trials if trial.is_usable for seconds in trial.took_s]
+    return max(took[1:] or took, default=0.0)
+
+
+def choose_items(sequences: int, fill_s: float, budget_s: float) -> int:
+    """How many items a round has: all sequences are filled four times, or twice where that takes too much of the
+    budget. `fill_s` is what one time took, warming up included."""
+    return sequences * (4 if 4 * fill_s <= budget_s / 30 else 2)

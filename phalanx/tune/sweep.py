@@ -1,0 +1,59 @@
+"""What a sweep has measured so far, in a file: the same command goes on with it."""
+
+from pathlib import Path
+
+import msgspec
+
+from engines.contract.tuned import Site
+from phalanx.durable_file import write_durably
+from phalanx.generate.errors import UsageProblem
+from phalanx.tune.trials import Candidate, Trial
+
+VERSION = 1
+SUFFIX = ".sweep.json"
+
+
+class Sweep(msgspec.Struct, kw_only=True):
+    """The trials of one workload at one site, in the order in which they were begun."""
+
+    version: int = VERSION
+    site: Site
+    workload: str  # in words
+    items: int | None = None  # of each round; None: not settled yet
+    trials: list[Trial] = []
+    measured_at: str = ""  # when the last start had ended: ISO 8601, UTC
+
+    def of(self, candidate: Candidate) -> Trial | None:
+        """What was measured of it."""
+        return next((trial for trial in self.trials if trial.candidate == candidate), None)
+
+    def add(self, trial: Trial) -> None:
+        """One more start of a candidate."""
+        former = self.of(trial.candidate)
+        if former is None:
+            self.trials.append(trial)
+        else:
+            former.add(trial)
+
+
+def sweep_file(folder: Path, site: Site, fingerprint: str) -> Path:
+    """Where the sweep of a workload is kept."""
+    return folder / f"{site.file_stem}.{fingerprint}{SUFFIX}"
+
+
+def read_sweep(path: Path) -> Sweep | None:
+    """The sweep that was begun; None for none. Raises UsageProblem for a file that is none of this version's."""
+    try:
+        sweep = msgspec.json.decode(path.read_bytes(), type=Sweep)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        sweep = None
+    if sweep is None or sweep.version != VERSION:
+        raise UsageProblem(f"{path} is no sweep of this version of Phalanx: --fresh begins anew")
+    return sweep
+
+
+def write_sweep(path: Path, sweep: Sweep) -> None:
+    """Atomically."""
+    write_durably(path, msgspec.json.format(msgspec.json.encode(sweep)))

@@ -1,0 +1,116 @@
+"""Candidates, and what was measured of them."""
+
+from statistics import mean, median
+
+import msgspec
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to serve. What is None is left to the service."""
+
+    expert_parallel: bool | None = None
+    sequences: int | None = None  # that a rank runs at once
+    step_tokens: int | None = None  # of one step of a rank
+    tiles: bool = False  # fused-MoE tiles of our own
+
+    @property
+    def changes(self) -> int:
+        """How many things are not as the service chooses."""
+        numbers = (self.expert_parallel, self.sequences, self.step_tokens)
+        return sum(number is not None for number in numbers) + self.tiles
+
+    @property
+    def words(self) -> str:
+        """It, for people."""
+        parts = [
+            "replicas" if self.expert_parallel is False else "",
+            f"{self.sequences} sequences" if self.sequences else "",
+            f"{self.step_tokens} step tokens" if self.step_tokens else "",
+            "tiles" if self.tiles else "",
+        ]
+        return ", ".join(filter(None, parts)) or "baseline"
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of the workload. Times are seconds."""
+
+    seconds: float
+    output_tokens: int
+    tail_s: float  # from the first rank running dry to the end
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens of all ranks."""
+        return self.output_tokens / self.seconds
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ranks say of themselves."""
+
+    ranks: int
+    group_kind: str
+    expert_parallel: bool = False
+    sequences: int  # of each rank
+    step_tokens: int | None  # of each rank
+    missing_tiles: list[str] = []  # files of fused-MoE tiles that vLLM looks for in vain
+
+
+class Trial(msgspec.Struct, kw_only=True):
+    """What was measured of one candidate, in one start or more."""
+
+    candidate: Candidate
+    facts: Facts | None = None  # None: it never stood
+    start_s: list[float] = []  # until all ranks were ready
+    rounds: list[Round] = []  # those that warm up are not among them
+    memory_bytes: int | None = None  # of all ranks, after the rounds
+    took_s: list[float] = []  # of each start, from its beginning until nothing was left
+    failure: str | None = None  # why it cannot be used
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there are figures."""
+        return self.failure is None and bool(self.rounds)
+
+    @property
+    def rates(self) -> list[float]:
+        """Output tokens a second of each round."""
+        return [one.tokens_per_s for one in self.rounds]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The median."""
+        return median(self.rates)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the fastest round and the slowest, as a share of the median."""
+        return (max(self.rates) - min(self.rates)) / 2 / self.tokens_per_s
+
+    @property
+    def tail_s(self) -> float:
+        """The median."""
+        return median(one.tail_s for one in self.rounds)
+
+    @property
+    def mean_start_s(self) -> float:
+        """Of all starts."""
+        return mean(self.start_s)
+
+    def first(self, rounds: int) -> "Trial":
+        """The same as it was after so many rounds."""
+        return msgspec.structs.replace(self, rounds=self.rounds[:rounds])
+
+    def add(self, other: "Trial") -> None:
+        """Another start of the same candidate."""
+        self.start_s += other.start_s
+        self.rounds += other.rounds
+        self.took_s += other.took_s
+        self.failure = other.failure
+
+
+def is_clearly_faster(trial: Trial, other: Trial) -> bool:
+    """Whether noise does not explain it: its median beats all rounds of the other, and all its rounds the other's
+    median. One round that something else disturbed decides nothing."""
+    if not (trial.is_usable and other.is_usable):
+        return False
+    return trial.tokens_per_s > max(other.rates) and min(trial.rates) > other.tokens_per_s

@@ -1,0 +1,58 @@
+"""`phalanx tune` as a user runs it, on simulated ranks: gone on with, interrupted, and taken up by `phalanx serve`."""
+
+import json
+import signal
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from app.ranks.tuned import site_of
+from app.settings.loading import load_settings
+from engines.contract.tuned import Tuned, tuned_file
+from tests.service import DEADLINE_S, serving, until, with_title
+from tests.tuning import Tuning
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    tuning = Tuning(tmp_path, step_ms=5, max_seqs_that_fit=256)  # which is as many as it has by itself
+    rows = [{"question": f"What is {number}?"} for number in range(39)]
+    rows.append({"question": "long " * 20_000})  # no candidate takes it
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    work = ("--prompts", "rows.jsonl", "--prompt-column", "question", "--items", "40")
+    first = tuning.finish(*work, "--budget", "1s")
+    (baseline,) = first["trials"]
+    assert not first["is_complete"] and first["winner"] == baseline["candidate"] == "baseline"
+    assert baseline["tokens_per_s"] > 0 and baseline["memory_bytes"] > 1 << 20 and baseline["start_s"] > 0
+    process = tuning.start(*work, "--budget", "1h")
+    try:
+        until(lambda: "512 sequences: the service" in tuning.said, "it does not go on")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "the same command goes on" in tuning.said
+    until(lambda: not with_title(list(psutil.process_iter()), str(tuning.folder)), "its service is left")
+    again = tuning.finish(*work, "--budget", "1s")
+    assert again["trials"][0] == baseline, "it was measured again"
+    assert "out of memory: 512 sequences do not fit" in again["trials"][1]["failure"]
+
+
+def test_serve_takes_what_was_found(tmp_path: Path) -> None:
+    given = {"engine": "simulated", "dp_size": "1", "model": "any/model", "engine_args": json.dumps({"step_ms": 5})}
+    tuned = Tuned(
+        site=site_of(load_settings(given, {}), "simulated", 1),
+        candidate="512 sequences",
+        arguments={"max_num_seqs": 512},
+        workload="some",
+        measured_at="2026-11-27T18:00:00+00:00",
+        tokens_per_s=150.0,
+        baseline_tokens_per_s=100.0,
+    )
+    path = tuned_file(tmp_path, tuned.site)
+    path.write_bytes(msgspec.json.encode(tuned))
+    flags = ("--model", "any/model", "--tuned", "--tuned-dir", str(tmp_path))
+    with serving(*flags, dp_size=1, step_ms=5) as service:
+        (said,) = service.facts("tuned_settings_taken")
+        assert said["file"] == str(path) and said["arguments"] == {"max_num_seqs": 512} and said["gain"] == 1.5
+        assert service.ranks()[0]["max_num_seqs"] == 512

@@ -1,0 +1,48 @@
+"""`phalanx tune` as a user runs it, on simulated ranks."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.service import COMMAND, DEADLINE_S
+
+
+class Tuning:
+    """The command in a folder of its own, for one rank with these engine arguments."""
+
+    def __init__(self, folder: Path, **engine_args: Any) -> None:
+        self.folder = folder
+        self.tuned = folder / "tuned"
+        self._said = folder / "said.txt"
+        self._engine = ["--engine", "simulated", "--engine-args", json.dumps(engine_args)]
+
+    @property
+    def said(self) -> str:
+        """What the last one has printed on stderr."""
+        return self._said.read_text()
+
+    def start(self, *flags: str) -> subprocess.Popen[str]:
+        """With a result as JSON."""
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
+        command = [COMMAND, "tune", "any/model", "--dp-size", "1", "--tuned-dir", str(self.tuned), "--json"]
+        command += ["--output-tokens", "4", *flags, "--", *self._engine]
+        with self._said.open("w") as said:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
+
+    def finish(self, *flags: str) -> dict[str, Any]:
+        """Until it has done what it can. Its result."""
+        process = self.start(*flags)
+        out, _ = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, self.said
+        found: dict[str, Any] = json.loads(out)
+        return found

@@ -1,0 +1,220 @@
+"""What `phalanx tune` measures next, when it stops, and what wins: decided from figures alone."""
+
+from collections.abc import Callable
+
+import pytest
+
+from phalanx.tune.budget import Budget, choose_items, expected_s
+from phalanx.tune.search import BASELINE, ROUNDS, Number, Space, next_candidate, to_repeat, winner
+from phalanx.tune.trials import Candidate, Facts, Round, Trial, is_clearly_faster
+
+REPLICAS = Candidate(expert_parallel=False)
+Speed = Callable[[Candidate, Facts], float | None]  # tokens/s; None: it does not start
+
+
+def trial(candidate: Candidate, *rates: float, took_s: float = 10.0, facts: Facts | None = None) -> Trial:
+    """A candidate that had these rounds."""
+    return Trial(
+        candidate=candidate,
+        facts=facts or Facts(ranks=2, group_kind="replicas", sequences=candidate.sequences or 256, step_tokens=4096),
+        start_s=[1.0],
+        rounds=[Round(seconds=100 / rate, output_tokens=100, tail_s=0.1) for rate in rates],
+        took_s=[took_s],
+    )
+
+
+def failed(candidate: Candidate) -> Trial:
+    """One that does not start."""
+    return Trial(candidate=candidate, took_s=[1.0], failure="out of memory")
+
+
+def tried(speed: Speed, space: Space, *, group_kind: str = "replicas") -> list[Trial]:
+    """All that the search asks for, of a service whose speed is known."""
+    trials: list[Trial] = []
+    while (candidate := next_candidate(space, trials)) is not None:
+        assert len(trials) < 50, "the search does not end"
+        facts = Facts(
+            ranks=2,
+            group_kind="replicas" if candidate.expert_parallel is False else group_kind,
+            sequences=candidate.sequences or 256,
+            step_tokens=candidate.step_tokens or 4096,
+            missing_tiles=["E=20,N=512,device_name=GPU.json"],
+        )
+        rate = speed(candidate, facts)
+        if rate is None:
+            trials.append(failed(candidate))
+            continue
+        trials.append(trial(candidate, rate, rate * 1.005, rate * 1.01, facts=facts))
+    return trials
+
+
+def words(trials: list[Trial]) -> list[str]:
+    return [trial.candidate.words for trial in trials]
+
+
+SEQUENCES = Space(numbers=(Number.SEQUENCES,))
+
+
+def test_the_first_is_what_the_service_chooses() -> None:
+    assert next_candidate(Space(), []) == BASELINE
+
+
+def test_a_number_is_doubled_for_as_long_as_it_helps() -> None:
+    found = tried(lambda _, facts: min(facts.sequences, 1024) * 10.0, SEQUENCES)
+    assert words(found) == ["baseline", "512 sequences", "1024 sequences", "2048 sequences"]
+
+
+def test_a_number_is_halved_where_doubling_does_not_help() -> None:
+    found = tried(lambda _, facts: 1000.0 - facts.sequences, SEQUENCES)
+    assert words(found) == ["baseline", "512 sequences", *(f"{n} sequences" for n in (128, 64, 32, 16))]
+
+
+def test_what_does_not_start_is_passed_and_ends_that_way_only() -> None:
+    found = tried(lambda _, facts: None if facts.sequences > 512 else facts.sequences * 10.0, SEQUENCES)
+    assert words(found) == ["baseline", "512 sequences", "1024 sequences"]
+    assert winner(found) is found[1]
+
+
+def test_one_thing_after_another_is_changed_on_top_of_the_best() -> None:
+    def speed(candidate: Candidate, facts: Facts) -> float:
+        of_group = 2.0 if candidate.expert_parallel is False else 1.0
+        return of_group * (1.5 if facts.sequences == 512 else 1.0) * (1.5 if facts.step_tokens == 8192 else 1.0)
+
+    found = tried(speed, Space(tiles=True), group_kind="lockstep")
+    assert words(found) == [
+        "baseline",
+        "replicas",
+        "replicas, 512 sequences",
+        "replicas, 1024 sequences",
+        "replicas, 512 sequences, 8192 step tokens",
+        "replicas, 512 sequences, 16384 step tokens",
+        "replicas, 512 sequences, 8192 step tokens, tiles",
+    ]
+    best = winner(found)
+    assert best is not None and best.candidate.words == "replicas, 512 sequences, 8192 step tokens"
+
+
+def test_a_step_has_a_token_of_each_sequence() -> None:
+    found = tried(lambda _, facts: facts.sequences / facts.step_tokens, Space())
+    assert all(one.facts is None or one.facts.sequences <= (one.facts.step_tokens or 0) for one in found)
+    assert words(found)[-1] == "4096 sequences, 8192 step tokens", "fewer than 4096 would not go with that"
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (Space(numbers=()), ["baseline", "replicas"]),
+        (Space(groups=False, numbers=()), ["baseline"]),
+        (Space(groups=False, numbers=(Number.STEP_TOKENS,)), ["baseline", "8192 step tokens", "2048 step tokens"]),
+    ],
+)
+def test_what_the_user_decided_is_left_alone(space: Space, expected: list[str]) -> None:
+    assert words(tried(lambda *_: 100.0, space, group_kind="lockstep")) == expected
+
+
+def test_an_engine_without_steps_is_not_asked_for_any() -> None:
+    baseline = trial(BASELINE, 100, 101)
+    baseline.facts = Facts(ranks=1, group_kind="replicas", sequences=256, step_tokens=None)
+    assert next_candidate(Space(numbers=(Number.STEP_TOKENS,)), [baseline]) is None
+
+
+def test_a_lucky_round_moves_nothing() -> None:
+    noisy = trial(Candidate(sequences=512), 90, 300)
+    assert not is_clearly_faster(noisy, trial(BASELINE, 95, 105))
+    space = SEQUENCES
+    assert next_candidate(space, [trial(BASELINE, 95, 105), noisy]) == Candidate(sequences=128)
+
+
+def test_tiles_are_tried_where_vllm_misses_some() -> None:
+    names = ["E=8,N=64,device_name=GPU.json"]
+    facts = Facts(ranks=1, group_kind="replicas", sequences=256, step_tokens=None, missing_tiles=names)
+    has_all, misses = trial(BASELINE, 100, 101), trial(BASELINE, 100, 101, facts=facts)
+    for space, expected in [(Space(numbers=(), tiles=True), Candidate(tiles=True)), (Space(numbers=()), None)]:
+        assert next_candidate(space, [has_all]) is None
+        assert next_candidate(space, [misses]) == expected
+
+
+def test_repeats_do_not_change_the_way_that_the_search_took() -> None:
+    trials = tried(lambda _, facts: min(facts.sequences, 1024) * 10.0, SEQUENCES)
+    trials[1].add(trial(trials[1].candidate, 1, 2))
+    assert next_candidate(SEQUENCES, trials) is None
+
+
+def test_the_best_two_are_measured_again_and_then_the_baseline() -> None:
+    trials = tried(lambda _, facts: min(facts.sequences, 1024) * 10.0, SEQUENCES)
+    again = []
+    while (candidate := to_repeat(trials)) is not None:
+        again.append(candidate.words)
+        one = next(one for one in trials if one.candidate == candidate)
+        one.add(trial(candidate, *one.rates))
+    assert again == ["1024 sequences", "2048 sequences", "baseline"]
+    assert all(len(one.rounds) >= 2 * ROUNDS for one in trials if one.candidate.words in again)
+
+
+def test_one_that_falls_behind_in_its_second_start_makes_room_for_the_next() -> None:
+    first, second = Candidate(sequences=512), Candidate(sequences=1024)
+    trials = [trial(BASELINE, 100, 100, 101), trial(first, 200, 201, 201), trial(second, 150, 150, 151)]
+    trials[1].add(trial(first, 50, 50, 51))
+    assert to_repeat(trials) == second
+    trials[2].add(trial(second, 150, 150, 151))
+    assert to_repeat(trials) == BASELINE
+    trials[0].add(trial(BASELINE, 100, 100, 101))
+    assert to_repeat(trials) is None
+    best = winner(trials)
+    assert best is not None and best.candidate == second
+
+
+def test_one_alone_is_not_repeated() -> None:
+    assert to_repeat([trial(BASELINE, 100, 101), failed(Candidate(sequences=512))]) is None
+
+
+def test_the_fastest_wins_by_more_than_noise_or_not_at_all() -> None:
+    faster = trial(Candidate(sequences=512), 110, 112, 114)
+    assert winner([trial(BASELINE, 100, 102, 104), faster]) is faster
+    baseline = trial(BASELINE, 100, 110, 113)
+    assert winner([baseline, faster]) is baseline
+
+
+@pytest.mark.parametrize("disturbed", [(100, 101, 170), (30, 100, 101)])
+def test_one_disturbed_round_does_not_hide_a_gain(disturbed: tuple[float, ...]) -> None:
+    faster = trial(Candidate(sequences=512), 180, 181, 182)
+    assert is_clearly_faster(faster, trial(BASELINE, *disturbed))
+    assert is_clearly_faster(trial(faster.candidate, 120, 180, 181), trial(BASELINE, 100, 101, 102))
+
+
+def test_of_equals_the_one_that_changes_least_wins() -> None:
+    fastest = trial(Candidate(sequences=512, step_tokens=8192), 120, 124, 130)
+    simpler = trial(Candidate(sequences=512), 119, 122, 125)
+    assert winner([trial(BASELINE, 100, 102, 104), simpler, fastest]) is simpler
+    assert winner([failed(BASELINE)]) is None
+
+
+def test_a_repeat_that_fails_takes_a_candidate_out() -> None:
+    faster = trial(Candidate(sequences=512), 110, 114)
+    faster.add(failed(faster.candidate))
+    baseline = trial(BASELINE, 100, 104)
+    assert winner([baseline, faster]) is baseline
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_nothing_begins_that_would_not_fit() -> None:
+    now = [0.0]
+    budget = Budget(100, lambda: now[0])
+    trials = [trial(BASELINE, 1, 1, took_s=60), trial(REPLICAS, 1, 1, took_s=20), failed(Candidate(sequences=512))]
+    assert expected_s(trials) == 20, "the first start filled the caches; what failed took no time"
+    now[0] = 40
+    assert budget.has_room_for(trials, 3)
+    now[0] = 41
+    assert not budget.has_room_for(trials, 3) and budget.has_room_for(trials, 1)
+
+
+def test_the_first_is_all_that_is_known_of_the_second() -> None:
+    assert expected_s([]) == 0
+    assert expected_s([trial(BASELINE, 1, 1, took_s=60)]) == 60
+
+
+def test_sequences_are_filled_several_times_unless_that_takes_too_long() -> None:
+    assert choose_items(512, fill_s=1, budget_s=600) == 2048
+    assert choose_items(512, fill_s=6, budget_s=600) == 1024
