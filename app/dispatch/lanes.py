@@ -68,9 +68,11 @@ class Lanes:
         cannot run that while others have nothing.
         """
         left = self._backlog.items - sum(rank.free for rank in ranks)
+        keeps_room = self._clock() < self._keep_until
+        most_in_advance = left // (2 * len(ranks)) if left > 0 and len(ranks) > 1 else None
         for rank in ranks:
-            rank.reserves = self._clock() < self._keep_until
-            rank.bound_prefetch(left // (2 * len(ranks)) if left > 0 and len(ranks) > 1 else None)
+            rank.reserves = keeps_room
+            rank.bound_prefetch(most_in_advance)
 
     def _serve_batches(
         self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]

@@ -24,6 +24,8 @@ class Reservations:
     def serve(self, ranks: Sequence[RankCredit], assign: Callable[[Item, RankCredit], None]) -> list[RankCredit]:
         """Assigns what fits by now, and puts back what is kept on ranks that are not among these. Returns the ranks
         that are not kept for anything."""
+        if not self._items:
+            return list(ranks)
         there = {rank.rank: rank for rank in ranks}
         for number, item in list(self._items.items()):
             rank = there.get(number)
