@@ -41,6 +41,7 @@ class Backlog:
         self._order: list[int] = []  # those with something waiting, lowest first
         self._owners: dict[str, Waiting] = {}  # by id: those with something waiting
         self._online: OrderedDict[str, OrderedDict[Flow, None]] = OrderedDict()  # in turn, by owner: flows in order
+        self.open_ended = 0  # flows of which more comes
         self._keeps_together = keeps_together
         self.items = 0
         self.tokens = 0
@@ -146,12 +147,14 @@ class Backlog:
             flow.is_open_ended = True
             flow.party = self._party_of(flow)
             flow.party.open_ended += 1
+            self.open_ended += 1
 
     def close(self, flow: Flow) -> None:
         """No more of the flow will come; what waits has its turns. May be called twice."""
         if flow.is_open_ended and flow.party is not None:
             flow.is_open_ended = False
             flow.party.open_ended -= 1
+            self.open_ended -= 1
             self._forget_if_closed(flow, flow.party)
 
     # -- for admission

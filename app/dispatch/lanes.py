@@ -64,12 +64,13 @@ class Lanes:
     def _keep_room(self, ranks: Sequence[RankCredit]) -> None:
         """Keeps room for online items on these ranks, or does not.
 
-        And near the end a rank holds little in advance: half of its part of what is left, for it may turn out that it
-        cannot run that while others have nothing.
+        And when no more is to come, a rank holds little in advance: half of its part of what is left, for it may turn
+        out that it cannot run that while others have nothing.
         """
         left = self._backlog.items - sum(rank.free for rank in ranks)
         keeps_room = self._clock() < self._keep_until
-        most_in_advance = left // (2 * len(ranks)) if left > 0 and len(ranks) > 1 else None
+        is_end = left > 0 and len(ranks) > 1 and not self._backlog.open_ended
+        most_in_advance = left // (2 * len(ranks)) if is_end else None
         for rank in ranks:
             rank.reserves = keeps_room
             rank.bound_prefetch(most_in_advance)

@@ -152,6 +152,16 @@ def test_near_the_end_no_rank_holds_in_advance_what_others_could_run() -> None:
     assert {rank: len(held) for rank, held in bench.held.items()} == {0: 11, 1: 11}
 
 
+def test_a_window_is_not_the_end() -> None:
+    bench = Bench(prefetch=None)
+    for rank in range(2):
+        bench.ready(rank, max_num_seqs=10)
+    flow = Flow(0)
+    bench.dispatcher.backlog.open(flow)
+    bench.dispatcher.submit(flow, [make_item(flow, owner=bench.owner, index=index) for index in range(26)])
+    assert {rank: len(held) for rank, held in bench.held.items()} == {0: 13, 1: 13}
+
+
 def test_the_order_of_arrival_is_played_against_the_one_that_was() -> None:
     gain = OrderGain()
     tokens = [10, 10, 10, 10, 40]
