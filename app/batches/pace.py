@@ -12,6 +12,7 @@ LEVEL_MEMORY = 0.99  # of the weight of what was learned of the level, with ever
 SLOPE_MEMORY = 0.9999  # the same of the slope: it shows only while numbers change, and stays what it is
 PRIOR_WEIGHT = 0.002  # of the belief about the slope, beside what was seen of it
 PRIOR_SHARE = 0.5  # of a step's time that goes with the number of sequences, before anything is known about it
+TICK_S = 0.0005  # in which the clock of tokens stands still: thousands of items begin and end in a second
 GUESS_S = 0.03  # of a token, before any was measured
 
 
@@ -20,18 +21,22 @@ class Means:
 
     def __init__(self, memory: float) -> None:
         self._memory = memory
-        self._weight = 0.0
-        self._sums = [0.0] * 4
+        self._weight = self._n = self._s = self._nn = self._ns = 0.0
 
     def add(self, n: float, s: float) -> None:
         """One item's."""
-        self._weight = self._weight * self._memory + 1
-        self._sums = [known * self._memory + new for known, new in zip(self._sums, (n, s, n * n, n * s), strict=True)]
+        memory = self._memory
+        self._weight = self._weight * memory + 1
+        self._n = self._n * memory + n
+        self._s = self._s * memory + s
+        self._nn = self._nn * memory + n * n
+        self._ns = self._ns * memory + n * s
 
     @property
-    def means(self) -> list[float] | None:
+    def means(self) -> tuple[float, float, float, float] | None:
         """Of n, s, n n and n s; None before the first."""
-        return [known / self._weight for known in self._sums] if self._weight else None
+        weight = self._weight
+        return (self._n / weight, self._s / weight, self._nn / weight, self._ns / weight) if weight else None
 
 
 class Stay:
@@ -120,8 +125,10 @@ class Pace:
     def _advance(self) -> None:
         now = self._clock()
         elapsed_s = now - self._now
+        if elapsed_s < TICK_S:
+            return
         self._now = now
-        if elapsed_s > 0 and self.running:
+        if self.running:
             tokens = elapsed_s / (self.seconds_per_token(self.running) or GUESS_S)
             self._tokens += tokens
             self._load += tokens * self.running
