@@ -1,8 +1,8 @@
 """What an item costs the gateway: simulated ranks, which answer at once, under many httpx clients.
 
-Each round is 10,000 items in one request, and 2,000 requests of 5 items from 200 clients at once, answered at once and
-as streams. Nothing may be wrong with any answer, and afterwards the gateway must be as it was: memory, open files,
-threads, tasks.
+Each round is 10,000 items in one request, in 100 requests of 100 items, and in 2,000 requests of 5 items from 200
+clients at once, answered at once and as streams. Nothing may be wrong with any answer, and afterwards the gateway must
+be as it was: memory, open files, threads, tasks.
 """
 
 import argparse

@@ -70,9 +70,13 @@ def add_load_flags(parser: argparse.ArgumentParser, rounds: int) -> None:
 
 
 def loads_of(given: argparse.Namespace) -> list[Load]:
-    """One large request, and many small ones from many clients."""
+    """One large request, ten clients with some of a hundred items, and many small ones from many clients."""
     sizes = {"prompt_tokens": given.prompt_tokens, "tokens": given.tokens}
-    return [Load(1, given.items, 1, **sizes), Load(given.items // 5, 5, given.clients, **sizes)]
+    return [
+        Load(1, given.items, 1, **sizes),
+        Load(given.items // 100, 100, 10, **sizes),
+        Load(given.items // 5, 5, given.clients, **sizes),
+    ]
 
 
 @dataclass

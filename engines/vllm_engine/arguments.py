@@ -3,9 +3,10 @@
 import argparse
 import dataclasses
 import difflib
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from engines.contract.spec import ExecutorKind, GroupKind, RankSpec
+from engines.contract.tuned import SEQUENCES, STEP_TOKENS
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import server_compat
 from engines.vllm_engine.batch_defaults import FEWER, is_decided
@@ -32,9 +33,27 @@ OWN_ARGUMENTS = {
 
 EXECUTOR = "distributed_executor_backend"
 
+
+class Default(NamedTuple):
+    """A value, and why, for the log."""
+
+    value: int | str
+    reason: str
+
+
 # The defaults of vLLM's server suit interactive use. How many sequences a GPU runs at once is batch_defaults' business.
-BATCH_DEFAULTS_CUDA = {"max_num_batched_tokens": 16384}
-BATCH_DEFAULTS_CPU = {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "dtype": "float32"}
+BATCH_DEFAULTS = {
+    "cuda": {
+        STEP_TOKENS: Default(16384, "many prompts are taken in by one step; a server's steps are short for who waits"),
+    },
+    "cpu": {
+        SEQUENCES: Default(256, "the engine's Python costs more a step than a sequence"),
+        STEP_TOKENS: Default(4096, "many prompts are taken in by one step, and a step of a CPU is long as it is"),
+        "dtype": Default(
+            "float32", "in bfloat16 some CPUs stop with an illegal instruction, and texts depend on others"
+        ),
+    },
+}
 
 
 # vLLM would fetch what the messages of a request name, from wherever this machine reaches. No host has this name.
@@ -46,14 +65,14 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
 
     On a GPU `max_num_seqs` is missing where the operator leaves it open.
     """
-    arguments: dict[str, Any] = {**(BATCH_DEFAULTS_CUDA if spec.device == "cuda" else BATCH_DEFAULTS_CPU)}
+    arguments: dict[str, Any] = {name: default.value for name, default in defaults_of(spec).items()}
     given = given_arguments(spec)
     _check_names(given)
     _check_executor(spec, given)
     arguments |= given
     if spec.device == "cuda" and is_decided(given):
-        step_tokens = arguments["max_num_batched_tokens"]
-        arguments.setdefault("max_num_seqs", min(FEWER, step_tokens) if isinstance(step_tokens, int) else FEWER)
+        step_tokens = arguments[STEP_TOKENS]
+        arguments.setdefault(SEQUENCES, min(FEWER, step_tokens) if isinstance(step_tokens, int) else FEWER)
     if spec.device == "cpu" and spec.expert_parallel and (spec.dp_size > 1 or spec.tp_size > 1):
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
     arguments.setdefault("allowed_media_domains", NO_MEDIA_HOSTS)
@@ -82,6 +101,11 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
             "data_parallel_rpc_port": spec.lockstep.rpc_port,
         }
     return arguments
+
+
+def defaults_of(spec: RankSpec) -> "dict[str, Default]":
+    """What suits batches, where the operator does not say otherwise."""
+    return BATCH_DEFAULTS["cuda" if spec.device == "cuda" else "cpu"]
 
 
 def _launched(spec: RankSpec, given: dict[str, Any]) -> dict[str, Any]:

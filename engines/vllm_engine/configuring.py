@@ -4,14 +4,14 @@ from typing import Any
 
 from engines import logs
 from engines.contract.spec import RankSpec
+from engines.contract.tuned import SEQUENCES, STEP_TOKENS
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import batch_defaults, compat, pooling
-from engines.vllm_engine.arguments import engine_arguments, given_arguments
+from engines.vllm_engine.arguments import defaults_of, engine_arguments, given_arguments
 from engines.vllm_engine.batch_defaults import Choice
 from engines.vllm_engine.weights import read_weights
 
 logger = logs.get_logger(logs.RANK_LOGGER)
-STEP_TOKENS = "max_num_batched_tokens"
 
 
 def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
@@ -21,13 +21,31 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
     """
     arguments = engine_arguments(spec)
     config = _with_long_enough_steps(spec, arguments)
-    if spec.device == "cuda" and "max_num_seqs" not in arguments:
+    if spec.device == "cuda" and SEQUENCES not in arguments:
         choice = _choice(config, spec.gpus)
-        logger.info("sequences_chosen", max_num_seqs=choice.max_num_seqs, reason=choice.reason)
+        _say(SEQUENCES, choice.max_num_seqs, choice.reason)
         config = _checked(arguments | choice.arguments)
+    say_defaults(spec, arguments, config)
     if not pooling.pools(config):
         compat.pin_structure_backend(config)
     return config
+
+
+def say_defaults(spec: RankSpec, arguments: dict[str, Any], config: Any) -> None:  # Any: values, and a VllmConfig
+    """What was chosen where the operator left it open, in a line each."""
+    given = given_arguments(spec)
+    for name, default in defaults_of(spec).items():
+        if name not in given and name in arguments:
+            _say(name, default.value, default.reason)
+        elif name not in given:
+            steps = "this model's prompts cannot be split: a step is as long as the context"
+            _say(name, config.scheduler_config.max_num_batched_tokens, steps)
+    if spec.device == "cuda" and SEQUENCES in arguments and SEQUENCES not in given:
+        _say(SEQUENCES, arguments[SEQUENCES], "which graphs there are was given, and vLLM captures them for so many")
+
+
+def _say(name: str, value: object, reason: str) -> None:
+    logger.info("setting_chosen", setting=name, value=value, reason=reason)
 
 
 def _with_long_enough_steps(spec: RankSpec, arguments: dict[str, Any]) -> Any:

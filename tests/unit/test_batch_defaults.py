@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from rank_specs import rank_spec
+from structlog.testing import capture_logs
 
+from engines.contract.spec import RankSpec
 from engines.vllm_engine.arguments import engine_arguments
 from engines.vllm_engine.batch_defaults import FEWER, MANY, choose
+from engines.vllm_engine.configuring import say_defaults
 from engines.vllm_engine.weights import Weights, read_weights
 
 GIB = 1 << 30
@@ -137,3 +140,33 @@ def test_a_checkpoints_headers_tell_its_experts_from_the_rest(tmp_path: Path) ->
     }
     write_checkpoint(tmp_path / "model.safetensors", **sizes)
     assert read_weights(of_folder(tmp_path)) == Weights(expert_bytes=430, shared_bytes=8)
+
+
+def said(spec: RankSpec, arguments: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """The settings that the log tells, with their reasons."""
+    with capture_logs() as facts:
+        say_defaults(spec, arguments, config(step_tokens=4096))
+    assert {fact["event"] for fact in facts} <= {"setting_chosen"}
+    return {fact["setting"]: (fact["value"], fact["reason"]) for fact in facts}
+
+
+def test_what_was_chosen_is_told_with_its_reason_and_what_was_given_is_not() -> None:
+    on_cpu = rank_spec(device="cpu", engine_args={"max_num_seqs": 8})
+    told = said(on_cpu, engine_arguments(on_cpu))
+    assert {name: value for name, (value, _) in told.items()} == {"max_num_batched_tokens": 4096, "dtype": "float32"}
+    assert all(reason for _, reason in told.values())
+    on_gpu = rank_spec(device="cuda")
+    assert list(said(on_gpu, engine_arguments(on_gpu))) == ["max_num_batched_tokens"], (
+        "sequences have a line of their own"
+    )
+    eager = rank_spec(device="cuda", engine_args={"enforce_eager": True})
+    told = said(eager, engine_arguments(eager))
+    assert told["max_num_seqs"][0] == FEWER and "graphs" in told["max_num_seqs"][1]
+
+
+def test_a_step_that_had_to_be_longer_is_told_as_it_is() -> None:
+    spec = rank_spec(device="cpu")
+    arguments = engine_arguments(spec)
+    del arguments["max_num_batched_tokens"]
+    value, reason = said(spec, arguments)["max_num_batched_tokens"]
+    assert value == 4096 and "cannot be split" in reason
