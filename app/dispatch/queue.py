@@ -141,5 +141,6 @@ class ItemQueue:
         """The group of items that begin alike whose turn it is; None when it is that of the others."""
         if not self._together:
             return None
-        self._order.extend(self._together.sort_in())
+        if alone := self._together.sort_in():
+            self._order.extend(alone)
         return self._together.own(rank) or (None if len(self._order) else self._together.others())
