@@ -146,6 +146,11 @@ class Forecasts:
         """How long a batch of this size would take if it were sent now."""
         return BatchForecast(size, self._pace, self._memory.prior).predict(self._ahead(flow))
 
+    def seconds_of(self, steps: float) -> float:
+        """What so many steps take when all sequences run; infinite before any was measured."""
+        seconds = self._pace.seconds_per_token(max(1, self._slots()))
+        return math.inf if seconds is None else steps * seconds
+
     def used_tokens(self, asked: int) -> int | None:
         """How many of so many tokens are likely to be generated. None before any item has finished."""
         share = self._memory.used_share

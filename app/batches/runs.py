@@ -105,7 +105,10 @@ class Runs:
     def expire_after(self, run: AnyRun, timeout_s: float | None) -> None:
         """What has no result by then ends with a timeout. Without a time nothing changes."""
         if timeout_s and run in self._active:
-            self._active[run].timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time, run)
+            loop = asyncio.get_running_loop()
+            ends_at = loop.time() + timeout_s
+            self._active[run].timer = loop.call_at(ends_at, self._on_time, run)
+            run.flow.has_time_for = lambda steps: loop.time() + self.forecasts.seconds_of(steps) <= ends_at
 
     # -- ending
 

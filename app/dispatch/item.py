@@ -1,5 +1,6 @@
 """An item on its way through the dispatcher: what a rank needs to run it, and what fairness and credit count."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -61,6 +62,7 @@ class Flow:
 
     __slots__ = (
         "deficit",
+        "has_time_for",
         "is_held_back",
         "is_online",
         "is_open_ended",
@@ -84,6 +86,7 @@ class Flow:
         self.is_held_back = False  # passed over, until whoever takes its results has room again
         self.is_open_ended = False  # more comes: it keeps its account while it has nothing waiting
         self.deficit = 0
+        self.has_time_for: Callable[[float], bool] = lambda _: True  # so many steps of the ranks, before its deadline
 
     @property
     def first_cost(self) -> int:

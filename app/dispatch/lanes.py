@@ -86,7 +86,7 @@ class Lanes:
         before = None
         while (flow := self._backlog.current()) is not None and self._clock() < until:
             if flow is not before and not flow.is_open_ended:
-                flow.waiting.look_for_end(slots)
+                flow.waiting.look_for_end(slots, flow.has_time_for)
             before, item = flow, flow.waiting.first()
             able = ranks if flow.is_online or not item.sequences else begin
             chosen = self._placement.pick(able, flow.waiting)

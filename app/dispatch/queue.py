@@ -6,7 +6,7 @@ with long items only. Where items that begin alike are to meet on one rank, that
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from app.dispatch.lengths import Lengths
@@ -105,10 +105,16 @@ class ItemQueue:
         if self._together is None:
             self._together = Together()
 
-    def look_for_end(self, slots: int) -> None:
-        """The end may be near, with so many sequences at once: no more items are to come."""
+    def look_for_end(self, slots: int, has_time_for: Callable[[float], bool]) -> None:
+        """The end may be near, with so many sequences at once: no more items are to come. `has_time_for` says whether
+        there is time for so many steps: when it is not enough for all, those that have come first are to be done."""
         differ = self._least_tokens != self._most_tokens or self.lengths.differ
-        if differ and isinstance(self._order, ByArrival) and self.tokens <= NEAR_END * slots * self._most_tokens:
+        if (
+            differ
+            and isinstance(self._order, ByArrival)
+            and self.tokens <= NEAR_END * slots * self._most_tokens
+            and has_time_for(self.tokens / slots + self._most_tokens)
+        ):
             self._order = LongestFirst(self.lengths, self._order)
             self._first = None
 

@@ -67,7 +67,11 @@ def test_vllms_span_of_a_request_is_below_the_attempt_and_untraced_items_have_no
     def named(name: str) -> list[Seen]:
         return [span for span in collector.named(name) if span.trace_id == trace_id]
 
-    until(lambda: len(named("llm_request")) >= TRACED_ITEMS and named("batch"), "vLLM's spans do not arrive", 30)
+    def are_there() -> bool:
+        """Of the gateway, of the rank and of vLLM in it: each sends its own."""
+        return bool(named("batch")) and all(len(named(name)) >= TRACED_ITEMS for name in ("generate", "llm_request"))
+
+    until(are_there, "not all spans arrive", 30)
     generate = {span.span_id: span for span in named("generate")}
     llm = named("llm_request")
     assert len(generate) == len(llm) == TRACED_ITEMS

@@ -15,6 +15,10 @@ from engines.contract.protocol import Outcome, Result
 SLOTS = 4
 
 
+def always(_: float) -> bool:
+    return True
+
+
 def items_of(*lengths: int, prompt: bytes = b"p") -> list[Item]:
     flow = Flow(0)
     return [make_item(flow, index=index, max_tokens=length, prompt=prompt) for index, length in enumerate(lengths)]
@@ -39,33 +43,41 @@ def drained(queue: ItemQueue) -> list[int]:
 
 def test_items_leave_as_they_came_while_the_end_is_far() -> None:
     queue = queue_of(*[10, 80] * 40)
-    queue.look_for_end(SLOTS)
+    queue.look_for_end(SLOTS, always)
     assert not queue.is_longest_first
     assert drained(queue) == list(range(80))
 
 
 def test_near_the_end_the_longest_leave_first_and_equal_ones_as_they_came() -> None:
     queue = queue_of(10, 80, 10, 300, 80, 15)
-    queue.look_for_end(SLOTS)
+    queue.look_for_end(SLOTS, always)
     assert drained(queue) == [3, 1, 4, 5, 0, 2]
 
 
 @pytest.mark.parametrize(("count", "is_near"), [(NEAR_END * SLOTS - 1, True), (NEAR_END * SLOTS, False)])
 def test_the_end_is_near_when_the_rest_is_a_few_times_the_longest(count: int, is_near: bool) -> None:
     queue = queue_of(*[100] * count, 99)
-    queue.look_for_end(SLOTS)
+    queue.look_for_end(SLOTS, always)
     assert queue.is_longest_first is is_near
+
+
+def test_without_time_for_all_those_that_came_first_are_done() -> None:
+    asked = []
+    queue = queue_of(10, 80, 10)
+    queue.look_for_end(SLOTS, lambda steps: bool(asked.append(steps)))
+    assert asked == [100 / SLOTS + 80]
+    assert drained(queue) == [0, 1, 2]
 
 
 def test_items_of_one_length_have_no_other_order() -> None:
     queue = queue_of(10, 10, 10)
-    queue.look_for_end(SLOTS)
+    queue.look_for_end(SLOTS, always)
     assert not queue.is_longest_first
 
 
 def test_what_comes_later_finds_its_place_and_what_comes_back_is_the_next() -> None:
     queue = queue_of(10, 80)
-    queue.look_for_end(SLOTS)
+    queue.look_for_end(SLOTS, always)
     back = queue.pop()
     queue.extend(items_of(300, 5))
     queue.put_first(back)
@@ -81,7 +93,7 @@ def test_answers_to_prompts_that_begin_or_end_alike_tell_the_lengths_of_others()
     for _ in range(ENOUGH):
         queue.lengths.observe(b"Translate: 99", 3)
         queue.lengths.observe(b"8888. Write an epic about this number", 900)
-    queue.look_for_end(SLOTS)
+    queue.look_for_end(SLOTS, always)
     assert drained(queue) == [3, 4, 5, 0, 1, 2]
 
 
@@ -91,7 +103,7 @@ def test_lengths_that_are_learned_while_items_wait_count_when_they_leave() -> No
     lengths = {b"s" * 20: 2, b"l" * 20: 500}
     prompts = [*lengths] * 3
     queue.extend([make_item(flow, index=i, max_tokens=1000 - (i == 0), prompt=p) for i, p in enumerate(prompts)])
-    queue.look_for_end(SLOTS)
+    queue.look_for_end(SLOTS, always)
     for prompt in prompts * ENOUGH:
         queue.lengths.observe(prompt, lengths[prompt])
     assert drained(queue) == [1, 3, 5, 0, 2, 4]

@@ -99,7 +99,7 @@ def test_what_the_order_gained_is_played_with_the_true_lengths(clock: Clock) -> 
     keeper, flow = StatsKeeper(clock), Flow(0)
     items = [make_item(flow, index=index, max_tokens=80 if index == 4 else 20) for index in range(5)]
     flow.waiting.extend(items)
-    flow.waiting.look_for_end(slots=2)
+    flow.waiting.look_for_end(2, lambda _: True)
     held = []
     while flow.waiting:
         while len(held) < 2:
