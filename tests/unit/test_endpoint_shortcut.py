@@ -9,10 +9,8 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
-from engines.contract.exchanges import Exchange
-from engines.vllm_engine import server_compat
 from engines.vllm_engine.exchanges.call import Message
-from engines.vllm_engine.exchanges.shortcut import Shortcut, endpoints
+from engines.vllm_engine.exchanges.shortcut import Shortcut
 
 Answer = tuple[int, dict[bytes, bytes], bytes]
 
@@ -114,11 +112,3 @@ def test_what_no_endpoint_takes_the_application_answers(path: str, body: bytes) 
     wanted = asyncio.run(ask(app, path, body))
     assert asyncio.run(ask(Shortcut(app), path, body)) == wanted
     assert all(routed)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # vLLM's imports
-def test_vllm_has_an_endpoint_for_every_exchange_of_a_generating_model() -> None:
-    arguments = server_compat.server_defaults("a/model", "a/model")
-    routes = server_compat.bare_application(arguments, ("generate",), None)
-    offered = set(Exchange) & {route.path for route in routes.routes}
-    assert {Exchange.CHAT_COMPLETIONS, Exchange.COMPLETIONS} <= offered <= set(endpoints(routes))
