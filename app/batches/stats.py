@@ -54,6 +54,7 @@ class StatsKeeper:
         self._stopped_by_length = 0
         self._held = self._most_held = 0  # sequences, on all ranks
         self._order_gain = OrderGain()
+        self._order_gain_s: float | None = None  # once the batch has ended: it takes some milliseconds to find out
 
     def started(self, rank: int, item: Item) -> None:
         """An item is being sent to the rank."""
@@ -92,6 +93,7 @@ class StatsKeeper:
     def end(self) -> None:
         """The batch has its last result."""
         self._ended_at = self._clock()
+        self._order_gain_s = self._order_gain.predicted_s(self._most_held, self._ended_at)
         for rank, holding in self._holding.items():
             if holding:  # given up while the rank still held them
                 self._shares[rank].busy_s += self._ended_at - self._since[rank]
@@ -104,7 +106,6 @@ class StatsKeeper:
             share.busy_s = round(share.busy_s, 4)
         tokens = [share.prompt_tokens + share.completion_tokens for share in shares]
         most = max(tokens, default=0)
-        gained = self._order_gain.predicted_s(self._most_held, end)
         return Stats(
             wall_s=round(end - self._admitted_at, 4),
             queue_s=round((self._first_start or end) - self._admitted_at, 4),
@@ -112,7 +113,7 @@ class StatsKeeper:
             balance_ratio=round(sum(tokens) / len(tokens) / most, 4) if most else None,
             stopped_by_length=self._stopped_by_length,
             ranks=shares,
-            order_gain_s=UNSET if gained is None else round(gained, 4),
+            order_gain_s=UNSET if self._order_gain_s is None else round(self._order_gain_s, 4),
             prediction=self.prediction,
         )
 
