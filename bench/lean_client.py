@@ -19,6 +19,7 @@ class Exchange(msgspec.Struct):
     first_s: float  # until the first byte of the body
     seconds: float
     events: int  # of a stream, all that hold something
+    body: bytes  # of an answer that does not stream
 
 
 class LeanClient:
@@ -40,7 +41,7 @@ class LeanClient:
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()
         status = int(answer[9:12])
-        first_s, events = 0.0, 0
+        first_s, events, whole = 0.0, 0, b""
         if b"transfer-encoding: chunked" in answer:
             while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
                 chunk = await reader.readexactly(size + 2)
@@ -49,11 +50,11 @@ class LeanClient:
             await reader.readexactly(2)
         else:
             length = int(answer.partition(b"content-length:")[2].partition(b"\r\n")[0])
-            chunk = await reader.readexactly(length)
+            whole = chunk = await reader.readexactly(length)
             first_s = time.perf_counter() - began
         if status != 200:
             raise MeasurementFailed(f"{self._path}: {status} {chunk[:500]!r}")
-        return Exchange(status, first_s, time.perf_counter() - began, events)
+        return Exchange(status, first_s, time.perf_counter() - began, events, whole)
 
     def close(self) -> None:
         """Leaves the server."""

@@ -69,7 +69,9 @@ class PhalanxServer:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-P", "-m", "phalanx", "serve", "--port", str(port)]
-        command += ["--no-tuned", "--log-dir", str(self._folder / "ranks")]  # a side is what it says
+        command += ["--log-dir", str(self._folder / "ranks")]
+        if "--tuned-dir" not in self._arguments:
+            command.append("--no-tuned")  # a side is what it says
         if "--journal-url" not in self._arguments:
             command += ["--data-dir", str(self._folder / f"journal.{port}")]
         command += self._arguments

@@ -1,29 +1,43 @@
-"""Engine settings against each other, each served by Phalanx on the same GPUs, in one go.
+"""Engine settings against each other on the same GPUs, in one go: served by Phalanx (--sides), by `vllm serve` with its
+best client (--serve), or by the engines called directly (--direct).
 
-All sides are started at once, with an equal part of the memory, and stay up: the rounds alternate between them and
-between the workloads, and each round has prompts of its own, the same for every side. A side that waits costs its
-GPUs nothing but memory.
+All sides are started at once, with an equal part of the memory unless they say otherwise, and stay up: the rounds
+alternate between them and between the workloads, and each round has prompts of its own, the same for every side. A side
+that waits costs its GPUs nothing but memory.
 """
 
 import argparse
 import json
+import shlex
 import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from bench.engine_settings import DEFAULTS, EngineSettings, detect_device, inspect, merge
+from bench.direct_engines import DirectEngines
+from bench.engine_settings import DEFAULTS, EngineSettings, Model, detect_device, inspect, merge
+from bench.floor import DecoderShape, bandwidth_of, floor_tokens_per_s
 from bench.gpu_moe import GPU_MEMORY, SHAPE, Host, build_model, describe_host
-from bench.measured import Run
+from bench.measured import Run, Side
 from bench.phalanx_server import PhalanxServer
 from bench.processes import MeasurementFailed
-from bench.workload import WorkloadShape
+from bench.vllm_server import CONNECTIONS, VllmServer, VllmServerAtBest, clients_of
+from bench.workload import Workload, WorkloadShape
 
 PAUSE_S = 1.5
+WARM_UP = 4  # the part of a round's prompts that warms up
+KINDS = {"sides": "Phalanx", "serve": "vllm serve", "direct": "the engines called directly"}  # by their flag
+
+
+class Contestant(Side, Protocol):
+    """A side that is asked in one way."""
+
+    def run(self, work: Workload) -> Run:
+        """Does a workload. Raises MeasurementFailed."""
 
 
 class Figure(msgspec.Struct, kw_only=True):
@@ -31,6 +45,7 @@ class Figure(msgspec.Struct, kw_only=True):
 
     side: str
     lengths: str
+    floor: float | None  # tokens/s that the memory's bandwidth allows with the side's sequences
     runs: list[Run] = []
 
     @property
@@ -46,45 +61,69 @@ class SettingsReport(msgspec.Struct, kw_only=True):
     host: Host
     arguments: dict[str, Any]  # of all sides; Any: engine arguments
     sides: dict[str, dict[str, Any]]  # over those
+    kinds: dict[str, str]
     flags: list[str]
     side_flags: dict[str, str]  # of some sides, over those
     start_s: dict[str, float] = {}
     figures: list[Figure] = []
 
 
-def _servers(given: argparse.Namespace, model: str, arguments: dict[str, Any]) -> dict[str, PhalanxServer]:
-    servers = {}
-    for name, over in given.sides.items():
-        folder = given.out / "logs" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = EngineSettings(
-            model=model,
-            is_moe=True,
-            dp_size=given.dp_size,
-            tp_size=given.tp_size,
-            device=given.device,
-            arguments=merge(arguments, over),
-        )
-        flags = f"{given.flags} {given.side_flags.get(name, '')}"
-        servers[name] = PhalanxServer.on(settings, folder, flags.split())
-    return servers
+def _contestants(given: argparse.Namespace, model: Model, arguments: dict[str, Any]) -> dict[str, Contestant]:
+    made: dict[str, Contestant] = {}
+    for kind in KINDS:
+        for name, over in getattr(given, kind).items():
+            folder = given.out / "logs" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            settings = EngineSettings(
+                model=model.model,
+                is_moe=model.is_moe and name not in given.replicas,
+                dp_size=given.dp_size,
+                tp_size=given.tp_size,
+                device=given.device,
+                arguments=merge(arguments, over),
+            )
+            flags = f"{given.flags} {given.side_flags.get(name, '')}".split()
+            if kind == "sides":
+                replicas = ["--no-expert-parallel"] if name in given.replicas else []
+                made[name] = PhalanxServer.on(settings, folder, [*flags, *replicas])
+            elif kind == "serve":
+                server = VllmServer(settings, folder, given.side_flags.get(name, "").split())
+                made[name] = VllmServerAtBest(server, clients_of(server, given.clients or CONNECTIONS[given.device]))
+            else:
+                made[name] = DirectEngines(settings, folder)
+    return made
+
+
+def _floor(given: argparse.Namespace, model: str, name: str, arguments: dict[str, Any], lengths: str) -> float | None:
+    """Of a side; None where it cannot be said."""
+    bandwidth = bandwidth_of(" ".join(describe_host().gpus))
+    if bandwidth is None or given.tp_size > 1:
+        return None
+    work = _shape(given, lengths).make(0)
+    sequences = arguments.get("max_num_seqs", 256)
+    shares = 1 if name in given.replicas or "--no-expert-parallel" in given.flags else given.dp_size
+    return floor_tokens_per_s(DecoderShape.of(model), work, sequences, given.dp_size, shares, bandwidth)
+
+
+def _shape(given: argparse.Namespace, lengths: str, part: int = 1) -> WorkloadShape:
+    return WorkloadShape(-(-given.prompts // part), given.tokens, given.prompt_tokens, lengths, given.groups)
 
 
 def _rounds(
-    given: argparse.Namespace, servers: dict[str, PhalanxServer], figures: dict[tuple[str, str], Figure]
+    given: argparse.Namespace, sides: dict[str, Contestant], figures: dict[tuple[str, str], Figure]
 ) -> Iterator[None]:
-    """One after another, each beginning with another side; round 0 warms up and is not kept."""
+    """One after another, each beginning with another side; round 0 warms up, with fewer prompts, and is not kept."""
     deadline = time.monotonic() + given.time_limit_s
-    names = list(servers)
+    names = list(sides)
     for number in range(given.runs + 1):
         for lengths in given.lengths.split(","):
-            shape = WorkloadShape(given.prompts, given.tokens, given.prompt_tokens, lengths, given.groups)
+            shape = _shape(given, lengths, 1 if number else WARM_UP)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 if time.monotonic() > deadline:
                     print("no time is left", flush=True)
                     return
                 time.sleep(PAUSE_S)
-                run = servers[name].run(shape.make(number))
+                run = sides[name].run(shape.make(number))
                 if number:
                     figures[name, lengths].runs.append(run)
                 print(f"round {number} {lengths} {name}: {run.output_tokens / run.seconds:.0f} tokens/s", flush=True)
@@ -98,13 +137,14 @@ def _write(report: SettingsReport, folder: Path) -> None:
         *(f"- {gpu}" for gpu in report.host.gpus),
         f"- every side: `{json.dumps(report.arguments)}` {' '.join(report.flags)}",
         *(
-            f"- {name}: `{' '.join(filter(None, (json.dumps(over), report.side_flags.get(name))))}`, "
+            f"- {name} ({report.kinds[name]}): "
+            f"`{' '.join(filter(None, (json.dumps(over), report.side_flags.get(name))))}`, "
             f"ready after {report.start_s[name]:.0f} s"
             for name, over in report.sides.items()
         ),
         "",
-        "| side | lengths | output tokens/s, median | all | against the first side |",
-        "|---|---|---|---|---|",
+        "| side | lengths | output tokens/s, median | all | against the first side | of the memory's floor |",
+        "|---|---|---|---|---|---|",
     ]
     first = next(iter(report.sides))
     bases = {figure.lengths: figure for figure in report.figures if figure.side == first}
@@ -113,7 +153,8 @@ def _write(report: SettingsReport, folder: Path) -> None:
             median = statistics.median(figure.tokens_per_s)
             ratio = median / statistics.median(bases[figure.lengths].tokens_per_s)
             every = ", ".join(f"{rate:.0f}" for rate in figure.tokens_per_s)
-            lines.append(f"| {figure.side} | {figure.lengths} | {median:.0f} | {every} | {ratio:.2f} |")
+            share = f"{median / figure.floor:.2f}" if figure.floor else ""
+            lines.append(f"| {figure.side} | {figure.lengths} | {median:.0f} | {every} | {ratio:.2f} | {share} |")
     (folder / "settings.md").write_text("\n".join(lines) + "\n")
 
 
@@ -124,7 +165,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="for the figures and the logs")
     add("--sides", type=json.loads, required=True, metavar="JSON", help="name: engine arguments over the defaults")
-    add("--flags", default="", help="more flags of every `phalanx serve`, such as --no-expert-parallel")
+    add(
+        "--serve", type=json.loads, default={}, metavar="JSON", help="the same of `vllm serve`; null is its own default"
+    )
+    add("--direct", type=json.loads, default={}, metavar="JSON", help="the same of the engines called directly")
+    add("--replicas", type=lambda names: names.split(","), default=[], help="sides whose ranks share no experts")
+    add("--clients", default="", metavar="LIST", help=f"PROMPTSxCONNECTIONS of a client of `vllm serve`: {CONNECTIONS}")
+    add("--flags", default="", help="more flags of every `phalanx serve`")
     add("--side-flags", type=json.loads, default={}, metavar="JSON", help="name: more flags of that side's")
     add("--model", help=f"folder, hub name or built-in model; default: {SHAPE}, built with made-up weights")
     add("--model-dir", type=Path, default=Path("/tmp/powermoe-3b"), help="where the model is built (%(default)s)")  # noqa: S108
@@ -141,42 +188,56 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str], prog: str) -> int:
+def _start(side: Contestant) -> float:
+    """How many seconds it took."""
+    began = time.monotonic()
+    side.start()
+    return time.monotonic() - began
+
+
+def main(given_arguments: list[str], prog: str) -> int:
     """1 when a side does not start or a run fails."""
-    given = _parser(prog).parse_args(arguments)
+    given = _parser(prog).parse_args(given_arguments)
     given.out.mkdir(parents=True, exist_ok=True)
+    arguments = {name: over for kind in KINDS for name, over in getattr(given, kind).items()}
     shared = DEFAULTS[given.device] | ({} if given.model else {"load_format": "dummy"})
     if given.device == "cuda":
-        shared["gpu_memory_utilization"] = round(GPU_MEMORY / len(given.sides), 2)
+        shared["gpu_memory_utilization"] = round(GPU_MEMORY / len(arguments), 2)
     try:
-        servers = _servers(given, inspect(given.model).model if given.model else build_model(given.model_dir), shared)
+        model = inspect(given.model or build_model(given.model_dir))
+        sides = _contestants(given, model, shared)
     except MeasurementFailed as error:
         print(error)
         return 1
     report = SettingsReport(
-        command=f"{prog} {' '.join(arguments)}",
+        command=f"{prog} {shlex.join(given_arguments)}",
         host=describe_host(),
         arguments=shared,
-        sides=given.sides,
+        sides=arguments,
+        kinds={name: KINDS[kind] for kind in KINDS for name in getattr(given, kind)},
         flags=given.flags.split(),
         side_flags=given.side_flags,
     )
     figures = {
-        (name, lengths): Figure(side=name, lengths=lengths) for lengths in given.lengths.split(",") for name in servers
+        (name, lengths): Figure(
+            side=name, lengths=lengths, floor=_floor(given, model.model, name, merge(shared, over), lengths)
+        )
+        for lengths in given.lengths.split(",")
+        for name, over in arguments.items()
     }
     report.figures = list(figures.values())
     try:
-        with ThreadPoolExecutor(len(servers)) as starters:
-            list(starters.map(PhalanxServer.start, servers.values()))
-        report.start_s = {name: server.start_s for name, server in servers.items()}
-        for _ in _rounds(given, servers, figures):
+        with ThreadPoolExecutor(len(sides)) as starters:
+            report.start_s = dict(zip(sides, starters.map(_start, sides.values()), strict=True))
+        print(f"ready after {report.start_s}", flush=True)
+        for _ in _rounds(given, sides, figures):
             _write(report, given.out)
         _write(report, given.out)
     except MeasurementFailed as error:
         print(error)
         return 1
     finally:
-        for server in servers.values():
-            server.stop()
-    print(f"\n# {SHAPE}\n\n{(given.out / 'settings.md').read_text()}")
+        for side in sides.values():
+            side.stop()
+    print(f"\n# {given.model or SHAPE}\n\n{(given.out / 'settings.md').read_text()}")
     return 0

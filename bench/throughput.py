@@ -24,14 +24,13 @@ from bench.engine_settings import DEFAULTS, EngineSettings, detect_device, inspe
 from bench.measured import Row, Run, Side, ratio, table
 from bench.phalanx_server import PhalanxServer, Stage
 from bench.processes import MeasurementFailed, tree_cpu_s
-from bench.vllm_server import CompletionsClient, VllmServer
+from bench.vllm_server import CONNECTIONS, VllmServer, clients_of
 from bench.workload import Workload, WorkloadShape
 
 PAUSE_S = 1.5  # vLLM's workers spin for a second after a step
 IDLE_WINDOW_S = 3.0
 RESTARTED = 999  # the number of the workload that warms a side up once more
 VARIANT = 1000  # above every number of rounds
-CONNECTIONS = {"cpu": "100x64,1x64", "cuda": "100x64,1x1024"}
 MUCH_SLOWER = 3.0
 
 
@@ -125,10 +124,7 @@ def _server_contestants(options: Options, folder: Path) -> list[Contestant]:
     )
     server = VllmServer(settings, folder, options.server_flags)
     sample = options.shape.make(0)
-    clients = []
-    for style in (options.clients or CONNECTIONS[settings.device]).split(","):
-        prompts, _, connections = style.partition("x")
-        clients.append(CompletionsClient(server, int(prompts), int(connections)))
+    clients = clients_of(server, options.clients or CONNECTIONS[settings.device])
     suiting = [client for client in clients if client.suits(sample)]
     return [
         Contestant(Row(name=client.name, letter="b"), server, client.run, variant)

@@ -1,17 +1,19 @@
-"""Side (b): `vllm serve --data-parallel-size N`, asked by an httpx client."""
+"""Side (b): `vllm serve --data-parallel-size N`, asked by a client that costs little itself."""
 
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from bench.engine_settings import EngineSettings, as_flags
+from bench.lean_client import Exchange, ask_all
 from bench.measured import Run
 from bench.processes import Child, MeasurementFailed, free_port, wait_ready
 from bench.workload import Workload
@@ -19,6 +21,7 @@ from bench.workload import Workload
 START_TIMEOUT_S = 900.0
 STOP_GRACE_S = 20.0
 TIMEOUT_S = 1800.0
+CONNECTIONS = {"cpu": "100x64,1x64", "cuda": "100x64,1x1024"}  # PROMPTSxCONNECTIONS
 KEEP_ALIVE_S = "60"  # its own are 5 s, and on a busy machine a connection was reset
 
 
@@ -71,6 +74,14 @@ class VllmServer:
             return False
 
 
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Completion(msgspec.Struct):
+    usage: _Usage
+
+
 @dataclass(frozen=True)
 class CompletionsClient:
     """Sends `prompts_per_request` prompts a request to /v1/completions, over so many connections."""
@@ -89,23 +100,21 @@ class CompletionsClient:
         return self.prompts_per_request == 1 or work.has_equal_lengths
 
     def run(self, work: Workload) -> Run:
-        """Does a workload."""
-        return asyncio.run(self._run(work))
+        """Does a workload. Raises MeasurementFailed."""
+        bodies = [msgspec.json.encode(body) for body in self._bodies(work)]
+        began = time.monotonic()
+        try:
+            answers = asyncio.run(self._ask(bodies))
+        except (OSError, EOFError) as error:  # among them that time is over
+            raise MeasurementFailed(f"{self.name}: {type(error).__name__}: {error}") from error
+        seconds = time.monotonic() - began
+        tokens = sum(msgspec.json.decode(answer.body, type=_Completion).usage.completion_tokens for answer in answers)
+        if tokens != work.output_tokens:
+            raise MeasurementFailed(f"{self.name}: {tokens} tokens came out, not {work.output_tokens}")
+        return Run(seconds=seconds, prompts=len(work.prompts), output_tokens=tokens)
 
-    async def _run(self, work: Workload) -> Run:
-        bodies = self._bodies(work)
-        # As many workers as connections: a pool with thousands of requests waiting for it is slow.
-        limits = httpx.Limits(max_connections=self.connections)
-        async with httpx.AsyncClient(
-            base_url=self.server.url, limits=limits, timeout=TIMEOUT_S, trust_env=False
-        ) as client:
-            workers = min(self.connections, -(-len(work.prompts) // self.prompts_per_request))
-            began = time.monotonic()
-            tokens = await asyncio.gather(*(self._work_off(client, bodies) for _ in range(workers)))
-            seconds = time.monotonic() - began
-        if sum(tokens) != work.output_tokens:
-            raise MeasurementFailed(f"{self.name}: {sum(tokens)} tokens came out, not {work.output_tokens}")
-        return Run(seconds=seconds, prompts=len(work.prompts), output_tokens=sum(tokens))
+    async def _ask(self, bodies: list[bytes]) -> list[Exchange]:
+        return await asyncio.wait_for(ask_all(self.server.url, "/v1/completions", bodies, self.connections), TIMEOUT_S)
 
     def _bodies(self, work: Workload) -> Iterator[dict[str, Any]]:  # Any: JSON
         size = self.prompts_per_request
@@ -118,14 +127,53 @@ class CompletionsClient:
                 "ignore_eos": True,
             }
 
-    async def _work_off(self, client: httpx.AsyncClient, bodies: Iterator[dict[str, Any]]) -> int:
-        tokens = 0
-        for body in bodies:
-            answer = await client.post("/v1/completions", json=body)
-            if answer.status_code != 200:
-                raise MeasurementFailed(f"{self.name}: {answer.status_code} {answer.text[:500]}")
-            tokens += answer.json()["usage"]["completion_tokens"]
-        return tokens
+
+class VllmServerAtBest:
+    """`vllm serve`, asked by whichever of several clients does a kind of work the fastest. The first workload of a kind
+    finds out which: each client gets a part of it."""
+
+    name = VllmServer.name
+
+    def __init__(self, server: VllmServer, clients: Sequence[CompletionsClient]) -> None:
+        self._server = server
+        self._clients = clients
+        self._best: dict[bool, CompletionsClient] = {}  # by whether all answers are as long
+
+    @property
+    def pids(self) -> list[int]:
+        return self._server.pids
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def run(self, work: Workload) -> Run:
+        """Does a workload. Raises MeasurementFailed."""
+        best = self._best.get(work.has_equal_lengths)
+        return best.run(work) if best else self._try_all(work)
+
+    def _try_all(self, work: Workload) -> Run:
+        clients = [client for client in self._clients if client.suits(work)]
+        runs = [client.run(work.share(number, len(clients))) for number, client in enumerate(clients)]
+        fastest = max(zip(runs, clients, strict=True), key=lambda pair: pair[0].prompts_per_s)[1]
+        self._best[work.has_equal_lengths] = fastest
+        print(f"the best client: {fastest.name}", flush=True)
+        return Run(
+            seconds=sum(run.seconds for run in runs),
+            prompts=len(work.prompts),
+            output_tokens=sum(run.output_tokens for run in runs),
+        )
+
+
+def clients_of(server: VllmServer, styles: str) -> list[CompletionsClient]:
+    """From PROMPTSxCONNECTIONS of each, with commas between."""
+    clients = []
+    for style in styles.split(","):
+        prompts, _, connections = style.partition("x")
+        clients.append(CompletionsClient(server, int(prompts), int(connections)))
+    return clients
 
 
 def named_as_vllm(folder: Path) -> Path:
