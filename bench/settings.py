@@ -97,10 +97,10 @@ def _contestants(given: argparse.Namespace, model: Model, arguments: dict[str, A
 def _floor(given: argparse.Namespace, model: str, name: str, arguments: dict[str, Any], lengths: str) -> float | None:
     """Of a side; None where it cannot be said."""
     bandwidth = bandwidth_of(" ".join(describe_host().gpus))
-    if bandwidth is None or given.tp_size > 1:
+    sequences = arguments.get("max_num_seqs")
+    if bandwidth is None or sequences is None or given.tp_size > 1:
         return None
     work = _shape(given, lengths).make(0)
-    sequences = arguments.get("max_num_seqs", 256)
     shares = 1 if name in given.replicas or "--no-expert-parallel" in given.flags else given.dp_size
     return floor_tokens_per_s(DecoderShape.of(model), work, sequences, given.dp_size, shares, bandwidth)
 
