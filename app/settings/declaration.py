@@ -154,7 +154,7 @@ class WorkSettings(Section):
         None, "Sequences that a rank holds beyond max_num_seqs. Default: as many as lately ended at once."
     )
     online_share: Part = setting(
-        0.5, "Share of a rank's sequences that batches leave to requests of OpenAI's API while there are any."
+        0.75, "Share of a rank's sequences that batches leave to requests of OpenAI's API while there are any."
     )
     fairness_quantum_tokens: Count = setting(4096, "Tokens of one API key, and of one batch, before the next's turn.")
     default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")
