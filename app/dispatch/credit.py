@@ -133,7 +133,13 @@ class RankCredit:
             return True
         if item.sequences > self.credit:
             return False
-        return not self._kv_cache_tokens or (self._kv_expected + self._expected_tokens(item) <= self._kv_cache_tokens)
+        return not self._kv_cache_tokens or self._runs_in_kv_cache(item)
+
+    def _runs_in_kv_cache(self, item: Item) -> bool:
+        """What is held in advance takes room only once it runs, in the place of others: so the part counts, on average,
+        that runs at once."""
+        at_once = min(1.0, self.max_num_seqs / (self._sequences + item.sequences))
+        return (self._kv_expected + self._expected_tokens(item)) * at_once <= self._kv_cache_tokens
 
     def is_small(self, item: Item) -> bool:
         """Whether there is soon room for the item wherever others end."""

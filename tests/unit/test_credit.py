@@ -108,6 +108,26 @@ def test_the_kv_cache_bounds_what_a_rank_holds() -> None:
     assert not credit.fits(make_item(FLOW, prompt_tokens=20, max_tokens=21))
 
 
+def test_what_is_held_in_advance_takes_no_room_in_the_kv_cache_yet() -> None:
+    """A cache that just holds all sequences is no reason to let a rank run dry when they end together."""
+    credit = rank_of(max_num_seqs=16, kv_cache_tokens=1600, prefetch=16)
+    for attempt in range(32):
+        item = make_item(FLOW, prompt_tokens=50, max_tokens=50)
+        assert credit.fits(item), attempt
+        item.attempt = attempt
+        credit.take(item)
+    assert not credit.fits(make_item(FLOW, prompt_tokens=50, max_tokens=50))
+
+
+def test_what_is_held_in_advance_is_still_bounded_by_the_kv_cache() -> None:
+    """Larger ones that will run in the place of smaller ones must have room then."""
+    credit = rank_of(max_num_seqs=16, kv_cache_tokens=1600, prefetch=16)
+    for attempt in range(16):
+        give(credit, attempt, prompt_tokens=50, max_tokens=45)
+    assert credit.fits(make_item(FLOW, prompt_tokens=50, max_tokens=100))
+    assert not credit.fits(make_item(FLOW, prompt_tokens=50, max_tokens=1000))
+
+
 def test_items_that_use_little_of_their_max_tokens_are_expected_to_go_on_so() -> None:
     fill = Fill()
     credit = rank_of(max_num_seqs=100, kv_cache_tokens=1000, fill=fill)
