@@ -20,6 +20,14 @@ class Budget:
         """Whether so many starts fit in what is left, each as long as the former ones took."""
         return self._clock() - self._began + starts * expected_s(trials) <= self.total_s
 
+    def has_room_for_new(self, trials: Sequence[Trial], more: int = 0) -> bool:
+        """Whether a candidate fits that takes so many starts more than one, and the repeats after it. Of the second
+        start of all nothing is known but that it is no longer than the first, which filled the compilers' caches and
+        may have taken three times as long: it leaves no time for repeats, or there would be no second in ten minutes.
+        """
+        known = sum(len(trial.took_s) for trial in trials if trial.is_usable) > 1
+        return self.has_room_for(trials, 1 + more + REPEATS * known)
+
 
 def expected_s(trials: Sequence[Trial]) -> float:
     """How long a start is going to take: as the longest so far. The very first fills the compilers' caches, and counts

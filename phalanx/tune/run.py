@@ -16,7 +16,7 @@ from engines.contract.tuned import Tuned, tuned_file
 from phalanx.durable_file import write_durably
 from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.generate.interrupts import Interrupted, interruptible
-from phalanx.tune.budget import REPEATS, Budget
+from phalanx.tune.budget import Budget
 from phalanx.tune.measuring import Measuring, engine_arguments
 from phalanx.tune.reporter import Reporter
 from phalanx.tune.request import TuneRequest
@@ -99,7 +99,7 @@ class TuneRun:
     def _next(self, trials: list[Trial]) -> Candidate | None:
         """What to measure now; None at the end, or when nothing more fits into the budget."""
         new = next_candidate(replace(self._request.space, tiles=self._tiles is not None), trials)
-        if new is not None and (not trials or self._budget.has_room_for(trials, 1 + REPEATS + new.tiles)):
+        if new is not None and (not trials or self._budget.has_room_for_new(trials, new.tiles)):
             return new
         again = to_repeat(trials)
         self._is_complete = new is None and again is None

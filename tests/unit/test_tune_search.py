@@ -210,6 +210,26 @@ def test_nothing_begins_that_would_not_fit() -> None:
     assert not budget.has_room_for(trials, 3) and budget.has_room_for(trials, 1)
 
 
+def test_a_new_one_leaves_time_for_the_repeats() -> None:
+    now = [40.0]
+    budget = Budget(100, lambda: now[0] - 40)
+    trials = [trial(BASELINE, 1, 1, took_s=60), trial(REPLICAS, 1, 1, took_s=20)]
+    now[0] = 80
+    assert budget.has_room_for_new(trials) and not budget.has_room_for_new(trials, 1)
+    now[0] = 81
+    assert not budget.has_room_for_new(trials)
+
+
+def test_a_cold_first_start_is_no_reason_to_try_nothing_else() -> None:
+    """As on an H200: 218 s of ten minutes for the first, 70 to 100 s for each after it."""
+    now = [0.0]
+    budget = Budget(600, lambda: now[0])
+    now[0] = 245
+    assert budget.has_room_for_new([trial(BASELINE, 1, 1, took_s=245)])
+    now[0] = 360
+    assert not budget.has_room_for_new([trial(BASELINE, 1, 1, took_s=245)])
+
+
 def test_the_first_is_all_that_is_known_of_the_second() -> None:
     assert expected_s([]) == 0
     assert expected_s([trial(BASELINE, 1, 1, took_s=60)]) == 60
