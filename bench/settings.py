@@ -1,9 +1,10 @@
 """Engine settings against each other on the same GPUs, in one go: served by Phalanx (--sides), by `vllm serve` with its
 best client (--serve), or by the engines called directly (--direct).
 
-All sides are started at once, with an equal part of the memory unless they say otherwise, and stay up: the rounds
-alternate between them and between the workloads, and each round has prompts of its own, the same for every side. A side
-that waits costs its GPUs nothing but memory.
+All sides stay up, with an equal part of the memory unless they say otherwise: the rounds alternate between them and
+between the workloads, and each round has prompts of its own, the same for every side. A side that waits costs its GPUs
+nothing but memory. They are started one after another, for an engine measures how much memory is left for its KV cache;
+if all are told (kv_cache_memory_bytes), they start at once.
 """
 
 import argparse
@@ -227,7 +228,8 @@ def main(given_arguments: list[str], prog: str) -> int:
     }
     report.figures = list(figures.values())
     try:
-        with ThreadPoolExecutor(len(sides)) as starters:
+        is_told = all("kv_cache_memory_bytes" in over for over in arguments.values())
+        with ThreadPoolExecutor(len(sides) if is_told or given.device == "cpu" else 1) as starters:
             report.start_s = dict(zip(sides, starters.map(_start, sides.values()), strict=True))
         print(f"ready after {report.start_s}", flush=True)
         for _ in _rounds(given, sides, figures):
