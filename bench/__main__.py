@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "journal": "the durable store: results/s, a million items in, reads from the midst; SQLite and PostgreSQL",
     "exchanges": "OpenAI's API beside `vllm serve`; streams; a chat's first token under a batch",
     "scale": "8 and 64 ranks by simulation, with the real dispatcher: cost, tail, losses, fairness, several gateways",
+    "readme": "no measurement: README's table and plot of the speed, from figures that are kept",
     "gpu-moe": "PowerMoE-3b's shape over two GPUs, with a report in JSON and markdown",
 }
 
