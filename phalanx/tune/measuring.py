@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from engines.contract.tuned import STEP_TOKENS, sequence_arguments
+from engines.contract.tuned import STEP_TOKENS, graphs_up_to, sequence_arguments
 from phalanx.client import Client, PhalanxError
 from phalanx.generate.errors import JobError
 from phalanx.generate.local import LocalService
@@ -40,7 +40,9 @@ class CandidateFailed(Exception):
 
 def engine_arguments(candidate: Candidate, device: str) -> dict[str, Any]:  # Any: the engine's argument values
     """What a candidate changes, by the engine's names."""
-    sequences = {} if candidate.sequences is None else sequence_arguments(candidate.sequences, device)
+    sequences = {}
+    if candidate.sequences is not None:
+        sequences = sequence_arguments(candidate.sequences, device, candidate.graph_tokens)
     return sequences | ({} if candidate.step_tokens is None else {STEP_TOKENS: candidate.step_tokens})
 
 
@@ -119,7 +121,7 @@ class Measuring:
         return (*flags[:end], *own, *flags[end:])
 
     def _run(self, url: str, trial: Trial, rounds: int, baseline: Trial | None) -> None:
-        trial.facts = self._facts(url)
+        trial.facts = self._facts(url, trial.candidate)
         fill = trial.facts.sequences * trial.facts.ranks
         timeout_s = None if baseline is None else _patience_s([one.seconds for one in baseline.rounds])
         with Client(url, api_key=self._api_key) as client:
@@ -158,14 +160,16 @@ class Measuring:
                 raise CandidateFailed(f"rank {rank['rank']} was lost: {rank['last_error']}")
         return ranks
 
-    def _facts(self, url: str) -> Facts:
+    def _facts(self, url: str, candidate: Candidate) -> Facts:
         ranks = self._standing_ranks(url)
+        has_graphs = self._device == "cuda" and not self._request.settings.enforce_eager
         return Facts(
             ranks=len(ranks),
             group_kind=ranks[0]["group_kind"],
             expert_parallel=bool(ranks[0]["expert_parallel"]),
             sequences=ranks[0]["max_num_seqs"],
             step_tokens=ranks[0]["max_num_batched_tokens"],
+            graph_tokens=(candidate.graph_tokens or graphs_up_to(ranks[0]["max_num_seqs"])) if has_graphs else None,
             missing_tiles=missing_tiles(Path(ranks[0]["log_file"])) if ranks[0]["log_file"] else [],
         )
 

@@ -41,7 +41,11 @@ class TuneRequest:
         """What these settings leave open."""
         given = {*self.settings.engine_arguments(), *map(argument_name, self.settings.extra_args)}
         has_sequences = any(name in DECIDING_SEQUENCES or name.startswith(GRAPH_FLAGS) for name in given)
-        numbers = {Number.SEQUENCES: not has_sequences, Number.STEP_TOKENS: STEP_TOKENS not in given}
+        numbers = {
+            Number.GRAPH_TOKENS: not has_sequences,
+            Number.SEQUENCES: not has_sequences,
+            Number.STEP_TOKENS: STEP_TOKENS not in given,
+        }
         return Space(
             groups="expert_parallel" not in self.settings.model_fields_set,
             numbers=tuple(number for number, is_open in numbers.items() if is_open),

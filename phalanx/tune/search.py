@@ -2,8 +2,8 @@
 that was interrupted goes on by itself.
 
 One thing after another is changed, and what is clearly faster is kept (a greedy coordinate search): how experts lie,
-then the sequences, then the tokens of a step, then the tiles. Numbers are doubled as long as that helps, or else
-halved. Then the best two are measured again, so that no lucky round wins.
+then the graphs, then the sequences, then the tokens of a step, then the tiles. Numbers are doubled as long as that
+helps, or else halved. Then the best two are measured again, so that no lucky round wins.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,12 @@ FACTORS = (2.0, 0.5)
 class Number(StrEnum):
     """What is doubled and halved, by its name in Candidate and Facts."""
 
+    GRAPH_TOKENS = "graph_tokens"  # first: more sequences bring graphs for them, which may be all that helps
     SEQUENCES = "sequences"
     STEP_TOKENS = "step_tokens"
 
 
-BOUNDS = {Number.SEQUENCES: (16, 4096), Number.STEP_TOKENS: (512, 65536)}
+BOUNDS = {Number.SEQUENCES: (16, 4096), Number.GRAPH_TOKENS: (64, 8192), Number.STEP_TOKENS: (512, 65536)}
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,16 @@ class _Search:
         if facts is None or value is None:
             return None
         wanted = int(value * factor)
-        sequences, step_tokens = facts.sequences, facts.step_tokens
-        if number is Number.SEQUENCES:
-            sequences = wanted
-        else:
-            step_tokens = wanted
+        candidate = replace(self._best.candidate, **{number: wanted})
+        if number is Number.GRAPH_TOKENS:  # they decide the sequences, unless those are said
+            candidate = replace(candidate, sequences=facts.sequences)
+        elif number is Number.SEQUENCES and candidate.graph_tokens is not None:  # for all of them, at least
+            candidate = replace(candidate, graph_tokens=max(candidate.graph_tokens, wanted))
         least, most = BOUNDS[number]
-        fits = step_tokens is None or sequences <= step_tokens  # a step has a token of each sequence
-        return replace(self._best.candidate, **{number: wanted}) if least <= wanted <= most and fits else None
+        steps = candidate.step_tokens or facts.step_tokens
+        largest = max(candidate.sequences or facts.sequences, candidate.graph_tokens or 0)
+        fits = steps is None or largest <= steps  # a step has a token of each sequence
+        return candidate if least <= wanted <= most and fits else None
 
     def _keep_if_faster(self, candidate: Candidate) -> bool:
         trial = self._measured(candidate)

@@ -36,6 +36,7 @@ def shown(trial: Trial, baseline: Trial) -> dict[str, Any]:  # Any: JSON
         "candidate": trial.candidate.words,
         "expert_parallel": trial.candidate.expert_parallel,
         "sequences": trial.candidate.sequences,
+        "graph_tokens": trial.candidate.graph_tokens,
         "step_tokens": trial.candidate.step_tokens,
         "tiles": trial.candidate.tiles,
         "tokens_per_s": round(trial.tokens_per_s, 1) if is_usable else None,

@@ -10,13 +10,14 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     expert_parallel: bool | None = None
     sequences: int | None = None  # that a rank runs at once
+    graph_tokens: int | None = None  # of the largest step that a GPU has a graph for
     step_tokens: int | None = None  # of one step of a rank
     tiles: bool = False  # fused-MoE tiles of our own
 
     @property
     def changes(self) -> int:
         """How many things are not as the service chooses."""
-        numbers = (self.expert_parallel, self.sequences, self.step_tokens)
+        numbers = (self.expert_parallel, self.sequences, self.graph_tokens, self.step_tokens)
         return sum(number is not None for number in numbers) + self.tiles
 
     @property
@@ -25,6 +26,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         parts = [
             "replicas" if self.expert_parallel is False else "",
             f"{self.sequences} sequences" if self.sequences else "",
+            f"graphs to {self.graph_tokens} tokens" if self.graph_tokens else "",
             f"{self.step_tokens} step tokens" if self.step_tokens else "",
             "tiles" if self.tiles else "",
         ]
@@ -52,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     expert_parallel: bool = False
     sequences: int  # of each rank
     step_tokens: int | None  # of each rank
+    graph_tokens: int | None = None  # of each rank; None: it has no graphs
     missing_tiles: list[str] = []  # files of fused-MoE tiles that vLLM looks for in vain
 
 

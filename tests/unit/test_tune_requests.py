@@ -1,5 +1,6 @@
 """What `phalanx tune` is asked: the work, what is left open, and a sweep that is gone on with."""
 
+import itertools
 import random
 from pathlib import Path
 from statistics import mean
@@ -115,7 +116,7 @@ def test_a_file_without_prompts_is_no_work(tmp_path: Path) -> None:
         ({"extra_args": ["-O3"]}, Space(numbers=(Number.STEP_TOKENS,))),
         ({"extra_args": ["-cc.mode=3"]}, Space(numbers=(Number.STEP_TOKENS,))),
         ({"extra_args": ["--max-num-seqs", "64", "--max-num-batched-tokens=512"]}, Space(numbers=())),
-        ({"max_num_batched_tokens": 512}, Space(numbers=(Number.SEQUENCES,))),
+        ({"max_num_batched_tokens": 512}, Space(numbers=(Number.GRAPH_TOKENS, Number.SEQUENCES))),
         ({"expert_parallel": False}, Space(groups=False)),
     ],
 )
@@ -141,6 +142,15 @@ def test_a_candidate_is_what_the_service_is_told() -> None:
         "max_num_batched_tokens": 8192,
     }
     assert engine_arguments(Candidate(sequences=1024), "cpu") == {"max_num_seqs": 1024}
+
+
+@pytest.mark.parametrize("most", [64, 128, 500, 512, 1024, 2048, 8192])
+def test_graphs_are_for_all_steps_up_to_the_largest_and_pad_none_by_more_than_an_eighth(most: int) -> None:
+    arguments = engine_arguments(Candidate(sequences=256, graph_tokens=most), "cuda")
+    sizes = arguments["compilation_config"]["cudagraph_capture_sizes"]
+    assert sizes == sorted(set(sizes)) and sizes[-1] == most
+    assert all(after - 1 - before <= max(7, before / 8) for before, after in itertools.pairwise(sizes))
+    assert len(sizes) < 70
 
 
 def trials() -> list[Trial]:

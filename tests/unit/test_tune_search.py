@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from engines.contract.tuned import graphs_up_to
 from phalanx.tune.budget import Budget, choose_items, expected_s
 from phalanx.tune.search import BASELINE, ROUNDS, Number, Space, next_candidate, to_repeat, winner
 from phalanx.tune.trials import Candidate, Facts, Round, Trial, is_clearly_faster
@@ -28,7 +29,7 @@ def failed(candidate: Candidate) -> Trial:
     return Trial(candidate=candidate, took_s=[1.0], failure="out of memory")
 
 
-def tried(speed: Speed, space: Space, *, group_kind: str = "replicas") -> list[Trial]:
+def tried(speed: Speed, space: Space, *, group_kind: str = "replicas", graphs: bool = False) -> list[Trial]:
     """All that the search asks for, of a service whose speed is known."""
     trials: list[Trial] = []
     while (candidate := next_candidate(space, trials)) is not None:
@@ -38,6 +39,7 @@ def tried(speed: Speed, space: Space, *, group_kind: str = "replicas") -> list[T
             group_kind="replicas" if candidate.expert_parallel is False else group_kind,
             sequences=candidate.sequences or 256,
             step_tokens=candidate.step_tokens or 4096,
+            graph_tokens=(candidate.graph_tokens or graphs_up_to(candidate.sequences or 256)) if graphs else None,
             missing_tiles=["E=20,N=512,device_name=GPU.json"],
         )
         rate = speed(candidate, facts)
@@ -92,6 +94,39 @@ def test_one_thing_after_another_is_changed_on_top_of_the_best() -> None:
     ]
     best = winner(found)
     assert best is not None and best.candidate.words == "replicas, 512 sequences, 8192 step tokens"
+
+
+def test_graphs_grow_beyond_the_sequences_where_that_helps() -> None:
+    """And more sequences come on top of them, with no fewer graphs."""
+
+    def speed(_: Candidate, facts: Facts) -> float:
+        return min(facts.sequences, 512) + min(facts.graph_tokens or 0, 2048) * 1.0
+
+    found = tried(speed, Space(numbers=(Number.GRAPH_TOKENS, Number.SEQUENCES)), graphs=True)
+    assert words(found) == [
+        "baseline",
+        "256 sequences, graphs to 1024 tokens",
+        "256 sequences, graphs to 2048 tokens",
+        "256 sequences, graphs to 4096 tokens",
+        "512 sequences, graphs to 2048 tokens",
+        "1024 sequences, graphs to 2048 tokens",
+    ]
+
+
+def test_graphs_are_said_together_with_the_sequences() -> None:
+    found = tried(
+        lambda _, facts: min(facts.graph_tokens or 0, 2048), Space(numbers=(Number.GRAPH_TOKENS,)), graphs=True
+    )
+    assert words(found) == [
+        "baseline",
+        "256 sequences, graphs to 1024 tokens",
+        "256 sequences, graphs to 2048 tokens",
+        "256 sequences, graphs to 4096 tokens",
+    ]
+
+
+def test_an_engine_without_graphs_is_not_asked_for_any() -> None:
+    assert words(tried(lambda *_: 100.0, Space(numbers=(Number.GRAPH_TOKENS,)))) == ["baseline"]
 
 
 def test_a_step_has_a_token_of_each_sequence() -> None:
