@@ -26,7 +26,7 @@ def main(arguments: dict[str, Any]) -> None:  # Any: vLLM's arguments
             prompts = [
                 prompt if isinstance(prompt, str) else {"prompt_token_ids": prompt} for prompt in work["prompts"]
             ]
-            params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in work["max_tokens"]]
+            params = [SamplingParams(max_tokens=n, **work["sampling"]) for n in work["max_tokens"]]
             print("loaded", file=answers, flush=True)
         else:
             outputs = llm.generate(prompts, params, use_tqdm=False)

@@ -65,7 +65,7 @@ def floor_tokens_per_s(
     `shares` is over how many GPUs the experts lie.
     """
     prompt = sum(map(len, work.prompts)) / len(work.prompts)
-    read_tokens = sum(count * prompt + count * (count - 1) / 2 for count in work.max_tokens)
+    read_tokens = sum(count * prompt + count * (count - 1) / 2 for count in work.likely_tokens or work.max_tokens)
     steps = work.output_tokens / (ranks * sequences)
     seconds = (steps * shape.weight_bytes(shares) + read_tokens * shape.kv_bytes / ranks) / bandwidth
     return work.output_tokens / seconds

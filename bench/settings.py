@@ -101,24 +101,34 @@ def _floor(given: argparse.Namespace, model: str, name: str, arguments: dict[str
     sequences = arguments.get("max_num_seqs")
     if bandwidth is None or sequences is None or given.tp_size > 1:
         return None
-    work = _shape(given, lengths).make(0)
+    work = _shape(given, model, lengths).make(0)
     shares = 1 if name in given.replicas or "--no-expert-parallel" in given.flags else given.dp_size
     return floor_tokens_per_s(DecoderShape.of(model), work, sequences, given.dp_size, shares, bandwidth)
 
 
-def _shape(given: argparse.Namespace, lengths: str, part: int = 1) -> WorkloadShape:
-    return WorkloadShape(-(-given.prompts // part), given.tokens, given.prompt_tokens, lengths, given.groups)
+def _shape(given: argparse.Namespace, model: str, lengths: str, part: int = 1) -> WorkloadShape:
+    return WorkloadShape(
+        prompts=-(-given.prompts // part),
+        tokens=given.tokens,
+        prompt_tokens=given.prompt_tokens,
+        lengths=lengths,
+        vocabulary=DecoderShape.of(model).vocab_size if lengths == "hidden" else None,
+        groups=given.groups,
+    )
 
 
 def _rounds(
-    given: argparse.Namespace, sides: dict[str, Contestant], figures: dict[tuple[str, str], Figure]
+    given: argparse.Namespace,
+    model: str,
+    sides: dict[str, Contestant],
+    figures: dict[tuple[str, str], Figure],
 ) -> Iterator[None]:
     """One after another, each beginning with another side; round 0 warms up, with fewer prompts, and is not kept."""
     deadline = time.monotonic() + given.time_limit_s
     names = list(sides)
     for number in range(given.runs + 1):
         for lengths in given.lengths.split(","):
-            shape = _shape(given, lengths, 1 if number else WARM_UP)
+            shape = _shape(given, model, lengths, 1 if number else WARM_UP)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 if time.monotonic() > deadline:
                     print("no time is left", flush=True)
@@ -179,7 +189,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--prompts", type=int, default=4000)
     add("--prompt-tokens", type=int, default=100)
     add("--tokens", type=int, default=128)
-    add("--lengths", default="fixed,lognormal", help="and shared: long beginnings in common (%(default)s)")
+    add(
+        "--lengths",
+        default="fixed,lognormal",
+        help="hidden: answers end by themselves; shared: long beginnings in common (%(default)s)",
+    )
     add("--groups", type=int, default=64, help="of prompts that begin alike, where they are shared (%(default)s)")
     add("--runs", type=int, default=3)
     add("--dp-size", type=int, default=2)
@@ -232,7 +246,7 @@ def main(given_arguments: list[str], prog: str) -> int:
         with ThreadPoolExecutor(len(sides) if is_told or given.device == "cpu" else 1) as starters:
             report.start_s = dict(zip(sides, starters.map(_start, sides.values()), strict=True))
         print(f"ready after {report.start_s}", flush=True)
-        for _ in _rounds(given, sides, figures):
+        for _ in _rounds(given, model.model, sides, figures):
             _write(report, given.out)
         _write(report, given.out)
     except MeasurementFailed as error:
