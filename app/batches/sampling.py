@@ -3,18 +3,18 @@
 Types, ranges and limits are checked here, the rest by the engine. Equal parameters of many items are worked out once.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from app.errors import TooLarge
 from app.settings.declaration import Settings
+from app.settings.limits import parameter_limits
 from app.validation import DECODE_ERRORS, Complaint, complaint, did_you_mean, short, shown
+from engines.contract.limits import first_excess
 from engines.contract.sampling import NO_SEED, SamplingFields, refusal, seed_refusal
 
 FIELD_NAMES = SamplingFields.__struct_fields__
-MAX_SCHEMA_DEPTH = 64
 MAX_BYTES = 1024 * 1024  # of parameters as JSON, beside what a structure may have: they are decoded in one go
 PLACE = "sampling_params"
 OBJECTS = ("structured_outputs", "repetition_detection")  # fields that have fields of their own
@@ -45,6 +45,7 @@ class SamplingResolver:
 
     def __init__(self, settings: Settings, batch_wide: bytes | None) -> None:
         self._settings = settings
+        self._limits = parameter_limits(settings)
         self._base, _ = self._checked(batch_wide or b"{}")
         self._own: dict[bytes, Params | Complaint] = {}  # by an item's own JSON
         self._merged: dict[bytes, Params] = {}  # by what it sets besides the seed
@@ -105,7 +106,9 @@ class SamplingResolver:
         if fields.seed == NO_SEED:
             fields.seed = msgspec.UNSET
             nulls.add("seed")
-        self._check_limits(fields, PLACE)
+        excess = first_excess(fields, self._limits, PLACE)
+        if excess is not None:
+            raise ParamsRefused(Complaint(excess.param, excess.message))
         _wire(fields, PLACE)  # what cannot be encoded is refused here
         return fields, nulls
 
@@ -131,32 +134,6 @@ class SamplingResolver:
                     code="batch_too_large",
                 )
         return known
-
-    def _check_limits(self, fields: SamplingFields, place: str) -> None:
-        limits = self._settings
-        stops = [fields.stop] if isinstance(fields.stop, str) else _list(fields.stop)
-        structured = fields.structured_outputs
-        lengths = {"stop": len(stops), "bad_words": len(_list(fields.bad_words))}
-        for name, length in lengths.items():
-            _limit(f"{place}.{name}", "entries", length, limits.max_stop_strings, "--max-stop-strings")
-        for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "logit_bias"):
-            _limit(
-                f"{place}.{name}",
-                "entries",
-                len(_list(getattr(fields, name))),
-                limits.max_list_length,
-                "--max-list-length",
-            )
-        sizes = {
-            "stop": max(map(len, stops), default=0),
-            "bad_words": sum(map(len, _list(fields.bad_words))),  # the rank tokenises them, twice
-        }
-        for name, size in sizes.items():
-            _limit(f"{place}.{name}", "characters", size, limits.max_string_length, "--max-string-length")
-        if fields.n is not msgspec.UNSET:
-            _limit(f"{place}.n", "outputs", fields.n, limits.max_n, "--max-n")
-        if structured is not msgspec.UNSET:
-            _check_structure(structured, f"{place}.structured_outputs", limits)
 
 
 def _over(base: SamplingFields, own: SamplingFields, nulls: set[str]) -> SamplingFields:
@@ -217,44 +194,3 @@ def _wire(fields: SamplingFields, place: str) -> bytes:
     except OverflowError:  # only a JSON schema holds numbers of any size
         param = f"{place}.structured_outputs.json"
         raise ParamsRefused(Complaint(param, f"{param} has a whole number of more than 64 bits")) from None
-
-
-def _limit(param: str, what: str, size: int, limit: int, flag: str) -> None:
-    if size > limit:
-        raise ParamsRefused(Complaint(param, f"{param} has {size} {what}, at most {limit} are accepted ({flag})"))
-
-
-def _check_structure(structured: Any, place: str, limits: Settings) -> None:
-    """Bounds what a grammar compiler is given."""
-    for name in structured.__struct_fields__:
-        value, param = getattr(structured, name), f"{place}.{name}"
-        size = 0
-        if isinstance(value, dict):
-            size = len(msgspec.json.encode(value))
-        elif isinstance(value, str):
-            size = len(value)
-        elif isinstance(value, list):
-            _limit(param, "entries", len(value), limits.max_list_length, "--max-list-length")
-            size = sum(map(len, value))
-        _limit(param, "characters", size, limits.max_structure_length, "--max-structure-length")
-        if isinstance(value, dict):
-            _check_depth(value, param)
-
-
-def _check_depth(schema: Any, place: str) -> None:
-    level: list[Any] = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return
-    raise ParamsRefused(Complaint(place, f"{place} is nested deeper than {MAX_SCHEMA_DEPTH} levels"))
-
-
-def _children(node: Any) -> Iterable[Any]:
-    if isinstance(node, dict):
-        return node.values()
-    return node if isinstance(node, list) else ()
-
-
-def _list(value: Any) -> list[Any]:
-    return [] if value is msgspec.UNSET else value

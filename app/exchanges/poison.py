@@ -1,15 +1,24 @@
-"""Requests that crashed an engine. Whoever sends one again is refused: a client that retries would go on for ever."""
+"""Requests that crashed an engine. Whoever sends one again is refused: a client that retries would go on for ever.
+
+How its answer was to come does not count: the same request as a stream, or not, is the same to the engine.
+"""
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
 
+import msgspec
+
 from engines.contract.exchanges import Exchange
 
 KEPT_S = 3600.0
 MOST_KEPT = 10_000
 DIGEST_BYTES = 16
+OF_THE_ANSWER = ("stream", "stream_options")
+
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Convictions:
@@ -33,4 +42,5 @@ class Convictions:
 
 
 def _digest(path: Exchange, body: bytes) -> bytes:
-    return blake2b(path.encode() + b"\n" + body, digest_size=DIGEST_BYTES).digest()
+    fields = {name: value for name, value in _decode(body).items() if name not in OF_THE_ANSWER}
+    return blake2b(path.encode() + b"\n" + _encode(fields), digest_size=DIGEST_BYTES).digest()

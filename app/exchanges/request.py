@@ -13,9 +13,11 @@ from app.batches.request import PRIORITY_BOUND
 from app.errors import InvalidRequest, NotFound
 from app.validation import DECODE_ERRORS, short
 from engines.contract.exchanges import Exchange
+from engines.contract.limits import Excess, beyond_n
 
 BYTES_PER_TOKEN = 4  # estimated: the gateway does not tokenise
 DEFAULT_COMPLETION_TOKENS = 16  # of /v1/completions, by OpenAI's contract
+OUTPUTS = ("n", "best_of")
 TOKEN_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 TRUE = frozenset({b"true", b"t", b"1", b"1.0", b"yes", b"y", b"on"})  # in JSON: as words, or as they are
 Fields = dict[str, msgspec.Raw]
@@ -82,8 +84,15 @@ class ExchangeRequest:
     @cached_property
     def sequences(self) -> int:
         """Outputs of each prompt."""
-        counts = (self._read(name, int) for name in ("n", "best_of"))
-        return max(1, *(count or 1 for count in counts))
+        return max(1, *self._outputs.values())
+
+    def excess(self, max_n: int) -> Excess | None:
+        """What asks for too many outputs of a prompt; None where nothing does."""
+        return next((found for name, n in self._outputs.items() if (found := beyond_n(n, max_n, name))), None)
+
+    @cached_property
+    def _outputs(self) -> dict[str, int]:
+        return {name: self._read(name, int) or 1 for name in OUTPUTS}
 
     def max_tokens(self, default: int) -> int:
         """Tokens of each output."""

@@ -127,6 +127,8 @@ class Exchanges:
         if why := self.refusal(request.path):
             raise NotFound(why, code="not_offered")
         request.check_state()
+        if (excess := request.excess(self._settings.max_n)) is not None:
+            raise InvalidRequest(excess.message, param=excess.param)
 
     def refusal(self, path: str) -> str | None:
         """Why the served model has no such path; None if it has, or while nobody knows."""

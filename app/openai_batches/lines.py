@@ -134,7 +134,7 @@ class LineIntake:
             body,
             ExchangeHead(self._endpoint, request_id(self._run.record.id, index)),
             max_tokens=max_tokens_of(request, self._settings.default_max_tokens, self._max_model_len),
-            sequences=request.sequences * prompts_of(request),
+            sequences=min(request.sequences, self._settings.max_n) * prompts_of(request),  # more are refused
         )
 
 

@@ -50,7 +50,7 @@ def unanswered(custom_id: str, error: LineError) -> bytes:
 
 def without_turn(custom_id: str, status: Status) -> bytes:
     """The line of a request whose batch ended before it, without its end."""
-    return unanswered(custom_id, LineError(f"batch_{status}", f"the batch was {status} before the line had its turn"))
+    return unanswered(custom_id, LineError(f"batch_{status}", f"the batch was {status} before this line was answered"))
 
 
 def _line(custom_id: str, response: bytes, error: bytes) -> bytes:

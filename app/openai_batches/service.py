@@ -47,9 +47,9 @@ _STATUS = {
 }
 # What the lines of a batch that ends so have, if they had no answer: their result's status, OpenAI's code, and why.
 _REST: dict[BatchState, tuple[Status, str, str]] = {
-    BatchState.CANCELLED: ("cancelled", "batch_cancelled", "the batch was cancelled before this line had its turn"),
-    BatchState.EXPIRED: ("timeout", "batch_expired", "the completion window was over before this line had its turn"),
-    BatchState.FAILED: ("error", "batch_failed", "the batch failed before this line had its turn"),
+    BatchState.CANCELLED: ("cancelled", "batch_cancelled", "the batch was cancelled before this line was answered"),
+    BatchState.EXPIRED: ("timeout", "batch_expired", "the completion window was over before this line was answered"),
+    BatchState.FAILED: ("error", "batch_failed", "the batch failed before this line was answered"),
 }
 
 

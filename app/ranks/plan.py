@@ -5,6 +5,7 @@ import msgspec
 from app.ranks.model import ModelFacts
 from app.ranks.tuned import NOTHING, Taken
 from app.settings.declaration import Settings, SettingsError, label
+from app.settings.limits import parameter_limits
 from engines.contract.protocol import RankFacts
 from engines.contract.spec import (
     EngineKind,
@@ -112,6 +113,7 @@ def make_spec(
         lockstep=lockstep,
         engine_args={**plan.tuned.arguments, **settings.engine_arguments()},
         extra_args=list(settings.extra_args),
+        limits=parameter_limits(settings),
         structure_cpu_s=settings.structure_cpu_s,
         stop_timeout_s=settings.stop_timeout_s,
         log_format="json" if settings.log_format == "json" else "console",  # a file is no terminal, and people read it

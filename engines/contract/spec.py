@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from engines.contract.limits import ParameterLimits
+
 FAREWELL = b"."  # what the gateway writes to a guardian before it lets go; its death closes the pipe without a word
 RANK_FOLDER_VARIABLE = "VLLM_RPC_BASE_PATH"  # its private folder: whatever runs below a rank has it
 RUNTIME_LOCK = "lock"  # in the folder of a gateway's sockets, held for as long as the gateway lives
@@ -79,6 +81,7 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lockstep: LockstepAddress | None = None
     engine_args: dict[str, Any] = {}  # the engine's own argument names; Any: checked by the engine itself
     extra_args: list[str] = []  # the engine's own command-line flags, checked by the engine itself
+    limits: ParameterLimits = ParameterLimits()  # on the parameters of exchanges
     structure_cpu_s: float = 5.0  # that compiling a structure may take
     status_interval_s: float = 1.0
     stop_timeout_s: float = 20.0

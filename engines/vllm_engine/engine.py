@@ -147,7 +147,7 @@ class VllmEngine(Engine):
         model, tokenizer = config.model_config, self._llm.renderer.get_tokenizer()
         self._renderer = PromptRenderer(self._llm.renderer, tokenizer, model)
         self._sampling = SamplingCompiler(model, tokenizer, self._validate, self._structures)
-        return ParameterGate(model.get_vocab_size(), tokenizer, self._validate, self._structures)
+        return ParameterGate(model.get_vocab_size(), tokenizer, self._validate, self._structures, self.spec.limits)
 
     async def _open_desk(self, gate: ParameterGate | None, front: Any) -> ExchangeDesk:  # Any: as `front_arguments`
         door = Door(self._llm, gate, self._given, self._logprobs)

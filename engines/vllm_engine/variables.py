@@ -1,5 +1,5 @@
-"""Variables by which vLLM's processes are told how to log, where their spans go, how to hold calls of tools, and how
-many stop strings a request may have.
+"""Variables by which vLLM's processes are told how to log, where their spans go, how to hold calls of tools, and that
+a request may have any number of stop strings.
 
 They are set before vLLM is imported, and its processes inherit them. What the operator chose stays.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from engines.contract.sampling import INT32_MAX
 from engines.contract.spec import RankSpec
 
 CONFIG_NAME = "vllm-logging.json"
@@ -18,8 +19,8 @@ PREFIX, CONFIG, LEVEL = "VLLM_LOGGING_PREFIX", "VLLM_LOGGING_CONFIG_PATH", "VLLM
 # Else vLLM holds calls of tools by tags in a form that only xgrammar reads, and guidance holds structures here. A tool
 # that has to be called is held by its schema all the same.
 STRICT_TOOLS = "VLLM_ENFORCE_STRICT_TOOL_CALLING"
-# vLLM's server takes four. Each is looked for in every text that grows, so there is an end to it.
-STOP_STRINGS, MOST_STOP_STRINGS = "VLLM_MAX_STOP_STRINGS", "64"
+# vLLM's server takes four. How many are taken here is a setting of ours (exchanges/gate.py).
+STOP_STRINGS, ANY_NUMBER = "VLLM_MAX_STOP_STRINGS", str(INT32_MAX)
 SERVICE, RESOURCE, PROTOCOL = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 
 
@@ -27,7 +28,7 @@ def choose(spec: RankSpec, environ: MutableMapping[str, str]) -> None:
     """Sets them for this process and those below it."""
     _choose_lines(spec, environ)
     environ.setdefault(STRICT_TOOLS, "0")
-    environ.setdefault(STOP_STRINGS, MOST_STOP_STRINGS)
+    environ.setdefault(STOP_STRINGS, ANY_NUMBER)
     if spec.otlp_traces_endpoint is not None:
         _choose_traces(spec, environ)
 

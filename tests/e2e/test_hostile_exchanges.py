@@ -57,6 +57,13 @@ HOSTILE: dict[str, Json] = {
     "two structures": {"structured_outputs": {"regex": "a", "choice": ["a"]}},
     "another model": {"model": "another"},
 }
+LIMITED: dict[str, list[Json]] = {  # one more than the default of a setting
+    "--max-n": [{"n": 129}],
+    "--max-stop-strings": [{"stop": [f"{number:05}" for number in range(65)]}],
+    "--max-string-length": [{"stop": "x" * 4097}, {"stop": ["a", "x" * 4097]}, {"bad_words": ["x" * 4097]}],
+    "--max-list-length": [{"structured_outputs": {"choice": [f"{number:05}" for number in range(4097)]}}],
+    "--max-structure-length": [{"structured_outputs": {"regex": "a" * 65_537}}],
+}
 REFUSED_CHATS: dict[str, Json] = {
     "an image from elsewhere": {
         "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": NOWHERE}}]}]
@@ -140,6 +147,18 @@ def test_any_numbers_run_or_are_refused(one_rank: Service, params: list[str]) ->
 def test_what_no_rank_could_bear_is_refused(one_rank: Service) -> None:
     requests = [(path, PROMPTED[path] | fields) for path in (COMPLETIONS, CHAT) for fields in HOSTILE.values()]
     check_all_refused(one_rank, requests)
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_the_limits_of_items_are_those_of_exchanges(one_rank: Service, name: str) -> None:
+    """With the words of our own route, whole and streamed."""
+    for fields in LIMITED[name]:
+        ours = one_rank.post(["Hello"], sampling_params=fields).json()["error"]["message"]
+        for path in (COMPLETIONS, CHAT):
+            for streams in (False, True):
+                answer = ask(one_rank, path, **PROMPTED[path], **fields, stream=streams)
+                assert f"sampling_params.{check_refused(answer)['message']}" == ours
+                assert answer.status_code == 400
 
 
 def test_what_is_no_good_prompt_is_refused(one_rank: Service) -> None:

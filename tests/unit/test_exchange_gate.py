@@ -8,12 +8,14 @@ import msgspec
 import pytest
 
 from engines.contract.item_errors import ItemError, ItemErrorCode
+from engines.contract.limits import ParameterLimits
 from engines.vllm_engine.exchanges.gate import EngineBusy, ParameterGate, ParameterRefused
 from engines.vllm_engine.exchanges.usage import CallUsage
 from engines.vllm_engine.structure_work import StructureVerdict
 from engines.vllm_engine.worker_limits import WorkerLimit
 
 VOCAB_SIZE = 1000
+NO_LIMITS = ParameterLimits()
 
 
 class Compiler:
@@ -36,14 +38,14 @@ def compiler() -> Compiler:
     return Compiler()
 
 
-def passed(compiler: Compiler = COMPILER, **fields: Any) -> Any:
+def passed(compiler: Compiler = COMPILER, limits: ParameterLimits = NO_LIMITS, **fields: Any) -> Any:
     """vLLM's SamplingParams of these fields, as the application makes them, behind the gate."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     if "structured_outputs" in fields:
         fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
     tokenizer = SimpleNamespace(encode=lambda text, **_: [len(text)], max_token_id=VOCAB_SIZE - 1)
-    gate = ParameterGate(VOCAB_SIZE, tokenizer, lambda params: params, compiler)
+    gate = ParameterGate(VOCAB_SIZE, tokenizer, lambda params: params, compiler, limits)
     return asyncio.run(gate.pass_through(SamplingParams(output_kind=RequestOutputKind.DELTA, **fields)))
 
 
@@ -93,6 +95,26 @@ def test_what_only_the_vocabulary_limits_is_held_against_it() -> None:
     with pytest.raises(WorkerLimit) as refused:
         passed(stop_token_ids=list(range(200)), min_tokens=1, max_tokens=5)
     assert refused.value.parameter == "stop_token_ids"
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields", "parameter"),
+    [
+        ({"max_n": 4}, {"n": 5}, "n"),
+        ({"max_stop_strings": 2}, {"stop": ["a", "b", "c"]}, "stop"),
+        ({"max_string_length": 3}, {"stop": ["abcd"]}, "stop"),
+        ({"max_list_length": 2}, {"stop_token_ids": [1, 2, 3]}, "stop_token_ids"),
+        ({"max_structure_length": 3}, {"structured_outputs": {"regex": "abcd"}}, "structured_outputs"),
+    ],
+)
+def test_the_operators_limits_are_those_of_items(
+    limits: dict[str, int], fields: dict[str, Any], parameter: str
+) -> None:
+    flag = "--" + next(iter(limits)).replace("_", "-")
+    with pytest.raises(ParameterRefused, match=flag) as refused:
+        passed(limits=ParameterLimits(**limits), **fields)
+    assert refused.value.parameter == parameter
+    assert passed(limits=ParameterLimits(**{name: limit + 1 for name, limit in limits.items()}), **fields)
 
 
 def test_a_structure_is_compiled_aside_and_the_engine_gets_what_came_of_it(compiler: Compiler) -> None:

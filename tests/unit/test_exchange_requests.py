@@ -179,21 +179,29 @@ class Clock:
 
 def test_a_conviction_holds_for_an_hour_and_for_that_request_alone() -> None:
     convictions = Convictions(clock := Clock())
-    assert convictions.seconds_left(CHAT, b"poison") == 0.0
-    convictions.add(CHAT, b"poison")
+    poison, well = b'{"prompt":"poison"}', b'{"prompt":"well"}'
+    assert convictions.seconds_left(CHAT, poison) == 0.0
+    convictions.add(CHAT, poison)
     clock.now = KEPT_S - 1
-    assert convictions.seconds_left(CHAT, b"poison") == 1.0
-    assert convictions.seconds_left(COMPLETIONS, b"poison") == convictions.seconds_left(CHAT, b"well") == 0.0
+    assert convictions.seconds_left(CHAT, poison) == 1.0
+    assert convictions.seconds_left(COMPLETIONS, poison) == convictions.seconds_left(CHAT, well) == 0.0
     clock.now = KEPT_S + 1
-    assert convictions.seconds_left(CHAT, b"poison") == 0.0
+    assert convictions.seconds_left(CHAT, poison) == 0.0
+
+
+@pytest.mark.parametrize("fields", [b"", b',"stream":true', b',"stream":false,"stream_options":{"include_usage":true}'])
+def test_a_conviction_holds_however_the_answer_is_to_come(fields: bytes) -> None:
+    convictions = Convictions(Clock())
+    convictions.add(CHAT, b'{"prompt":"poison","stream":true}')
+    assert convictions.seconds_left(CHAT, b'{"prompt":"poison"' + fields + b"}") == KEPT_S
 
 
 def test_the_oldest_convictions_are_forgotten_where_there_are_too_many() -> None:
     convictions = Convictions(Clock())
     for number in range(MOST_KEPT + 1):
-        convictions.add(CHAT, b"%d" % number)
-    assert convictions.seconds_left(CHAT, b"0") == 0.0
-    assert convictions.seconds_left(CHAT, b"1") == KEPT_S
+        convictions.add(CHAT, b'{"prompt":"%d"}' % number)
+    assert convictions.seconds_left(CHAT, b'{"prompt":"0"}') == 0.0
+    assert convictions.seconds_left(CHAT, b'{"prompt":"1"}') == KEPT_S
 
 
 # ---------------------------------------------------------------- refusals

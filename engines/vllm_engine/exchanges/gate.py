@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from engines.contract.item_errors import ItemErrorCode
+from engines.contract.limits import ParameterLimits, first_excess
 from engines.contract.sampling import SamplingFields, StructuredOutputs, refusal, seed_refusal
 from engines.vllm_engine import worker_limits
 from engines.vllm_engine.sampling import rebuilt_structure, structure_key, verified_class
@@ -45,14 +46,20 @@ class ParameterGate:
     """Lets parameters through, or raises ValueError with what is wrong, which vLLM's application answers with 400."""
 
     def __init__(
-        self, vocab_size: int, tokenizer: Any, validate: Callable[[Any], Any], structures: StructureChecker
-    ) -> None:  # Any: vLLM's own classes
+        self,
+        vocab_size: int,
+        tokenizer: Any,  # Any: vLLM's own classes, here and below
+        validate: Callable[[Any], Any],
+        structures: StructureChecker,
+        limits: ParameterLimits,
+    ) -> None:
         from vllm.sampling_params import SamplingParams
 
         self._vocab_size = vocab_size
         self._tokenizer = tokenizer
         self._validate = validate
         self._structures = structures
+        self._limits = limits
         self._blank = SamplingParams()
         # Bad words are kept as tokens, and what is private is vLLM's own.
         self._public = tuple(name for name in SamplingParams.__struct_fields__ if not name.startswith("_"))
@@ -82,6 +89,8 @@ class ParameterGate:
             fields = msgspec.convert(given, SamplingFields)
         except msgspec.ValidationError as error:
             raise _mistyped(error) from error
+        if excess := first_excess(fields, self._limits):
+            raise ParameterRefused(excess.param.partition(".")[0], excess.message)
         if params.seed is not None and (why := seed_refusal(params.seed, params.n)):
             raise ParameterRefused("seed", why)
         for token in params.stop_token_ids or ():  # vLLM 0.26 does not check these itself
