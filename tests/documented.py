@@ -1,6 +1,7 @@
 """What docs/openai.md shows, for tests that run it."""
 
 import re
+import shlex
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "openai.md"
@@ -22,6 +23,14 @@ def example(language: str, below: str) -> str:
     """The only one."""
     (found,) = examples(language, below)
     return found
+
+
+def serve_flags(below: str, number: int = 0) -> list[str]:
+    """What stands behind the model on a line of an example that starts the service."""
+    line = examples("sh", below)[0].splitlines()[number]
+    command, _, flags = line.partition(" -- ")
+    assert command.startswith("phalanx serve ") and len(command.split()) == 3, line
+    return shlex.split(flags)
 
 
 def filled(text: str, url: str, key: str, model: str) -> str:

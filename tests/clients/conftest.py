@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.environments import DEFAULT_FOLDER, Client, make_environment
-from tests.clients.server import MODEL, Server, phalanx, vllm
+from tests.clients.server import MODEL, POOLING, Server, phalanx, vllm
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +43,7 @@ def embedding_server(
     if given.base_url:
         pytest.skip("the server that --base-url names serves one model")
     start = phalanx if given.server == "phalanx" else vllm
-    with start(dense_model, tmp_path_factory.mktemp("embedding-server"), runner="pooling") as running:
+    with start(dense_model, tmp_path_factory.mktemp("embedding-server"), POOLING) as running:
         yield running
 
 

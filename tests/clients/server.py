@@ -1,10 +1,9 @@
 """The server that clients are tried on: Phalanx, vLLM's own beside it, or one that runs already (--base-url)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -14,12 +13,13 @@ from app.keys.store import KeysFile
 from bench.engine_settings import DEFAULTS, EngineSettings
 from bench.vllm_server import VllmServer
 from engines.vllm_engine.variables import STRICT_TOOLS
-from tests.documented import filled
+from tests.documented import filled, serve_flags
 from tests.service import bearer, serving
 
 MODEL = "phalanx-tiny"
 LIMITED_REQUESTS_PER_S = 0.5  # the second request within two seconds is refused
-VLLM_FLAGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # without them it calls no tools
+TOOLS = serve_flags("## What there is")  # without them vLLM calls none
+POOLING = serve_flags("## Embeddings, scores and classes", 1)
 NO_KEY = "none-needed"  # clients insist on one
 
 OPTIONAL = ("/v1/batches", "/v1/embeddings", "/v1/files", "/v1/models/{model}")  # other servers may do without these
@@ -61,22 +61,22 @@ class Server:
 
 
 @contextmanager
-def phalanx(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
-    """`phalanx serve`, with two keys. Takes engine arguments."""
+def phalanx(model: Path, folder: Path, flags: Sequence[str] = TOOLS) -> Iterator[Server]:
+    """`phalanx serve`, with two keys and these flags of vLLM's."""
     keys = KeysFile(folder / "keys.json")
     key = keys.create("client").secret
     limited = keys.create("limited", limits=KeyLimits(requests_per_s=LIMITED_REQUESTS_PER_S)).secret
-    flags = ("--served-model-name", MODEL, "--enforce-eager", "--api-keys-file", str(keys.path))
-    with serving(str(model), *flags, "--", *VLLM_FLAGS, engine="vllm", dp_size=1, api_key=key, **engine) as service:
+    own = ("--served-model-name", MODEL, "--enforce-eager", "--api-keys-file", str(keys.path))
+    with serving(str(model), *own, "--", *flags, engine="vllm", dp_size=1, api_key=key) as service:
         yield Server(service.url, MODEL, model, key, limited)
 
 
 @contextmanager
-def vllm(model: Path, folder: Path, **engine: Any) -> Iterator[Server]:
-    """`vllm serve`, with what Phalanx chooses by itself on a CPU, how structures are held included, and these."""
-    arguments = DEFAULTS["cpu"] | {"structured_outputs_config": {"backend": "guidance"}} | engine
+def vllm(model: Path, folder: Path, flags: Sequence[str] = TOOLS) -> Iterator[Server]:
+    """`vllm serve`, with what Phalanx chooses by itself on a CPU, how structures are held included, and these flags."""
+    arguments = DEFAULTS["cpu"] | {"structured_outputs_config": {"backend": "guidance"}}
     settings = EngineSettings(model=str(model), is_moe=False, dp_size=1, device="cpu", arguments=arguments)
-    server = VllmServer(settings, folder, ["--served-model-name", MODEL, *VLLM_FLAGS])
+    server = VllmServer(settings, folder, ["--served-model-name", MODEL, *flags])
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(STRICT_TOOLS, "0")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.documented import serve_flags
 from tests.service import Json, Service, serving
 
 PROMPT_COUNT = 200
@@ -108,6 +109,7 @@ def trained_reference(trained_model: Path, tmp_path_factory: pytest.TempPathFact
 def one_rank(dense_model: Path, dense_reference: Reference) -> Iterator[Service]:
     """A service of one rank, for what concerns a rank alone. Its start leaves the reference a core to work on."""
     flags = (str(dense_model), "--enforce-eager", "--structure-cpu-s", "2")
-    tools = ("--", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    with serving(*flags, *tools, engine="vllm", dp_size=1, variables=UNCOMPILED) as running:
+    with serving(
+        *flags, "--", *serve_flags("## What there is"), engine="vllm", dp_size=1, variables=UNCOMPILED
+    ) as running:
         yield running
