@@ -1,30 +1,17 @@
-"""A virtual environment for each client: made when it is first needed, and anew when its pins or Python change.
+"""A virtual environment for each client, with what requirements/NAME.txt pins (bench/environments.py)."""
 
-requirements/NAME.txt pins everything that one holds; its first line says what was asked for. To move a client to
-another version, install that into an empty environment, and put its `pip freeze` below the comments. pip runs with the
-user's own configuration.
-"""
-
-import hashlib
 import os
-import shutil
 import subprocess
-import sys
-import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import environments
+
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = Path(__file__).with_name("requirements")
 DEFAULT_FOLDER = ROOT / ".venv-clients"
-STAMP = "requirements.sha256"  # written last: an environment without it was never finished
-INSTALL_TIMEOUT_S = 1200
 TAIL_CHARACTERS = 6000
-
-sys.path.insert(0, str(ROOT / "deploy"))
-
-from bootstrapping.machine import TORCH_CPU_INDEX, torch_index_answers  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -82,21 +69,4 @@ def run(command: Sequence[str], *, timeout_s: float, cwd: Path, variables: Mappi
 
 def make_environment(name: str, folder: Path) -> Path:
     """The environment of this client below the folder, installed if need be."""
-    requirements, environment = REQUIREMENTS / f"{name}.txt", folder / name
-    stamp = environment / STAMP
-    wanted = hashlib.sha256(sys.version.encode() + requirements.read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return environment
-    shutil.rmtree(environment, ignore_errors=True)
-    venv.create(environment, with_pip=True, symlinks=True)
-    install = [str(environment / "bin" / "python"), "-I", "-m", "pip", "--no-input", "install", "--quiet"]
-    pins = ["--requirement", str(requirements), *_torch_index(requirements)]
-    run([*install, *pins], timeout_s=INSTALL_TIMEOUT_S, cwd=folder, variables=os.environ | {"PIP_USER": "0"})
-    stamp.write_text(wanted)
-    return environment
-
-
-def _torch_index(requirements: Path) -> list[str]:
-    """Where torch's CPU build comes from, unless pip's configuration names a folder with its wheel."""
-    asks = "+cpu" in requirements.read_text() and torch_index_answers()
-    return ["--extra-index-url", TORCH_CPU_INDEX] if asks else []
+    return environments.make_environment(REQUIREMENTS / f"{name}.txt", folder)
