@@ -77,5 +77,5 @@ gpu: ## On a host with GPUs: values at the edge of what vLLM's workers hold; abo
 	$(BIN)/python -m tests.gpu $(ARGS)
 
 clean: ## Remove .venv and everything else that was built here
-	rm -rf .venv .venv-clients build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ import sys
 MEASUREMENTS = {
     "throughput": "the engines called directly, `vllm serve` and Phalanx, on the same prompts",
     "gateway": "what an item costs the gateway, with simulated ranks",
+    "peers": "the gateway beside LitServe and a bare FastAPI application, with the same simulated work",
     "wire": "what an item costs the gateway by the wire to its rank: ipc, TCP, TCP with CURVE",
     "seed-workload": "four prompts x 100 as one request, sampled with parameters of their own",
     "seed-shape": "data_parallel.py's own shape, DP=2 x TP=2, with the same weights as one rank alone",

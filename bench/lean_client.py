@@ -1,5 +1,5 @@
-"""A client of OpenAI's API that costs little itself: one connection, requests one after another, bytes that are
-counted and not understood. httpx takes longer for a request than a server may."""
+"""A client that costs little itself: one connection, requests one after another, bytes that are counted and not
+understood. httpx takes longer for a request than a server may."""
 
 import asyncio
 import time
@@ -41,20 +41,26 @@ class LeanClient:
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()
         status = int(answer[9:12])
-        first_s, events, whole = 0.0, 0, b""
+        first_s, events, kept = 0.0, 0, list[bytes]()
+        is_stream = b"text/event-stream" in answer
+        chunk = b""
         if b"transfer-encoding: chunked" in answer:
             while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
-                chunk = await reader.readexactly(size + 2)
+                chunk = (await reader.readexactly(size + 2))[:-2]
                 first_s = first_s or time.perf_counter() - began
-                events += chunk.count(b"data: {")
+                if is_stream:
+                    events += chunk.count(b"data: {")
+                else:
+                    kept.append(chunk)
             await reader.readexactly(2)
         else:
             length = int(answer.partition(b"content-length:")[2].partition(b"\r\n")[0])
-            whole = chunk = await reader.readexactly(length)
+            chunk = await reader.readexactly(length)
+            kept.append(chunk)
             first_s = time.perf_counter() - began
         if status != 200:
             raise MeasurementFailed(f"{self._path}: {status} {chunk[:500]!r}")
-        return Exchange(status, first_s, time.perf_counter() - began, events, whole)
+        return Exchange(status, first_s, time.perf_counter() - began, events, b"".join(kept))
 
     def close(self) -> None:
         """Leaves the server."""

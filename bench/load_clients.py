@@ -60,13 +60,18 @@ class Load:
 
 def add_load_flags(parser: argparse.ArgumentParser, rounds: int) -> None:
     """Of a measurement that puts `loads_of` on a gateway, round after round."""
+    add_size_flags(parser)
+    parser.add_argument("--rounds", type=int, default=rounds, help="after one to warm up (%(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="that the clients run in (%(default)s)")
+
+
+def add_size_flags(parser: argparse.ArgumentParser) -> None:
+    """What `loads_of` are made of."""
     add = parser.add_argument
-    add("--rounds", type=int, default=rounds, help="after one to warm up (%(default)s)")
     add("--items", type=int, default=10_000, help="in the one large request, and in all small ones (%(default)s)")
     add("--clients", type=int, default=200)
     add("--prompt-tokens", type=int, default=32)
     add("--tokens", type=int, default=16, help="of each answer (%(default)s)")
-    add("--processes", type=int, default=2, help="that the clients run in (%(default)s)")
 
 
 def loads_of(given: argparse.Namespace) -> list[Load]:

@@ -70,6 +70,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def accepting_pid(pid: int, port: int) -> int:
+    """Which of a process and those below it has accepted a connection to the port that is still open. A socket that
+    listens may be held by several. Raises MeasurementFailed."""
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(found.laddr.port == port and found.raddr for found in process.net_connections("tcp")):
+                return process.pid
+    raise MeasurementFailed(f"no process below {pid} has a connection on port {port}")
+
+
 class Child:
     """A process whose stderr goes to a log file; so does stdout unless one talks to it.
 
