@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "batches": "batches in the background: a million items on simulated ranks; beside the same attached",
     "journal": "the durable store: results/s, a million items in, reads from the midst; SQLite and PostgreSQL",
     "exchanges": "OpenAI's API beside `vllm serve`; streams; a chat's first token under a batch",
+    "run-batch": "a file of OpenAI's batch lines: `vllm run-batch` beside Phalanx's /v1/batches",
     "scale": "8 and 64 ranks by simulation, with the real dispatcher: cost, tail, losses, fairness, several gateways",
     "readme": "no measurement: README's table and plot of the speed, from figures that are kept",
     "gpu-moe": "PowerMoE-3b's shape over two GPUs, with a report in JSON and markdown",

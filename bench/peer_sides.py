@@ -35,8 +35,11 @@ class Side(Protocol):
     """A service that is started for each round, and stopped after it."""
 
     name: str
-    url: str
     versions: str  # of what it is made of
+
+    @property
+    def url(self) -> str:
+        """While it runs."""
 
     def start(self, pace: Pace) -> None:
         """Returns once it answers. Raises MeasurementFailed."""

@@ -20,10 +20,11 @@ import uvloop
 
 from bench.lean_client import Exchange, ask_all
 from bench.load_clients import Load, add_size_flags, loads_of
-from bench.peer_figures import Cell, Shot, cost_table, ideal, time_table
+from bench.peer_figures import Shot, cost_table, ideal, time_table
 from bench.peer_services.simulation import PATH
 from bench.peer_sides import WORKERS, Pace, PhalanxSide, Side, bare, litserve
 from bench.processes import ROOT, MeasurementFailed, cost_of, tree_cpu_s
+from bench.side_table import Cell
 from bench.workload import WorkloadShape
 from engines.simulated.prompts import PIECE_LENGTH
 
@@ -118,9 +119,9 @@ async def _ask(url: str, bodies: list[bytes], clients: int, timeout_s: float) ->
         raise MeasurementFailed(f"{type(error).__name__}: {error}") from error
 
 
-def measure(sides: list[Side], work: Work, loads: list[Load], rounds: int, timeout_s: float) -> list[Cell]:
+def measure(sides: list[Side], work: Work, loads: list[Load], rounds: int, timeout_s: float) -> list[Cell[Shot]]:
     """All rounds of one kind of work. A load that a side failed is not put on it again."""
-    cells = {(load, side.name): Cell(load=load.name, side=side.name) for load in loads for side in sides}
+    cells = {(load, side.name): Cell[Shot](load=load.name, side=side.name) for load in loads for side in sides}
     for number in range(1, rounds + 1):
         first = number % len(sides)
         for side in sides[first:] + sides[:first]:
@@ -129,7 +130,7 @@ def measure(sides: list[Side], work: Work, loads: list[Load], rounds: int, timeo
     return list(cells.values())
 
 
-def _round(side: Side, work: Work, loads: list[tuple[Load, Cell]], number: int, timeout_s: float) -> None:
+def _round(side: Side, work: Work, loads: list[tuple[Load, Cell[Shot]]], number: int, timeout_s: float) -> None:
     is_up = False
     try:
         for load, cell in loads:
@@ -194,7 +195,7 @@ def _works(given: argparse.Namespace) -> list[Work]:
 def main(arguments: list[str], prog: str) -> int:
     """1 when a side failed a load."""
     given = _parser(prog).parse_args(arguments)
-    found: dict[str, list[Cell]] = {}
+    found: dict[str, list[Cell[Shot]]] = {}
     tables: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         sides, loads = _sides(given, Path(folder)), loads_of(given)

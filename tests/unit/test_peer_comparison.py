@@ -5,11 +5,12 @@ import pytest
 
 from bench.lean_client import Exchange
 from bench.load_clients import Load
-from bench.peer_figures import Cell, Shot, cost_table, ideal, makespan
+from bench.peer_figures import Shot, cost_table, ideal, makespan
 from bench.peer_services.simulation import Json, Slots, Writer, run_all
 from bench.peer_sides import Pace
 from bench.peers import Work, check
 from bench.processes import MeasurementFailed
+from bench.side_table import Cell
 
 STEP_S = 1.0
 LOAD = Load(2, 3, 1)
