@@ -2,17 +2,21 @@
 a bare FastAPI application with a multiprocessing.Queue to each worker. Every side has two workers behind one HTTP
 process.
 
-Two kinds of work. `cost`: items are answered at once, so that what is left is what the service itself costs. `slots`:
-a worker runs so many items at once, each for as many steps as its answer has tokens, and lengths are lognormal: what is
-left is how well slots are filled. A round has every side once, in turns, and a side is alone on the machine: it is
-started, warmed up, put under the three loads and stopped. The client checks every answer after the clock has stopped.
+Three kinds of work. `cost`: items are answered at once, so that what is left is what the service itself costs. `slots`:
+a worker runs so many items at once, each for as many steps as its answer has tokens, and each has a max_tokens of its
+own, lognormal: what is left is how well slots are filled. `hidden`: the same, but all have one max_tokens, and answers
+end by themselves, so that nobody knows beforehand which are long.
+
+A round has every side once, in turns, and a side is alone on the machine: it is started, warmed up, put under the three
+loads and stopped. Texts are the simulated engine's on all sides; the client checks each of them after the clock has
+stopped.
 """
 
 import argparse
 import asyncio
 import tempfile
 import time
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -21,12 +25,12 @@ import uvloop
 from bench.lean_client import Exchange, ask_all
 from bench.load_clients import Load, add_size_flags, loads_of
 from bench.peer_figures import Shot, cost_table, ideal, time_table
-from bench.peer_services.simulation import PATH
+from bench.peer_services.simulation import PATH, Json, Writer
 from bench.peer_sides import WORKERS, Pace, PhalanxSide, Side, bare, litserve
 from bench.processes import ROOT, MeasurementFailed, cost_of, tree_cpu_s
 from bench.side_table import Cell
-from bench.workload import WorkloadShape
-from engines.simulated.prompts import PIECE_LENGTH
+from bench.workload import LONGEST, WorkloadShape
+from engines.simulated.answers import PIECES
 
 ENVIRONMENTS = ROOT / ".venv-peers"
 FORMS = "async,batched"
@@ -35,26 +39,34 @@ DEFAULT_SLOTS = 256  # of the simulated engine
 SEED = 1
 
 
-@dataclass(frozen=True)
 class Work:
-    """What items are, and how fast they run."""
+    """What items are, and how fast they run. `lengths` are of the answers, by item, where each asks for its own."""
 
-    name: str
-    pace: Pace
-    tokens: int
-    lengths: list[int] | None = None  # of the answers, by item; None: all have `tokens`
+    def __init__(self, name: str, pace: Pace, shared: Json, lengths: list[int] | None = None) -> None:
+        self.name = name
+        self.pace = pace
+        self._shared = shared
+        self._lengths = lengths
+        self._writer = Writer()
 
-    def bodies(self, load: Load) -> list[bytes]:
+    def requests(self, load: Load) -> list[Json]:
         """The requests of a load."""
-        bodies = [load.body(request) for request in range(load.requests)]
-        for item, prompt in enumerate(prompt for body in bodies for prompt in body["prompts"]):
-            if self.lengths is not None:
-                prompt["sampling_params"] = {"max_tokens": self.length(item)}
-        return [msgspec.json.encode(body) for body in bodies]
+        bodies = [load.body(request) | {"sampling_params": self._shared} for request in range(load.requests)]
+        if self._lengths is not None:
+            for item, prompt in enumerate(prompt for body in bodies for prompt in body["prompts"]):
+                prompt["sampling_params"] = {"max_tokens": self._lengths[item % len(self._lengths)]}
+        return bodies
 
-    def length(self, item: int) -> int:
-        """Tokens of an item's answer."""
-        return self.tokens if self.lengths is None else self.lengths[item % len(self.lengths)]
+    def answer(self, request: Json) -> list[tuple[str, str]]:
+        """The custom_ids and texts that a request is to be answered with."""
+        return [(found["custom_id"], found["outputs"][0]["text"]) for found, _ in self._written(request)]
+
+    def steps(self, load: Load) -> list[int]:
+        """How many each item takes."""
+        return [steps for request in self.requests(load) for _, steps in self._written(request)]
+
+    def _written(self, request: Json) -> list[tuple[Json, int]]:
+        return [self._writer.write(index, item, self._shared) for index, item in enumerate(request["prompts"])]
 
 
 class _Output(msgspec.Struct):
@@ -70,37 +82,38 @@ class _Answer(msgspec.Struct):
     results: list[_Result]
 
 
-def check(work: Work, load: Load, exchanges: list[Exchange]) -> None:
-    """Raises MeasurementFailed unless every item is there once, in order, with as many tokens as it asked for."""
-    seen: list[int] = []
+def check(work: Work, requests: list[Json], exchanges: list[Exchange]) -> None:
+    """Raises MeasurementFailed unless every request was answered, with the right texts in the right order."""
+    wanted = {request["prompts"][0]["custom_id"]: request for request in requests}
     for exchange in exchanges:
         try:
-            answer = msgspec.json.decode(exchange.body, type=_Answer)
+            results = msgspec.json.decode(exchange.body, type=_Answer).results
         except msgspec.DecodeError as error:
             raise MeasurementFailed(f"{error}: {exchange.body[:300]!r}") from None
-        items = [int(result.custom_id.removeprefix("item-")) for result in answer.results]
-        size = load.items_per_request
-        if not items or items != list(range(items[0], items[0] + size)) or items[0] % size:
-            raise MeasurementFailed(f"an answer is not in the order of its {size} prompts: {items[:5]} ...")
-        seen += items
-        for item, result in zip(items, answer.results, strict=True):
-            length = sum(len(output.text) for output in result.outputs)
-            if length != work.length(item) * PIECE_LENGTH:
-                raise MeasurementFailed(f"item {item} has {length} characters for {work.length(item)} tokens")
-    if sorted(seen) != list(range(load.items)):
-        raise MeasurementFailed(f"{len(seen)} results for {load.items} items")
+        request = wanted.pop(results[0].custom_id, None) if results else None
+        if request is None:
+            raise MeasurementFailed(f"no request has this answer, or not this one again: {exchange.body[:300]!r}")
+        found = [(result.custom_id, "".join(output.text for output in result.outputs)) for result in results]
+        if found != (right := work.answer(request)):
+            pairs = zip_longest(found, right)
+            raise MeasurementFailed(
+                "{} came where {} belongs".format(*next(pair for pair in pairs if pair[0] != pair[1]))
+            )
+    if wanted:
+        raise MeasurementFailed(f"{len(wanted)} of {len(requests)} requests have no answer, such as {min(wanted)}")
 
 
 def fire(side: Side, work: Work, load: Load, timeout_s: float) -> Shot:
     """One load, and what it cost. Raises MeasurementFailed."""
-    bodies = work.bodies(load)
+    requests = work.requests(load)
+    bodies = [msgspec.json.encode(request) for request in requests]
     http_before, all_before = cost_of(side.http_pid).cpu_s, tree_cpu_s(side.root_pid)
     began = time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         exchanges = runner.run(_ask(side.url, bodies, load.clients, timeout_s))
         seconds = time.monotonic() - began
     http_s, all_s = cost_of(side.http_pid).cpu_s - http_before, tree_cpu_s(side.root_pid) - all_before
-    check(work, load, exchanges)
+    check(work, requests, exchanges)
     return Shot(
         seconds=seconds,
         items=load.items,
@@ -163,10 +176,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add_size_flags(parser)
     add = parser.add_argument
     add("--rounds", type=int, default=5, help="(%(default)s)")
-    add("--work", choices=["both", "cost", "slots"], default="both")
-    add("--slots", type=int, default=64, help="items that a worker runs at once, in `slots` (%(default)s)")
-    add("--step-ms", type=float, default=5.0, help="of `slots` (%(default)s)")
-    add("--slots-tokens", type=int, default=16, help="the mean of the lognormal lengths in `slots` (%(default)s)")
+    add("--work", default="cost,slots,hidden", help="kinds of work (%(default)s)")
+    add("--slots", type=int, default=64, help="items that a worker runs at once, in `slots` and `hidden` (%(default)s)")
+    add("--step-ms", type=float, default=5.0, help="of these (%(default)s)")
+    add("--slots-tokens", type=int, default=16, help="the mean of their lengths (%(default)s)")
     add("--forms", default=FORMS, help="of LitServe: async, batched, plain; with +zmq for its fast queue (%(default)s)")
     add("--only", default="phalanx,litserve,bare", help="sides (%(default)s)")
     add("--environments", type=Path, default=ENVIRONMENTS, metavar="DIR", help="where LitServe is installed")
@@ -184,12 +197,24 @@ def _sides(given: argparse.Namespace, folder: Path) -> list[Side]:
 
 
 def _works(given: argparse.Namespace) -> list[Work]:
-    lengths = WorkloadShape(given.items, given.slots_tokens, lengths="lognormal").make(SEED).max_tokens
+    mean, pace = given.slots_tokens, Pace(given.slots, given.step_ms)
+    lengths = WorkloadShape(given.items, mean, lengths="lognormal").make(SEED).max_tokens
+    stops = {"max_tokens": mean * LONGEST, "stop_token_ids": list(range(max(1, len(PIECES) // mean)))}
     works = [
-        Work("cost", Pace(DEFAULT_SLOTS, 0.0), given.tokens),
-        Work("slots", Pace(given.slots, given.step_ms), given.slots_tokens, lengths),
+        Work("cost", Pace(DEFAULT_SLOTS, 0.0), {"max_tokens": given.tokens}),
+        Work("slots", pace, {"max_tokens": mean}, lengths),
+        Work("hidden", pace, stops),
     ]
-    return [work for work in works if given.work in ("both", work.name)]
+    return [work for work in works if work.name in given.work.split(",")]
+
+
+def _table(work: Work, cells: list[Cell[Shot]], load: Load) -> str:
+    pace = work.pace
+    if not pace.step_ms:
+        return f"{work.name}: items are answered at once\n\n{cost_table(cells, PhalanxSide.name)}"
+    best = ideal(work.steps(load), WORKERS, pace.slots, pace.step_ms / 1e3)
+    head = f"{work.name}: {WORKERS} x {pace.slots} slots, {pace.step_ms:g} ms a step"
+    return f"{head}\n\n{time_table(cells, PhalanxSide.name, best)}"
 
 
 def main(arguments: list[str], prog: str) -> int:
@@ -203,12 +228,7 @@ def main(arguments: list[str], prog: str) -> int:
             print(f"{side.name}: {side.versions}", flush=True)
         for work in _works(given):
             cells = found[work.name] = measure(sides, work, loads, given.rounds, given.timeout_s)
-            if work.lengths is None:
-                tables.append(f"Items that are answered at once\n\n{cost_table(cells, PhalanxSide.name)}")
-                continue
-            best = ideal(work.lengths, WORKERS, work.pace.slots, work.pace.step_ms / 1e3)
-            head = f"{WORKERS} x {work.pace.slots} slots, {work.pace.step_ms:g} ms a step, lognormal lengths"
-            tables.append(f"{head}\n\n{time_table(cells, PhalanxSide.name, best)}")
+            tables.append(_table(work, cells, loads[0]))
     for table in tables:
         print(f"\n{table}")
     if given.json:

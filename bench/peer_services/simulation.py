@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from engines.simulated.answers import Planner, generate, hash_of
+from engines.contract.sampling import SamplingFields
+from engines.simulated.answers import Plan, Planner, generate, hash_of
 from engines.simulated.prompts import PIECE_LENGTH
 
 Job = TypeVar("Job")
@@ -72,15 +73,18 @@ class Slots(Generic[Job]):
 
 
 class Writer:
-    """Writes answers as the simulated engine does, in the shape of Phalanx's results."""
+    """Writes the very texts that the simulated engine writes, in the shape of Phalanx's results."""
 
     def __init__(self) -> None:
         self._planner = Planner()
+        self._wires: dict[bytes, bytes] = {}  # parameters as the gateway encodes them, which texts depend on
 
     def write(self, index: int, item: Json, shared: Json) -> tuple[Json, int]:
         """The result of one prompt of a request, and how many steps it takes."""
         params = shared | (item.get("sampling_params") or {})
-        plan = self._planner.plan(msgspec.msgpack.encode(params))
+        plan = self._planner.plan(self._wire(params))
+        if not isinstance(plan, Plan):
+            raise TypeError(f"sampling_params: {plan.message}")
         prompt = json.dumps(item["prompt"]).encode()
         (sequence,) = generate(plan, hash_of(plan.salt, b"", b"", prompt), plan.max_tokens)
         prompt_tokens = len(item["prompt"]) // PIECE_LENGTH
@@ -90,7 +94,14 @@ class Writer:
             "index": index,
             "custom_id": item.get("custom_id"),
             "status": "ok",
-            "outputs": [{"index": 0, "text": output.text, "finish_reason": output.finish_reason, "stop_reason": None}],
+            "outputs": [
+                {
+                    "index": 0,
+                    "text": output.text,
+                    "finish_reason": output.finish_reason,
+                    "stop_reason": output.stop_reason,
+                }
+            ],
             "usage": {
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": sequence.tokens,
@@ -98,6 +109,12 @@ class Writer:
             },
         }
         return result, sequence.tokens
+
+    def _wire(self, params: Json) -> bytes:
+        key = msgspec.msgpack.encode(params)
+        if key not in self._wires:
+            self._wires[key] = msgspec.msgpack.encode(msgspec.convert(params, SamplingFields))
+        return self._wires[key]
 
 
 def run_all(requests: list[Json], writer: Writer, slots: int, step_s: float) -> list[list[Json]]:

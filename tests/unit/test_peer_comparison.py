@@ -6,7 +6,7 @@ import pytest
 from bench.lean_client import Exchange
 from bench.load_clients import Load
 from bench.peer_figures import Shot, cost_table, ideal, makespan
-from bench.peer_services.simulation import Json, Slots, Writer, run_all
+from bench.peer_services.simulation import Slots, Writer, run_all
 from bench.peer_sides import Pace
 from bench.peers import Work, check
 from bench.processes import MeasurementFailed
@@ -14,7 +14,8 @@ from bench.side_table import Cell
 
 STEP_S = 1.0
 LOAD = Load(2, 3, 1)
-WORK = Work("cost", Pace(4, 0.0), LOAD.tokens)
+WORK = Work("cost", Pace(4, 0.0), {"max_tokens": LOAD.tokens})
+REQUESTS = WORK.requests(LOAD)
 
 
 def ends_of(slots: Slots[str], until: int) -> dict[str, float]:
@@ -71,35 +72,49 @@ def test_a_static_split_waits_for_the_worker_with_the_most_work() -> None:
     assert (found.best_s, found.in_order_s, found.static_s) == (9, 10, 16)
 
 
-def answers(spoil: int | None = None) -> list[Exchange]:
-    writer = Writer()
-    bodies: list[Json] = [LOAD.body(request) for request in range(LOAD.requests)]
-    found = run_all(bodies, writer, slots=4, step_s=0)
-    if spoil is not None:
-        found[1][spoil]["outputs"][0]["text"] = "short"
-    return [Exchange(200, 0, 0, 0, msgspec.json.encode({"results": results})) for results in found]
+def answers(*turned: int) -> list[Exchange]:
+    """As a side gives them that gets the order of these requests' results wrong."""
+    results = run_all(REQUESTS, Writer(), slots=4, step_s=0)
+    for request in turned:
+        results[request].reverse()
+    return [Exchange(200, 0, 0, 0, msgspec.json.encode({"results": found})) for found in results]
 
 
-def test_answers_in_order_and_of_the_right_length_pass() -> None:
-    check(WORK, LOAD, answers())
+def test_the_right_texts_in_the_right_order_pass_whichever_request_ends_first() -> None:
+    check(WORK, REQUESTS, answers()[::-1])
 
 
-def test_an_answer_of_another_length_is_found() -> None:
-    with pytest.raises(MeasurementFailed, match="item 4 has 5 characters"):
-        check(WORK, LOAD, answers(spoil=1))
+def test_a_text_of_another_item_is_found() -> None:
+    first, second = answers()
+    found = msgspec.json.decode(second.body)
+    found["results"][1]["outputs"] = found["results"][2]["outputs"]
+    with pytest.raises(MeasurementFailed, match=r"\('item-4', .* came where \('item-4', "):
+        check(WORK, REQUESTS, [first, Exchange(200, 0, 0, 0, msgspec.json.encode(found))])
 
 
 def test_an_answer_that_came_twice_is_found() -> None:
-    with pytest.raises(MeasurementFailed, match="6 results for 6 items"):
-        check(WORK, LOAD, [answers()[0]] * 2)
+    with pytest.raises(MeasurementFailed, match="not this one again"):
+        check(WORK, REQUESTS, [answers()[0]] * 2)
+
+
+def test_a_request_without_an_answer_is_found() -> None:
+    with pytest.raises(MeasurementFailed, match="1 of 2 requests have no answer, such as item-3"):
+        check(WORK, REQUESTS, answers()[:1])
 
 
 def test_results_in_another_order_are_found() -> None:
-    first, second = answers()
-    turned = msgspec.json.decode(second.body)
-    turned["results"].reverse()
-    with pytest.raises(MeasurementFailed, match="not in the order"):
-        check(WORK, LOAD, [first, Exchange(200, 0, 0, 0, msgspec.json.encode(turned))])
+    with pytest.raises(MeasurementFailed, match="no request has this answer"):
+        check(WORK, REQUESTS, answers(1))
+
+
+def test_items_that_ask_for_lengths_take_as_many_steps() -> None:
+    assert Work("slots", Pace(4, 1.0), {"max_tokens": 9}, [3, 1, 2]).steps(LOAD) == [3, 1, 2] * 2
+
+
+def test_hidden_lengths_differ_and_stay_below_the_most() -> None:
+    steps = Work("hidden", Pace(4, 1.0), {"max_tokens": 64, "stop_token_ids": list(range(32))}).steps(Load(1, 500, 1))
+    assert max(steps) <= 64
+    assert 5 < sum(steps) / len(steps) < 11  # one token in eight ends an answer
 
 
 def test_a_side_that_failed_is_in_the_table_with_its_reason() -> None:
