@@ -29,7 +29,7 @@ LAYERS = {
         ("app.dispatch",),
         ("app.ranks",),
         ("app.settings.loading", "app.settings.checks", "app.settings.inheritance"),
-        ("app.settings.service_links", "app.settings.folders", "app.settings.node_checks"),
+        ("app.settings.service_links", "app.settings.folders", "app.settings.node_checks", "app.settings.limits"),
         ("app.traces",),
         ("app.settings.declaration", "app.metrics"),
         ("app.settings.journal", "app.settings.spooling", "app.settings.tuning"),

@@ -12,6 +12,7 @@ from app.ranks import plan as planning
 from app.ranks.model import ModelFacts, _facts
 from app.ranks.plan import Plan, figures, make_plan, make_spec, mismatch
 from app.settings.declaration import Settings
+from app.settings.limits import parameter_limits
 from engines.contract.protocol import RankFacts
 from engines.contract.spec import (
     EngineKind,
@@ -206,6 +207,8 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         log_prompts=True,
         otlp_traces_endpoint="http://collector:4318",
         structure_cpu_s=7,
+        max_n=9,
+        max_list_length=10,
     )
     address = GatewayAddress("tcp://10.0.0.1:7000", "rank-1.4.7", epoch=7)
     spec = make_spec(settings, plan_of(), 1, 4, address, share_of(plan_of(), 1), ADDRESS)
@@ -233,8 +236,10 @@ def test_a_rank_reads_what_the_gateway_wrote(tmp_path: Path) -> None:
         log_format="json",
         log_prompts=True,
         otlp_traces_endpoint="http://collector:4318/v1/traces",
+        limits=parameter_limits(settings),
         structure_cpu_s=7,
     )
+    assert (spec.limits.max_n, spec.limits.max_list_length) == (9, 10)
     assert (spec.title, spec.guardian_title) == ("phalanx-rank 1", "phalanx-guardian 1")
 
 
