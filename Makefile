@@ -19,7 +19,7 @@ endif
 SETUP = @$(PYTHON) deploy/bootstrap.py --engine $(ENGINE)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench load survival chaos nodes journal clients gpu clean
+.PHONY: help serve test check bench load survival chaos nodes ray journal clients gpu clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,7 @@ serve: ## Serve, all set-up included: make serve MODEL=... DP=ranks TP=workers P
 test: ## Run all tests but the long ones, with real vLLM too; ARGS=tests/unit runs some
 	$(SETUP) --dev
 	$(BIN)/python -m pytest --ignore=tests/load --ignore=tests/survival --ignore=tests/netns --ignore=tests/clients \
+		--ignore=tests/ray \
 		$(if $(ARGS),$(ARGS),-n 2 --no-loadscope-reorder)
 
 check: ## Lint, format, types and the rules of the layout: what CI runs before the tests
@@ -63,6 +64,10 @@ chaos: ## 500 random rounds of kills, restarts, stalls and poison on simulated r
 nodes: ## Nodes as network namespaces: links cut, agents and gateways killed; root and iproute2; about five minutes
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/netns $(ARGS)
+
+ray: ## Ranks that Ray places: clusters of three nodes on this machine, killed in parts and as a whole; about ten minutes
+	$(SETUP) --dev
+	$(BIN)/python -m pytest -s tests/ray $(ARGS)
 
 journal: ## The durable store on SQLite and on a PostgreSQL of its own (apt-get install postgresql), and gateways killed; ten minutes
 	$(SETUP) --dev

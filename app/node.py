@@ -15,7 +15,7 @@ from app.settings.inheritance import inherited
 from engines.agent import agent
 from engines.agent.spec import AgentSpec
 from engines.contract.spec import EngineKind
-from engines.host.network import network_variables
+from engines.host.network import network_variables, own_address_towards
 from phalanx import __version__
 
 logger = get_logger("agent")
@@ -40,6 +40,7 @@ def run(settings: Settings, variables: Mapping[str, str]) -> int:
 
 def _spec(settings: Settings, environ: Mapping[str, str], allotment: Allotment) -> AgentSpec:
     try:
+        address = own_address_towards(settings.master_addr)
         network = network_variables(environ, settings.master_addr)
     except OSError as error:
         raise FatalError(
@@ -52,18 +53,19 @@ def _spec(settings: Settings, environ: Mapping[str, str], allotment: Allotment) 
         version=__version__,
         agreed=dict(agreed_settings(settings, allotment.device)),
         facts=node_facts(allotment),
-        model=_model(settings, environ),
+        model=asyncio.run(local_model(settings, environ)),
         log_dir=str(log_folder(settings, environ)),
         socket_dir=str(socket_folder()),
+        address=address,
         network=network,
         meeting_timeout_s=settings.node_timeout_s,
         leave_timeout_s=settings.drain_timeout_s + settings.stop_timeout_s + LEAVE_MARGIN_S,
     )
 
 
-def _model(settings: Settings, environ: Mapping[str, str]) -> str | None:
+async def local_model(settings: Settings, environ: Mapping[str, str]) -> str | None:
     """Where the model is on this machine. Raises FatalError where it is not."""
     if settings.engine is EngineKind.SIMULATED:
         return None
-    facts = asyncio.run(inspect_model(settings.model or BUILT_IN_MODEL, settings.revision, environ))
+    facts = await inspect_model(settings.model or BUILT_IN_MODEL, settings.revision, environ)
     return facts.model

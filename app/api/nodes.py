@@ -24,6 +24,7 @@ class NodeView(msgspec.Struct, kw_only=True):
     node: int
     state: str
     name: str | None
+    ray_node_id: str | None
     pid: int | None  # of the gateway or the agent
     device: str | None
     cores: int | None
@@ -44,7 +45,11 @@ SCHEMAS = (
     Described(
         NodeView,
         words={"state": one_of(NodeState)},
-        notes={"heard_age_s": "Seconds since it last said anything.", "pid": "Of the gateway, or of the node's agent."},
+        notes={
+            "ray_node_id": "Where Ray places the ranks: the node of Ray's that this one is on, with others maybe.",
+            "heard_age_s": "Seconds since it last said anything.",
+            "pid": "Of the gateway, or of the node's agent.",
+        },
     ),
     Described(NodeList, notes={"refused_peers": "Connections of peers without the nodes' keys."}),
 )
@@ -72,6 +77,7 @@ def _view(gateway: Gateway, host: LocalHost | NodeHost) -> NodeView:
         node=host.number,
         state=state,
         name=facts.name if facts else None,
+        ray_node_id=facts.ray_node_id if facts else None,
         pid=facts.pid if facts else None,
         device=facts.device if facts else None,
         cores=facts.cores if facts else None,

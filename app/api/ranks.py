@@ -36,6 +36,7 @@ class RankView(msgspec.Struct, kw_only=True):
     processes: dict[str, int]
     node: str  # its hostname
     node_rank: int
+    ray_node_id: str | None  # where Ray places the ranks
     gpus: list[str]
     cores: str | None
     model: str
@@ -167,6 +168,7 @@ def _view(gateway: Gateway, rank: Rank, log_lines: int, is_admin: bool) -> RankV
         processes=facts.processes if facts else {},
         node=gateway.fleet.host_of(rank.number).name,
         node_rank=gateway.fleet.host_of(rank.number).number,
+        ray_node_id=gateway.fleet.host_of(rank.number).ray_node_id,
         gpus=list(rank.share.gpus),
         cores=rank.share.cores,
         model=gateway.settings.public_name,

@@ -49,8 +49,8 @@ class Availability:
         if self._fleet.plan is None:
             return "no rank is ready: the model's configuration is being read"
         parts = "; ".join(f"rank {rank.number} is {rank.state}{_detail(rank)}" for rank in waiting)
-        if missing := self._fleet.hosts.missing:
-            parts += f"; waiting for node {', '.join(map(str, missing))}"
+        if waits_for := self._fleet.hosts.waits_for:
+            parts += f"; {waits_for}"
         return f"{'not all ranks are' if self._dispatcher.takes_items else 'no rank is'} ready: {parts}"
 
 

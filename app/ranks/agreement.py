@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Mapping
 from importlib import metadata
 
 from app.ranks.devices import Allotment
@@ -23,12 +22,17 @@ NAMES = (
 )
 
 
-def agreed_settings(settings: Settings, device: str) -> Mapping[str, str]:
+def agreed_settings(settings: Settings, device: str) -> dict[str, str]:
     """By name, as JSON."""
     values = {name: getattr(settings, name) for name in (*NAMES, *EngineSettings.model_fields)}
     if device == "cpu":
         values["cpu_kv_cache_gib"] = settings.cpu_kv_cache_gib
-    return as_agreed(values | {"device": device} | {f"the version of {name}": _version(name) for name in ENGINES})
+    return as_agreed(values | {"device": device}) | installed_engines()
+
+
+def installed_engines() -> dict[str, str]:
+    """The versions on this machine, by name, as JSON."""
+    return as_agreed({f"the version of {name}": _version(name) for name in ENGINES})
 
 
 def node_facts(allotment: Allotment) -> NodeFacts:

@@ -73,6 +73,8 @@ class Allotment:
 
 def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     """Each rank's part of this machine. Raises DeviceError where it is not enough, or a GPU does not work."""
+    if settings.launcher == "ray":
+        return Allotment("cpu", ())  # of this machine; what ranks have, Ray deals out
     if settings.engine is EngineKind.SIMULATED:
         return Allotment("cpu", (Share(),) * (settings.ranks_per_node or DEFAULT_CPU_RANKS), machine="simulated")
     if _has_cpu_build():

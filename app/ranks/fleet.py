@@ -15,7 +15,7 @@ from app.ranks.events import GroupListener, LossKind
 from app.ranks.group import Group
 from app.ranks.group_environment import GroupEnvironment
 from app.ranks.hosts.host import Host
-from app.ranks.hosts.hosts import Hosts
+from app.ranks.hosts.hosts import Hosts, make_hosts
 from app.ranks.hosts.node import NodeHost
 from app.ranks.model import model_of
 from app.ranks.plan import Plan
@@ -64,8 +64,8 @@ class Fleet:
     ) -> None:
         self._settings = settings
         self._environ = environ
-        self._device, self._machine = allotment.device, allotment.machine
-        self._hosts = Hosts(settings, environ, allotment, self, self.fail)
+        self._machine = allotment.machine
+        self._hosts = make_hosts(settings, environ, allotment, self, self.fail)
         self._listener = listener
         self._on_change = on_change
         self._is_stopping = False
@@ -82,7 +82,6 @@ class Fleet:
 
     def start(self) -> None:
         """Begins to start the ranks, and returns at once."""
-        self._hosts.start()
         self._launching = tasks.start(self._launch(), "launch ranks", self.fail)
 
     async def stop(self) -> None:
@@ -168,7 +167,7 @@ class Fleet:
 
     async def _launch(self) -> None:
         try:
-            self.plan = await self._make_plan()
+            self.plan = await self._make_plan(await self._hosts.meet())
         except FatalError as error:
             self._give_up(error)
             return
@@ -177,13 +176,14 @@ class Fleet:
         folder = log_folder(self._settings, self._environ)
         logger.info("ranks_starting", log_dir=str(folder), **planning.figures(self._settings, self.plan))
         self._make_groups(self.plan)
+        self._hosts.place({group.number: [rank.number for rank in group.ranks] for group in self.groups.values()})
         for group in self.groups.values():
             self._living.append(tasks.start(group.run(), f"group {group.number}", self.fail))
 
-    async def _make_plan(self) -> Plan:
+    async def _make_plan(self, device: str) -> Plan:
         model, dp_size = await model_of(self._settings, self._environ), len(self.ranks)
         tuned = look_up(self._settings, self._machine, dp_size, self._environ)
-        return planning.make_plan(self._settings, model, self._device, dp_size, tuned)
+        return planning.make_plan(self._settings, model, device, dp_size, tuned)
 
     def _make_groups(self, plan: Plan) -> None:
         environment = GroupEnvironment(self._settings, plan, self.host_of)
@@ -201,8 +201,9 @@ class Fleet:
 
     def node_joined(self, node: NodeHost) -> None:
         """Groups that wait for it start."""
-        for group in self.groups.values():
-            group.nodes_changed.set()
+        for number in {rank.group for rank in self.ranks if self.host_of(rank.number) is node}:
+            if number in self.groups:
+                self.groups[number].nodes_changed.set()
 
     def node_leaving(self, node: NodeHost) -> None:
         """The groups that have ranks there finish what they hold, and then wait for it to come back."""

@@ -23,13 +23,11 @@ OnStranger = Callable[[bytes, bytes], None]  # name, frame
 
 
 class NodePort:
-    """Listens on `endpoint`. `on_stranger` hears what comes under names that nobody has asked for; `on_broken`, that
+    """Listens once it is bound. `on_stranger` hears what comes under names that nobody has asked for; `on_broken`, that
     the socket itself has failed."""
 
-    def __init__(
-        self, endpoint: str, keys: NodeKeys | None, on_stranger: OnStranger, on_broken: Callable[[str], None]
-    ) -> None:
-        self.endpoint = endpoint
+    def __init__(self, keys: NodeKeys | None, on_stranger: OnStranger, on_broken: Callable[[str], None]) -> None:
+        self.endpoint = ""  # where others reach it, once it is bound
         self.refused = 0  # peers that could not prove to be ours
         self._keys = keys
         self._on_stranger = on_stranger
@@ -46,11 +44,16 @@ class NodePort:
         self._socket = self._context.socket(zmq.ROUTER)
         prepare_listening(self._socket, keys)
         self._monitor = self._socket.get_monitor_socket(REFUSALS)
+        self._descriptors: dict[int, Callable[[], None]] = {}
+
+    def bind(self, endpoint: str) -> None:
+        """From now on others may connect; to any free port if that is 0. Raises OSError."""
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self._shut()
             raise OSError(error.errno, f"{endpoint}: {error}") from error
+        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT) if endpoint.endswith(":0") else endpoint
         self._descriptors = {self._socket.fileno(): self._look, self._monitor.fileno(): self._count_refusals}
         for descriptor, react in self._descriptors.items():
             self._loop.add_reader(descriptor, react)

@@ -66,7 +66,7 @@ def look_up(settings: Settings, machine: str, dp_size: int, environ: Mapping[str
 
     What was measured on one machine says nothing of ranks on several. `environ` is the ranks', and has a HOME.
     """
-    if not settings.tuned or settings.node_size > 1:
+    if not settings.tuned or settings.node_size > 1 or settings.launcher == "ray":
         return NOTHING
     site = site_of(settings, machine, dp_size)
     files = dict(_files(tuned_folder(settings, environ)))

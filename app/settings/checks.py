@@ -21,6 +21,7 @@ from app.settings.declaration import (
 )
 from app.settings.folders import socket_folder
 from app.settings.node_checks import node_contradictions, node_problems
+from app.settings.ray_checks import ray_contradictions, ray_problems
 from engines.contract.spec import EngineKind, ExecutorKind
 
 PATH_BEGINNINGS = ("/", "./", "../", "~")
@@ -31,6 +32,7 @@ DECIDED_BY_US = "data_parallel_"  # the rest of these arguments follow from dp_s
 def contradictions(settings: Settings) -> Iterator[str]:
     """A sentence for everything that does not go together. No I/O."""
     yield from node_contradictions(settings)
+    yield from ray_contradictions(settings)
     if not (settings.insecure or settings.api_keys_file or is_loopback(settings.host) or settings.node_rank):
         yield (
             f"{label('host')} is {settings.host}, which other machines may reach, and nobody is asked for an API key: "
@@ -97,6 +99,7 @@ def check_environment(settings: Settings) -> None:
         *_model_problems(settings.model),
         *([] if settings.node_rank else _address_problems(settings.host, settings.port)),  # only node 0 has clients
         *node_problems(settings),
+        *ray_problems(settings),
         *_keys_problems(settings.api_keys_file),
         *_log_folder_problems(settings.log_dir),
     ]

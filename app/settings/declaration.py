@@ -29,6 +29,7 @@ from app.settings.field_types import (
     lower,
 )
 from app.settings.journal import JournalSettings
+from app.settings.ray import RaySettings
 from app.settings.section import PREFIX, Section, setting
 from app.settings.spooling import SpoolSettings
 from app.settings.tuning import TuningSettings
@@ -233,6 +234,7 @@ class Settings(
     ServerSettings,
     TuningSettings,
     EngineSettings,
+    RaySettings,
     NodeSettings,
     RankSettings,
     ModelSettings,
@@ -277,6 +279,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ModelSettings,
     RankSettings,
     NodeSettings,
+    RaySettings,
     EngineSettings,
     TuningSettings,
     ServerSettings,

@@ -10,14 +10,21 @@ from engines.contract.node_keys import NodeKeysError, read_node_keys
 
 def node_contradictions(settings: Settings) -> Iterator[str]:
     """A sentence for everything that does not go together. No I/O."""
-    size, rank, dp_size = settings.node_size, settings.node_rank, settings.dp_size
+    if settings.launcher == "ray":
+        return  # which has checks of its own
+    size, rank = settings.node_size, settings.node_rank
     if rank >= size:
         yield f"{label('node_rank')} is {rank}: with {flag('node_size')} {size} it must be 0 to {size - 1}"
     if size == 1:
         for name in ("master_addr", "master_port", "node_keys_file"):
             if getattr(settings, name) != NodeSettings.model_fields[name].default:
                 yield f"{label(name)} is set, and {label('node_size')} is 1: say how many nodes there are"
-        return
+    else:
+        yield from _meeting_contradictions(settings, size)
+
+
+def _meeting_contradictions(settings: Settings, size: int) -> Iterator[str]:
+    dp_size = settings.dp_size
     if dp_size is None:
         yield f"{label('dp_size')} is missing: say how many ranks the {size} nodes have together"
     elif dp_size % size:

@@ -1,7 +1,7 @@
 """A node agent: the host of a gateway's ranks on another machine.
 
 It dials its gateway, does as it is told, and ends its ranks when the gateway is gone. Then it dials again, for ever:
-only the first meeting has a deadline.
+only the first meeting has a deadline. One that was placed does not: whoever placed it starts another one.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ from engines.signals import ending_signals
 logger = get_logger("agent")
 ANSWER_TIMEOUT_S = 5.0  # for a gateway that listens to say yes or no
 PAUSE_S = 1.0  # between two attempts
+LIFELINE = 0  # standard input
 
 
 class Ending(Enum):
@@ -53,9 +54,10 @@ class Ending(Enum):
     REFUSED = "refused"
     UNANSWERED = "unanswered"
     FAILED = "failed"
+    LEFT = "left"  # it was placed, and its gateway, or what held its standard input, is gone
 
 
-EXIT_CODES = {Ending.ASKED: 0, Ending.FAILED: 1, Ending.REFUSED: 2, Ending.UNANSWERED: 2}
+EXIT_CODES = {Ending.ASKED: 0, Ending.FAILED: 1, Ending.REFUSED: 2, Ending.UNANSWERED: 2, Ending.LEFT: 0}
 
 
 def run(spec: AgentSpec, environ: Mapping[str, str]) -> int:
@@ -71,7 +73,7 @@ class Agent:
     def __init__(self, spec: AgentSpec, environ: Mapping[str, str]) -> None:
         self._spec = spec
         self._keys = read_node_keys(Path(spec.keys_file)) if spec.keys_file else None
-        self._machine = Machine(environ, Path(spec.log_dir), Path(spec.socket_dir))
+        self._machine = Machine(environ, Path(spec.log_dir), Path(spec.socket_dir), spec.address)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._link: GatewayLink | None = None
         self._ranks: AgentRanks | None = None  # while a gateway has welcomed this agent
@@ -88,11 +90,15 @@ class Agent:
         began = time.monotonic()
         with ending_signals(self._on_signal):
             logger.info("gateway_dialled", node=self._spec.node, endpoint=self._spec.endpoint, pid=os.getpid())
+            if self._spec.is_placed:
+                asyncio.get_running_loop().add_reader(LIFELINE, self._look_at_lifeline)
             try:
                 while self._ending is None:
                     await self._live()
                     if self._ending is None:
                         self._check_first_meeting(time.monotonic() - began)
+                    if self._spec.is_placed and self._has_met:
+                        self._end(Ending.LEFT)
                     if self._ending is None:
                         await self._pause()
             finally:
@@ -188,6 +194,11 @@ class Agent:
         await tasks.comes_within(self._over, PAUSE_S)
 
     # -- the end
+
+    def _look_at_lifeline(self) -> None:
+        if not os.read(LIFELINE, 4096):
+            asyncio.get_running_loop().remove_reader(LIFELINE)
+            self._end(Ending.LEFT)
 
     def _on_signal(self, number: signal.Signals) -> None:
         """The first asks the gateway to drain this node's ranks; the second ends them."""

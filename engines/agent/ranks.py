@@ -13,6 +13,8 @@ from engines.contract.node_protocol import (
     AwaitMemory,
     ClearRank,
     EndRank,
+    FindMeeting,
+    MeetingFound,
     MemoryDone,
     NodeMessage,
     NoteMemory,
@@ -33,7 +35,7 @@ from engines.logs import get_logger
 logger = get_logger("agent")
 TAIL_BYTES = 16 * 1024  # of a log that grows
 WHOLE_BYTES = 512 * 1024  # of one that is complete: its cause may be far up
-Order = StartRank | EndRank | ClearRank | TakePulse | NoteMemory | AwaitMemory
+Order = StartRank | EndRank | ClearRank | TakePulse | NoteMemory | AwaitMemory | FindMeeting
 Key = tuple[int, int]  # rank, incarnation
 
 
@@ -74,6 +76,8 @@ class AgentRanks:
                 self._take_pulse(order)
             case NoteMemory() | AwaitMemory():
                 self._begin(self._see_to_memory(order), "GPU memory")
+            case FindMeeting():
+                self._begin(self._find_meeting(order), "lock-step address")
 
     def report_logs(self) -> None:
         """Tells what ranks have printed since the last time."""
@@ -154,6 +158,14 @@ class AgentRanks:
         else:
             await self._machine.await_free_memory(order.gpus)
         self._tell(MemoryDone(request=order.request))
+
+    async def _find_meeting(self, order: FindMeeting) -> None:
+        try:
+            address = await self._machine.lockstep_address()
+        except OSError as error:
+            self._tell(MeetingFound(request=order.request, address=None, error=str(error)))
+            return
+        self._tell(MeetingFound(request=order.request, address=address))
 
     def _report_log(self, key: Key, life: _Life, size_bytes: int) -> None:
         end = life.log.end(size_bytes)

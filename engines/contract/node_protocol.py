@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from engines.contract.spec import RankSpec, RankVariables, Share
+from engines.contract.spec import LockstepAddress, RankSpec, RankVariables, Share
 
-NODE_PROTOCOL_VERSION = 1
+NODE_PROTOCOL_VERSION = 2
 BEAT_S = 1.0
 SILENCE_S = 10.0  # much longer than an event loop may be busy, and short enough to run items elsewhere
 MOST_FRAME_BYTES = 2**30  # of one message on the wire; a peer that sends more is cut off
@@ -26,6 +26,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     gpus: list[str]  # that its ranks have, as CUDA_VISIBLE_DEVICES names them
     shares: list[Share]  # of its ranks, in order
+    ray_node_id: str | None = None  # of the node that Ray has started the agent on
+    ticket: str = ""  # which start of an agent this is, where somebody else than a person starts them
 
 
 class NodeMessage(msgspec.Struct, array_like=True, tag=True, kw_only=True):
@@ -102,7 +104,26 @@ class MemoryDone(NodeMessage):
     request: int
 
 
-FromAgent = Join | AgentBeat | Leaving | RankStarted | RankEnded | RankCleared | RankPrinted | PulseTaken | MemoryDone
+class MeetingFound(NodeMessage):
+    """The answer to FindMeeting. `error` says why there is no address."""
+
+    request: int
+    address: LockstepAddress | None
+    error: str | None = None
+
+
+FromAgent = (
+    Join
+    | AgentBeat
+    | Leaving
+    | RankStarted
+    | RankEnded
+    | RankCleared
+    | RankPrinted
+    | PulseTaken
+    | MemoryDone
+    | MeetingFound
+)
 
 # ---------------------------------------------------------------- gateway -> agent
 
@@ -176,6 +197,12 @@ class AwaitMemory(NodeMessage):
     gpus: list[str]
 
 
+class FindMeeting(NodeMessage):
+    """Asks for fresh ports of the node, where a lock-step group can meet whose first rank runs there."""
+
+    request: int
+
+
 ToAgent = (
     Welcome
     | Refused
@@ -188,6 +215,7 @@ ToAgent = (
     | TakePulse
     | NoteMemory
     | AwaitMemory
+    | FindMeeting
 )
 
 _encoder = msgspec.msgpack.Encoder()

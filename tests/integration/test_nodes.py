@@ -214,7 +214,7 @@ def test_a_node_of_another_version_is_refused_and_nothing_else_notices(replicas:
     older = "import sys, phalanx; phalanx.__version__ = '0.0.1'; from phalanx.cli import main; main()"
     stranger = cluster.start_agent(1, program=(sys.executable, "-c", older))
     assert stranger.wait() == 2
-    assert "it is Phalanx 0.0.1 (protocol 1), and node 0 is" in stranger.log
+    assert "it is Phalanx 0.0.1 (protocol 2), and node 0 is" in stranger.log
     assert [rank["incarnation"] for rank in service.ranks()] == lives
     assert service.health()["status"] == "ok"
 

@@ -18,7 +18,7 @@ MAX_FUNCTION_LINES = 50
 # From the top down. A module may import what stands in a lower row, and what belongs to its own entry.
 LAYERS = {
     "app": (
-        ("app.http.server", "app.node"),
+        ("app.http.server", "app.node", "app.placed_node"),
         ("app.factory",),
         ("app.http",),
         ("app.api",),
@@ -30,9 +30,9 @@ LAYERS = {
         ("app.ranks",),
         ("app.settings.loading", "app.settings.checks", "app.settings.inheritance"),
         ("app.settings.service_links", "app.settings.folders", "app.settings.node_checks", "app.settings.limits"),
-        ("app.traces",),
+        ("app.settings.ray_checks", "app.traces"),
         ("app.settings.declaration", "app.metrics"),
-        ("app.settings.journal", "app.settings.spooling", "app.settings.tuning"),
+        ("app.settings.journal", "app.settings.ray", "app.settings.spooling", "app.settings.tuning"),
         ("app.keys", "app.journal"),
         ("app.errors", "app.logs", "app.validation", "app.settings.field_types", "app.settings.section"),
         ("engines.agent",),
@@ -50,6 +50,7 @@ LAYERS = {
     ),
 }
 BESIDE = {  # of one row, and yet the left one may import the right one
+    ("app.placed_node", "app.node"),
     ("app.settings.loading", "app.settings.checks"),
     ("engines.simulated", "engines.rank.engine"),
 }
@@ -80,6 +81,7 @@ DOORS = {
     "pydantic_core": ("app.settings.loading",),
     "pydantic_settings": ("app.settings",),
     "pynvml": ("app.ranks.devices", "engines.host.gpu_memory"),
+    "ray": ("app.ranks.hosts.ray",),
     "rich": (
         *("phalanx.api_keys_table", "phalanx.batches_table", "phalanx.console", "phalanx.generate.progress"),
         *("phalanx.ranks_table", "phalanx.tune.reporter", "phalanx.tune.table"),
@@ -105,6 +107,7 @@ DOORS = {
 }
 ENVIRONMENT = (
     "app.http.server",  # hands it down
+    "app.placed_node",  # as it came from Ray
     "app.settings.loading",
     "phalanx.cli",  # hands it down to a node's agent
     "engines.__main__",  # hands it down, too

@@ -86,6 +86,10 @@ class Host(Protocol):
         """Of the node."""
 
     @property
+    def ray_node_id(self) -> str | None:
+        """Of the node that Ray has chosen; None where it does not."""
+
+    @property
     def is_present(self) -> bool:
         """Whether ranks can be started there now."""
 

@@ -15,6 +15,7 @@ class LocalHost(Machine):
     """A Host, node 0. `facts` say what parts of this machine its ranks have; the first is rank 0's."""
 
     number = 0
+    ray_node_id = None
     is_present = True
     is_heard = True
 

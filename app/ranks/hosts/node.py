@@ -16,7 +16,9 @@ from engines.contract.node_protocol import (
     BEAT_S,
     SILENCE_S,
     AwaitMemory,
+    FindMeeting,
     GatewayBeat,
+    MeetingFound,
     MemoryDone,
     NodeFacts,
     NodeMessage,
@@ -49,7 +51,7 @@ class NodeState(StrEnum):
 class NodeHost:
     """A Host."""
 
-    def __init__(self, number: int, first_rank: int, endpoint: str, port: NodePort, epoch: int) -> None:
+    def __init__(self, number: int, first_rank: int, port: NodePort, epoch: int) -> None:
         self.number = number
         self.state = NodeState.MISSING
         self.facts: NodeFacts | None = None
@@ -58,12 +60,11 @@ class NodeHost:
         self._was_silent_at = -math.inf  # when it was heard again after a silence, the last time
         self.agent: bytes | None = None  # by which name it is connected
         self._first_rank = first_rank
-        self._endpoint = endpoint
         self._port = port
         self._epoch = epoch
         self._ranks: dict[tuple[int, int], NodeRank] = {}
         self._logs: dict[int, NodeLog] = {}
-        self._memory_requests: dict[int, asyncio.Future[None]] = {}
+        self._questions: dict[int, asyncio.Future[MemoryDone | MeetingFound | None]] = {}
         self._numbers = itertools.count(1)
 
     # -- as the gateway's groups see it
@@ -72,6 +73,11 @@ class NodeHost:
     def name(self) -> str:
         """Its hostname, once it has joined."""
         return self.facts.name if self.facts else f"node {self.number}"
+
+    @property
+    def ray_node_id(self) -> str | None:
+        """Of the node that Ray has started its agent on."""
+        return self.facts.ray_node_id if self.facts else None
 
     @property
     def is_present(self) -> bool:
@@ -108,12 +114,17 @@ class NodeHost:
         return self.facts.shares[rank - self._first_rank]
 
     async def lockstep_address(self) -> LockstepAddress:
-        """Lock-step groups meet on node 0, where their first rank is."""
-        raise HostLost(f"node {self.number} cannot be where a lock-step group meets")
+        """The agent finds fresh ports."""
+        found = await self._ask(lambda number: FindMeeting(epoch=self._epoch, request=number))
+        if not isinstance(found, MeetingFound):
+            raise HostLost(f"node {self.number} is {self.state}")
+        if found.address is None:
+            raise OSError(found.error)
+        return found.address
 
     def connect(self, rank: int, incarnation: int, on_message: OnMessage, on_broken: OnBroken) -> NodeConnection:
         """Through the port that all nodes share."""
-        return NodeConnection(self._port, self._endpoint, self._epoch, rank, incarnation, on_message, on_broken)
+        return NodeConnection(self._port, self._port.endpoint, self._epoch, rank, incarnation, on_message, on_broken)
 
     async def start(self, draft: RankSpec, variables: RankVariables) -> NodeRank:
         """Has the agent start it. Raises OSError."""
@@ -141,21 +152,20 @@ class NodeHost:
 
     async def take_memory_baseline(self, gpus: Sequence[str]) -> None:
         """The agent notes it."""
-        await self._ask_about_memory(lambda number: NoteMemory(epoch=self._epoch, request=number, gpus=list(gpus)))
+        await self._ask(lambda number: NoteMemory(epoch=self._epoch, request=number, gpus=list(gpus)))
 
     async def await_free_memory(self, gpus: Sequence[str]) -> None:
         """The agent waits for it."""
-        await self._ask_about_memory(lambda number: AwaitMemory(epoch=self._epoch, request=number, gpus=list(gpus)))
+        await self._ask(lambda number: AwaitMemory(epoch=self._epoch, request=number, gpus=list(gpus)))
 
-    async def _ask_about_memory(self, make: Callable[[int], NodeMessage]) -> None:
-        """An agent that is lost has nothing left in memory when it is back."""
+    async def _ask(self, make: Callable[[int], NodeMessage]) -> MemoryDone | MeetingFound | None:
+        """The agent's answer; None when it is lost, which has nothing left in memory when it is back."""
         number = next(self._numbers)
-        done = self._memory_requests[number] = asyncio.get_running_loop().create_future()
+        answer = self._questions[number] = asyncio.get_running_loop().create_future()
         try:
-            if self.agent is not None and self.tell(make(number)):
-                await done
+            return await answer if self.agent is not None and self.tell(make(number)) else None
         finally:
-            del self._memory_requests[number]
+            del self._questions[number]
 
     # -- as the membership sees it
 
@@ -183,9 +193,9 @@ class NodeHost:
         self.agent = None
         for rank in list(self._ranks.values()):
             rank.lose(reason)
-        for done in self._memory_requests.values():
-            if not done.done():
-                done.set_result(None)
+        for answer in self._questions.values():
+            if not answer.done():
+                answer.set_result(None)
 
     def tell(self, message: NodeMessage) -> bool:
         """Whether it is on its way."""
@@ -203,9 +213,9 @@ class NodeHost:
                 log = self._logs.get(message.rank)
                 if log is not None:
                     log.take(message)
-            case MemoryDone():
-                done = self._memory_requests.get(message.request)
-                if done is not None and not done.done():
-                    done.set_result(None)
+            case MemoryDone() | MeetingFound():
+                answer = self._questions.get(message.request)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
             case _:
                 pass

@@ -1,4 +1,4 @@
-"""The other nodes of this gateway: who has joined, who is lost, and what each of their agents is told.
+"""The nodes of this gateway that have agents: who has joined, who is lost, and what each agent is told.
 
 An agent belongs to its gateway for as long as both hear each other. One that is taken for lost and still speaks is
 expelled: it ends what it has, and joins anew. So a node that has joined has nothing of ours left on it.
@@ -6,7 +6,7 @@ expelled: it ends what it has, and joins anew. So a node that has joined has not
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -15,12 +15,10 @@ from app.errors import FatalError
 from app.logs import get_logger
 from app.ranks.hosts.node import NodeHost, NodeState
 from app.ranks.node_port import NodePort
-from app.settings.declaration import Settings, label
 from engines import tasks
 from engines.contract.node_keys import NodeKeys
 from engines.contract.node_protocol import (
     BEAT_S,
-    NODE_PROTOCOL_VERSION,
     SILENCE_S,
     Expelled,
     Farewell,
@@ -47,40 +45,50 @@ class NodesListener(Protocol):
         """It waits for its ranks to be drained."""
 
 
+class Organizer(Protocol):
+    """Who has the agents started, and knows which there are to be."""
+
+    def objection(self, join: Join) -> str | None:
+        """Why an agent can never join; None if it may."""
+
+    def look(self, hosts: Sequence[NodeHost]) -> None:
+        """Once a second."""
+
+    def lost(self, host: NodeHost, reason: str) -> None:
+        """One has been lost, or has left."""
+
+
 class Nodes:
-    """Listens at master_addr:master_port."""
+    """Listens for agents once it is started. Nodes are numbered from 1: node 0 is the gateway's own machine."""
 
     def __init__(
         self,
-        settings: Settings,
         keys: NodeKeys | None,
-        agreed: Mapping[str, str],
-        version: str,
         epoch: int,
+        organizer: Organizer,
         listener: NodesListener,
         on_failure: tasks.OnFailure,
     ) -> None:
-        self._settings = settings
-        self._agreed = agreed
-        self._version = version
+        self.hosts: list[NodeHost] = []
+        self.port = NodePort(keys, self._on_stranger, self._on_broken)
+        self._is_encrypted = keys is not None
         self._epoch = epoch
+        self._organizer = organizer
         self._listener = listener
         self._on_failure = on_failure
-        endpoint = settings.node_endpoint
-        self.port = NodePort(endpoint, keys, self._on_stranger, self._on_broken)
-        per_node = settings.ranks_per_node or 1
-        self.hosts = [
-            NodeHost(number, number * per_node, endpoint, self.port, epoch) for number in range(1, settings.node_size)
-        ]
         self._beating: asyncio.Task[None] | None = None
-        self._began = time.monotonic()
-        self._has_met = False  # all of them, once; or the deadline of that has passed
-        logger.info(
-            "nodes_awaited", endpoint=endpoint, nodes=[host.number for host in self.hosts], encrypted=bool(keys)
-        )
 
-    def start(self) -> None:
-        """Agents may join."""
+    def add(self, first_rank: int) -> NodeHost:
+        """One more node, of ranks from this one on."""
+        host = NodeHost(len(self.hosts) + 1, first_rank, self.port, self._epoch)
+        self.hosts.append(host)
+        return host
+
+    def start(self, endpoint: str) -> None:
+        """Agents may join there. Raises OSError."""
+        self.port.bind(endpoint)
+        numbers = [host.number for host in self.hosts]
+        logger.info("nodes_awaited", endpoint=self.port.endpoint, nodes=numbers, encrypted=self._is_encrypted)
         self._beating = tasks.start(self._beat(), "nodes", self._on_failure)
 
     async def stop(self) -> None:
@@ -94,12 +102,25 @@ class Nodes:
             node.tell(Farewell())
             self._lose(node, f"node {node.number} ({node.name}) has left")
 
+    def expel(self, node: NodeHost, reason: str) -> None:
+        """It is taken for lost, whatever its agent believes. Does nothing where it has not joined."""
+        if node.agent is not None:
+            node.tell(Expelled())
+            self._lose(node, reason)
+
+    def let_go(self, node: NodeHost) -> None:
+        """It is about to end: what it has is finished, and nothing new is started there."""
+        if node.state is NodeState.JOINED:
+            logger.info("node_leaving", node=node.number, name=node.name)
+            node.leave()
+            self._listener.node_leaving(node)
+
     # -- once a second
 
     async def _beat(self) -> None:
         while True:
             now = time.monotonic()
-            for host in self.hosts:
+            for host in list(self.hosts):
                 if host.agent is None or host.heard_at is None:
                     continue
                 if not host.tell(GatewayBeat()):
@@ -107,27 +128,8 @@ class Nodes:
                 elif now - host.heard_at > SILENCE_S:
                     host.tell(Expelled())
                     self._lose(host, f"node {host.number} ({host.name}) has been silent for {SILENCE_S:g} s")
-            self._check_first_meeting(now)
+            self._organizer.look(self.hosts)
             await asyncio.sleep(BEAT_S)
-
-    def _check_first_meeting(self, now: float) -> None:
-        if self._has_met:
-            return
-        never = [host.number for host in self.hosts if host.state is NodeState.MISSING]
-        limit_s = self._settings.node_timeout_s
-        if not never:
-            self._has_met = True
-        elif now - self._began > limit_s:
-            self._has_met = True
-            who = f"node {never[0]} has" if len(never) == 1 else f"nodes {', '.join(map(str, never))} have"
-            self._on_failure(
-                "first meeting",
-                FatalError(
-                    f"{who} not joined within {limit_s:g} s ({label('node_timeout_s')}): start `phalanx serve "
-                    f"--node-rank {never[0]} ...` there, and see that it reaches {self.port.endpoint}",
-                    1,
-                ),
-            )
 
     # -- what agents say
 
@@ -145,12 +147,12 @@ class Nodes:
         else:
             host.heard()
             if isinstance(message, Leaving):
-                self._let_go(host)
+                self.let_go(host)
             else:
                 host.hear(message)
 
     def _let_in(self, name: bytes, join: Join) -> None:
-        reason = self._objection(join)
+        reason = self._organizer.objection(join)
         if reason is not None:
             logger.warning("node_refused", node=join.node, name=join.facts.name, reason=reason)
             self._tell(name, Refused(reason=reason, is_final=True))
@@ -164,38 +166,11 @@ class Nodes:
                     name, Refused(reason=f"{reason}: choose another --node-rank, or end that one", is_final=True)
                 )
                 return
-            self._tell(host.agent, Expelled())
-            self._lose(host, f"node {host.number} ({host.name}) was started anew")
+            self.expel(host, f"node {host.number} ({host.name}) was started anew")
         host.join(name, join.version, join.facts)
         self._tell(name, Welcome(epoch=self._epoch))
         logger.info("node_joined", node=host.number, name=host.name, device=join.facts.device, cores=join.facts.cores)
         self._listener.node_joined(host)
-
-    def _objection(self, join: Join) -> str | None:
-        """Why an agent can never join; None if it may."""
-        settings = self._settings
-        if join.protocol != NODE_PROTOCOL_VERSION or join.version != self._version:
-            return (
-                f"it is Phalanx {join.version} (protocol {join.protocol}), and node 0 is {self._version} "
-                f"({NODE_PROTOCOL_VERSION}): install the same on all nodes"
-            )
-        if not 0 < join.node < settings.node_size:
-            most = settings.node_size - 1
-            return f"{label('node_rank')} is {join.node}: with {settings.node_size} nodes it must be 1 to {most}"
-        names = sorted({*join.agreed, *self._agreed})
-        differing = [name for name in names if join.agreed.get(name) != self._agreed.get(name)]
-        if differing:
-            name = differing[0]
-            theirs, ours = join.agreed.get(name), self._agreed.get(name)
-            more = f" (and {len(differing) - 1} more differ)" if len(differing) > 1 else ""
-            return f"{name} is {theirs} on node {join.node} and {ours} on node 0{more}: start all nodes with the same"
-        return None
-
-    def _let_go(self, host: NodeHost) -> None:
-        if host.state is NodeState.JOINED:
-            logger.info("node_leaving", node=host.number, name=host.name)
-            host.leave()
-            self._listener.node_leaving(host)
 
     def _lose(self, host: NodeHost, reason: str) -> None:
         if host.state is NodeState.LEAVING:
@@ -203,6 +178,7 @@ class Nodes:
         else:
             logger.error("node_lost", node=host.number, reason=reason)
         host.lose(reason)
+        self._organizer.lost(host, reason)
 
     def _tell(self, name: bytes, message: NodeMessage) -> None:
         self.port.send(name, encode_node(message))

@@ -1,0 +1,65 @@
+"""Becoming part of a Ray cluster, or a sentence that says why not."""
+
+import platform
+import re
+import socket
+
+import ray
+
+from app.ranks.hosts.ray.messages import Connected, Refused
+
+CLIENT = "ray://"
+LOCAL = "local"
+AUTO = "auto"
+PROBE_S = 5.0  # for somebody to listen at an address: Ray itself would wait for minutes
+NAMESPACE = "phalanx"
+
+
+def connect(address: str) -> Connected | Refused:
+    """Called once in a process."""
+    if (problem := _listening_problem(address)) is not None:
+        return Refused(reason=problem)
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+            **({"include_dashboard": False} if address == LOCAL else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        return Refused(reason=_why(address, str(error)))
+    own = "" if address.startswith(CLIENT) else ray.util.get_node_ip_address()
+    has_gpus = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
+    return Connected(ray_version=ray.__version__, address=own, has_gpus=has_gpus)
+
+
+def _listening_problem(address: str) -> str | None:
+    """Nothing for what is no address of a host."""
+    if address in (LOCAL, AUTO):
+        return None
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return (
+            f"no Ray cluster answers at {address} ({reason}): start one there with `ray start --head`, or name another"
+        )
+    return None
+
+
+def _why(address: str, said: str) -> str:
+    """Ray's own words, as a sentence with what to do."""
+    if "ersion mismatch" in said:
+        theirs = dict(re.findall(r"(Ray|Python): ([\w.]+)", said.partition("This process")[0]))
+        own = f"Ray {ray.__version__} with Python {platform.python_version()}"
+        cluster = f"Ray {theirs.get('Ray', '?')} with Python {theirs.get('Python', '?')}"
+        return f"the cluster at {address} runs {cluster}, and the gateway {own}: install the same for both"
+    if address == AUTO:
+        return (
+            "no Ray cluster runs on this machine: start one with `ray start --head`, join one with `ray start "
+            "--address HEAD:6379`, or say --ray-address local for one of the gateway's own"
+        )
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it does not say why"]
+    return f"the Ray cluster at {address} cannot be joined: {lines[0]}"

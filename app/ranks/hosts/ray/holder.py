@@ -1,0 +1,62 @@
+"""The actor in a bundle: it starts a node agent in a process of its own, and holds its lifeline.
+
+Ray carries this class over by value, since it runs where Phalanx may not be installed: it uses nothing of Phalanx, and
+imports what it needs where it needs it.
+"""
+
+MODULE = "app.placed_node"
+
+
+class AgentHolder:
+    """Holds one agent. Its methods run in threads of the actor's."""
+
+    def __init__(self) -> None:
+        self._lifeline: int | None = None
+
+    def hold(self, told: str) -> tuple[int, str, bool]:
+        """Until the agent has ended: its exit code, the last line that it printed, and whether Phalanx is missing."""
+        import collections
+        import os
+        import subprocess
+        import sys
+
+        lifeline_end, self._lifeline = os.pipe()
+        agent = subprocess.Popen(
+            [sys.executable, "-P", "-m", MODULE],
+            stdin=lifeline_end,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+        os.close(lifeline_end)
+        os.write(self._lifeline, f"{told}\n{self._bundle()}\n".encode())
+        last = collections.deque([b"it said nothing"], maxlen=1)
+        for line in agent.stderr or ():
+            last.extend([line.strip()] if line.strip() else [])
+            sys.stderr.buffer.write(line)  # Ray keeps it among the logs of the node
+            sys.stderr.buffer.flush()
+        said = last[0].decode("utf-8", "replace")
+        is_missing = "No module named" in said and ("'app" in said or " app" in said)
+        return agent.wait(), f"{said} ({sys.executable})" if is_missing else said, is_missing
+
+    def let_go(self) -> None:
+        """The agent ends its ranks, and itself. May be called twice."""
+        import os
+
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
+
+    def _bundle(self) -> str:
+        import json
+
+        import ray
+
+        context = ray.get_runtime_context()
+        return json.dumps(
+            {
+                "ray_node_id": context.get_node_id(),
+                "gpus": context.get_accelerator_ids().get("GPU", []),
+                "cpus": max(1, int(context.get_assigned_resources().get("CPU", 1))),
+            }
+        )

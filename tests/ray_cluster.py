@@ -1,0 +1,226 @@
+"""A Ray cluster on this machine: nodes started with `ray start`, on addresses of 127.0.0.0/8.
+
+Each has a folder of its own, where its processes stand: so a node can be killed with all that runs there.
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from tests.service import DEADLINE_S, Json, Service, until, with_title
+
+RAY = str(Path(sys.executable).with_name("ray"))
+ROOT = str(Path(__file__).parents[1])
+OURS = ("phalanx-", "ray::AgentHolder", "app.placed_node", "hosts.ray.driver")
+NOTICE = {  # dead nodes are noticed after seconds
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+class RayNode:
+    """One node: `ray start` and all that is below it."""
+
+    def __init__(
+        self, address: str, flags: tuple[str, ...], program: tuple[str, ...], variables: dict[str, str]
+    ) -> None:
+        self.address = address
+        self.folder = Path(tempfile.mkdtemp(prefix="pr-", dir="/tmp"))
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PHALANX_", "RAY_"))}
+        own = {
+            "TMPDIR": str(self.folder),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": ROOT,
+        }
+        self._log = self.folder / "ray.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*program, "start", "--block", "--node-ip-address", address, *flags],
+                cwd=self.folder,
+                env=inherited | own | NOTICE | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        """What `ray start` has printed."""
+        return self._log.read_text(errors="replace")
+
+    def wait_started(self) -> None:
+        """Until it is part of its cluster."""
+        until(lambda: "Ray runtime started" in self.log or self._ended(), "the node does not start")
+
+    def processes(self) -> list[psutil.Process]:
+        """All that stand in its folder."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                found += [process] if process.cwd() == str(self.folder) else []
+        return found
+
+    def ours(self) -> list[str]:
+        """Of those, what a gateway has started there."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                found += [line] if any(name in line for name in OURS) else []
+        return found
+
+    def titled(self, title: str) -> list[int]:
+        """Process numbers of those with this in their title."""
+        return with_title(self.processes(), title)
+
+    def kill(self) -> None:
+        """As if its machine were gone: everything there, at once."""
+        for _ in range(2):  # what was being started the first time, too
+            for process in self.processes():
+                with suppress(psutil.Error):
+                    process.kill()
+        self.process.wait()
+
+    def kill_raylet(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ray alone."""
+        for pid in self.titled("raylet/raylet"):
+            os.kill(pid, number)
+
+    def discard(self) -> None:
+        """Ends whatever is left."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _ended(self) -> bool:
+        assert self.process.poll() is None, f"`ray start` ended with exit code {self.process.returncode}: {self.log}"
+        return False
+
+
+class RayCluster:
+    """A head without room for ranks, and nodes with room for so many each."""
+
+    def __init__(
+        self, nodes: int = 2, cpus: int = 2, *flags: str, program: tuple[str, ...] = (RAY,), **variables: str
+    ) -> None:
+        self._net = f"127.{random.randint(2, 250)}.{random.randint(0, 250)}"
+        self._program = program
+        self._variables = variables
+        self._cpus = cpus
+        self._flags = flags
+        self._first = nodes
+        self._count = 0
+        self.nodes: list[RayNode] = []
+        self.services: list[Service] = []
+        self._temp = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
+        self.head: RayNode
+
+    @property
+    def address(self) -> str:
+        """Of its head."""
+        return f"{self._net}.1:{self._port}"
+
+    def start_head(self, port: int = 0) -> None:
+        """Until it answers. `port`: that of an earlier head."""
+        self._port = port or _free_port(f"{self._net}.1")
+        flags = ("--head", "--port", str(self._port), "--num-cpus", "0", "--include-dashboard=false")
+        files = ("--temp-dir", str(self._temp), "--ray-client-server-port", str(_free_port(f"{self._net}.1")))
+        self.head = RayNode(f"{self._net}.1", (*flags, *files), self._program, self._variables)
+        self.head.wait_started()
+
+    def restart_head(self) -> None:
+        """The head dies, and another one comes in its place, which knows nothing of it."""
+        self.head.discard()
+        self.start_head(self._port)
+
+    def add_node(self, *flags: str, cpus: int | None = None, **variables: str) -> RayNode:
+        """Until it is part of the cluster. One after the other: Ray numbers their sockets."""
+        self._count += 1
+        own = ("--address", self.address, "--num-cpus", str(self._cpus if cpus is None else cpus))
+        node = RayNode(
+            f"{self._net}.{self._count + 1}", (*own, *self._flags, *flags), self._program, self._variables | variables
+        )
+        self.nodes.append(node)
+        node.wait_started()
+        return node
+
+    def serve(self, *flags: str, dp_size: int = 2, **more: Any) -> Service:
+        """A gateway that listens; its ranks are being placed."""
+        address = ("--launcher", "ray", "--ray-address", self.address)
+        service = Service(*address, *flags, dp_size=dp_size, **more)
+        self.services.append(service)
+        service.errors_expected = True
+        service.start()
+        return service
+
+    def ours(self) -> list[str]:
+        """What is left of gateways on any node."""
+        return [line for node in (self.head, *self.nodes) for line in node.ours()]
+
+    def with_rank(self, rank: int) -> RayNode:
+        """The node that a rank runs on."""
+        (found,) = [node for node in self.nodes if node.titled(f"phalanx-rank {rank}")]
+        return found
+
+    def check_nothing_left(self, deadline_s: float = 30.0) -> None:
+        """Of any gateway, on any node."""
+        until(lambda: not self.ours(), f"processes are left: {self.ours()}", deadline_s)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start_head()
+            for _ in range(self._first):
+                self.add_node()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for service in self.services:
+                print(service.log)  # noqa: T201  pytest shows it with the failure
+            for log in self._temp.glob("session_latest/logs/worker-*.err"):
+                print(log, log.read_text(errors="replace")[-3000:])  # noqa: T201  the same
+        self._discard()
+
+    def _discard(self) -> None:
+        for service in self.services:
+            service.discard()
+        for node in (*self.nodes, self.head):
+            node.discard()
+        shutil.rmtree(self._temp, ignore_errors=True)
+
+
+def placed_on(service: Service) -> dict[int, str | None]:
+    """The nodes of Ray's that the ranks are on."""
+    return {rank["rank"]: rank["ray_node_id"] for rank in service.ranks()}
+
+
+def nodes_of(service: Service) -> list[Json]:
+    """/v1/nodes, but for the gateway's own machine."""
+    found: list[Json] = service.client.get("/v1/nodes").json()["data"]
+    return [node for node in found if node["node"]]
+
+
+def wait_serving(service: Service) -> None:
+    """Until any rank takes items."""
+    until(lambda: service.client.get("/health").status_code == 200, "nothing is served", DEADLINE_S)
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
