@@ -5,6 +5,7 @@ Each has a folder of its own, where its processes stand: so a node can be killed
 
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -117,7 +118,7 @@ class RayCluster:
     ) -> None:
         self._net = f"127.{random.randint(2, 250)}.{random.randint(0, 250)}"
         self._program = program
-        self._variables = variables
+        self._variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} | variables
         self._cpus = cpus
         self._flags = flags
         self._first = nodes
@@ -159,11 +160,20 @@ class RayCluster:
     def serve(self, *flags: str, dp_size: int = 2, **more: Any) -> Service:
         """A gateway that listens; its ranks are being placed."""
         address = ("--launcher", "ray", "--ray-address", self.address)
-        service = Service(*address, *flags, dp_size=dp_size, **more)
+        service = Service(*address, *flags, dp_size=dp_size, variables=self._variables, **more)
         self.services.append(service)
         service.errors_expected = True
         service.start()
         return service
+
+    def change(self, **variables: str) -> None:
+        """What is started from now on has these."""
+        self._variables |= variables
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of commands of Ray's that ask the cluster."""
+        return dict(os.environ) | self._variables
 
     def ours(self) -> list[str]:
         """What is left of gateways on any node."""

@@ -1,5 +1,7 @@
 """Ranks placed by Ray, the small case: a cluster of the gateway's own, and addresses where there is none."""
 
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -16,8 +18,8 @@ def libraries_of_ray(service: Service) -> list[str]:
     ]
 
 
-def test_a_cluster_of_the_gateways_own_runs_the_ranks_and_ends_with_it() -> None:
-    with serving(*RAY, "--ray-address", "local") as service:
+def test_a_cluster_of_the_gateways_own_runs_the_ranks_and_ends_with_it(tmp_path: Path) -> None:
+    with serving(*RAY, "--ray-address", "local", variables={"HOME": str(tmp_path)}) as service:
         answer = service.batch(["a prompt"] * 20, sampling_params={"max_tokens": 4})
         assert {result["status"] for result in answer["results"]} == {"ok"}
         assert {result["rank"] for result in answer["results"]} == {0, 1}

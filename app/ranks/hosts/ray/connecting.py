@@ -5,6 +5,7 @@ import re
 import socket
 
 import ray
+from ray.exceptions import RayError
 
 from app.ranks.hosts.ray.messages import Connected, Refused
 
@@ -27,8 +28,8 @@ def connect(address: str) -> Connected | Refused:
             configure_logging=False,
             **({"include_dashboard": False} if address == LOCAL else {}),
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        return Refused(reason=_why(address, str(error)))
+    except (RayError, RuntimeError, ValueError, OSError) as error:
+        return Refused(reason=_why(address, f"{error}\n{error.__cause__ or error.__context__ or ''}"))
     own = "" if address.startswith(CLIENT) else ray.util.get_node_ip_address()
     has_gpus = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
     return Connected(ray_version=ray.__version__, address=own, has_gpus=has_gpus)
@@ -56,6 +57,11 @@ def _why(address: str, said: str) -> str:
         own = f"Ray {ray.__version__} with Python {platform.python_version()}"
         cluster = f"Ray {theirs.get('Ray', '?')} with Python {theirs.get('Python', '?')}"
         return f"the cluster at {address} runs {cluster}, and the gateway {own}: install the same for both"
+    if "InvalidAuthToken" in said or "AuthenticationError" in said:
+        return (
+            f"the Ray cluster at {address} asks for a token that this machine does not show: set RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its nodes"
+        )
     if address == AUTO:
         return (
             "no Ray cluster runs on this machine: start one with `ray start --head`, join one with `ray start "

@@ -5,6 +5,7 @@ imports what it needs where it needs it.
 """
 
 MODULE = "app.placed_node"
+LONGEST_REST_S = 5.0  # of the actor, once its agent has ended: nobody may be left who could end it
 
 
 class AgentHolder:
@@ -19,6 +20,7 @@ class AgentHolder:
         import os
         import subprocess
         import sys
+        import threading
 
         lifeline_end, self._lifeline = os.pipe()
         agent = subprocess.Popen(
@@ -36,8 +38,12 @@ class AgentHolder:
             sys.stderr.buffer.write(line)  # Ray keeps it among the logs of the node
             sys.stderr.buffer.flush()
         said = last[0].decode("utf-8", "replace")
+        code = agent.wait()
+        end = threading.Timer(LONGEST_REST_S, os._exit, [0])
+        end.daemon = True
+        end.start()
         is_missing = "No module named" in said and ("'app" in said or " app" in said)
-        return agent.wait(), f"{said} ({sys.executable})" if is_missing else said, is_missing
+        return code, f"{said} ({sys.executable})" if is_missing else said, is_missing
 
     def let_go(self) -> None:
         """The agent ends its ranks, and itself. May be called twice."""
