@@ -15,6 +15,7 @@ from app.api import (
     nodes,
     openai_batches,
     ranks,
+    scaling,
     usage,
 )
 from app.api.auth import KeyCheck
@@ -32,6 +33,7 @@ RESOURCES: tuple[Resource, ...] = (
     files,
     openai_batches,
     ranks,
+    scaling,
     nodes,
     models,
     usage,

@@ -44,6 +44,7 @@ def node_facts(allotment: Allotment) -> NodeFacts:
         cores=len(os.sched_getaffinity(0)),
         gpus=[gpu for share in allotment.shares for gpu in share.gpus],
         shares=list(allotment.shares),
+        spare=list(allotment.spare),
     )
 
 

@@ -19,6 +19,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 CORE_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 NO_GPU_WANTED = ("", "-1", "NoDevFiles")  # the last is what Slurm says to a job without GPUs
 DEFAULT_CPU_RANKS = 2
+SPARE_SIMULATED = 16  # they need next to nothing
 CPU_BUILD = "vllm-cpu"
 
 
@@ -68,6 +69,7 @@ class Allotment:
     device: str  # "cuda" or "cpu"
     shares: tuple[Share, ...]
     warnings: tuple[str, ...] = ()
+    spare: tuple[Share, ...] = ()  # for ranks that may be added later
     machine: str = ""  # what speed depends on: the GPUs' name, or the CPU's with the number of cores
 
 
@@ -76,7 +78,8 @@ def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     if settings.launcher == "ray":
         return Allotment("cpu", ())  # of this machine; what ranks have, Ray deals out
     if settings.engine is EngineKind.SIMULATED:
-        return Allotment("cpu", (Share(),) * (settings.ranks_per_node or DEFAULT_CPU_RANKS), machine="simulated")
+        shares = (Share(),) * (settings.ranks_per_node or DEFAULT_CPU_RANKS)
+        return Allotment("cpu", shares, spare=(Share(),) * SPARE_SIMULATED, machine="simulated")
     if _has_cpu_build():
         devices = _without_gpus(settings)
     else:
@@ -85,7 +88,10 @@ def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
         dp_size = settings.ranks_per_node or max(1, len(devices.tokens) // settings.tp_size)
         gpus = assign(devices, dp_size, settings.tp_size)
         machine = " + ".join(sorted({devices.names[token] for tokens in gpus for token in tokens}))
-        return Allotment("cuda", tuple(Share(gpus=tokens) for tokens in gpus), devices.warnings, machine)
+        rest = replace(devices, tokens=devices.tokens[dp_size * settings.tp_size :])
+        spare = assign(rest, len(rest.tokens) // settings.tp_size, settings.tp_size)
+        shares, more = (tuple(Share(gpus=tokens) for tokens in dealt) for dealt in (gpus, spare))
+        return Allotment("cuda", shares, devices.warnings, more, machine)
     if settings.device == "cuda":
         raise DeviceError(f"{label('device')} is cuda: a GPU is asked for and missing, {devices}; say auto or cpu")
     return _allot_cores(settings, environ, devices.warnings)
@@ -117,13 +123,13 @@ def _allot_cores(settings: Settings, environ: Mapping[str, str], warnings: tuple
     workers = dp_size * tp_size
     if binding := environ.get(CORE_BINDING):
         bound = tuple(Share(cores=cores) for cores in _bound(binding, dp_size, tp_size))
-        return Allotment("cpu", bound, warnings, f"CPU {cpu_name()}, cores {binding}")
+        return Allotment("cpu", bound, warnings, machine=f"CPU {cpu_name()}, cores {binding}")
     cores = usable_cores(workers)
     if len(cores) < workers:
         scarce = f"dp_size {dp_size} x tp_size {tp_size} is {workers} workers, which share {len(cores)} cores"
         warnings = (*warnings, f"{scarce}; fewer of them may be faster")
     shares = tuple(Share(cores=share) for share in cpu_shares(cores, dp_size, tp_size))
-    return Allotment("cpu", shares, warnings, f"CPU {cpu_name()}, {len(cores)} cores")
+    return Allotment("cpu", shares, warnings, machine=f"CPU {cpu_name()}, {len(cores)} cores")
 
 
 def _bound(binding: str, dp_size: int, tp_size: int) -> list[str]:

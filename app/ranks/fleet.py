@@ -5,13 +5,14 @@ what ranks do for items is the listener's business.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from app.errors import FatalError
 from app.logs import get_logger
 from app.ranks import plan as planning
 from app.ranks.devices import Allotment
-from app.ranks.events import GroupListener, LossKind
+from app.ranks.events import GroupListener
+from app.ranks.first_start import failed_first_start
 from app.ranks.group import Group
 from app.ranks.group_environment import GroupEnvironment
 from app.ranks.hosts.host import Host
@@ -21,12 +22,12 @@ from app.ranks.model import model_of
 from app.ranks.plan import Plan
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
+from app.ranks.scaling import Scaled, Scaling
 from app.ranks.tuned import look_up
 from app.settings.declaration import Settings
 from app.settings.folders import log_folder
 from engines import tasks
 from engines.contract.protocol import (
-    PROTOCOL_VERSION,
     Checked,
     Chunks,
     Counted,
@@ -47,8 +48,6 @@ from engines.failures import kind
 
 logger = get_logger("ranks")
 CLEAR_UP_TIMEOUT_S = 10.0  # for the ends of the groups' lives, once all of their processes have ended
-FIRST_STARTS = 2  # that every group may fail before a service that never served anything gives up
-FAILURE_TAIL_LINES = 20  # of a rank's log, printed when the service ends because of it and it names no cause
 
 
 class Fleet:
@@ -72,6 +71,7 @@ class Fleet:
         self._launching: asyncio.Task[None] | None = None
         self._living: list[asyncio.Task[None]] = []  # the groups' lives
         self._dismissals: set[asyncio.Task[None]] = set()  # of nodes that want to leave
+        self._scaling = Scaling(self, self._hosts, self._add, self._remove, self.fail)
         self.questions = Questions(self.send)
         self.plan: Plan | None = None
         self.ranks = [Rank(number, group=0) for number in range(self._hosts.ranks)]
@@ -98,7 +98,7 @@ class Fleet:
             await tasks.end(self._launching)
             if self._living:  # what a killed guardian has left is cleared up then
                 await asyncio.wait(self._living, timeout=CLEAR_UP_TIMEOUT_S)
-            await tasks.end(*self._living, *self._dismissals)
+            await tasks.end(*self._living, *self._dismissals, self._scaling.removing)
             await self._hosts.stop()
 
     async def kill(self) -> None:
@@ -171,31 +171,48 @@ class Fleet:
         except FatalError as error:
             self._give_up(error)
             return
-        for rank in self.ranks:
-            rank.group = self.plan.group_of(rank.number)
-        folder = log_folder(self._settings, self._environ)
-        logger.info("ranks_starting", log_dir=str(folder), **planning.figures(self._settings, self.plan))
-        self._make_groups(self.plan)
-        self._hosts.place({group.number: [rank.number for rank in group.ranks] for group in self.groups.values()})
-        for group in self.groups.values():
-            self._living.append(tasks.start(group.run(), f"group {group.number}", self.fail))
+        folder = str(log_folder(self._settings, self._environ))
+        logger.info("ranks_starting", log_dir=folder, **planning.figures(self._settings, self.plan))
+        self._begin(self.plan, self.ranks)
 
     async def _make_plan(self, device: str) -> Plan:
         model, dp_size = await model_of(self._settings, self._environ), len(self.ranks)
         tuned = look_up(self._settings, self._machine, dp_size, self._environ)
         return planning.make_plan(self._settings, model, device, dp_size, tuned)
 
-    def _make_groups(self, plan: Plan) -> None:
-        environment = GroupEnvironment(self._settings, plan, self.host_of)
-        members: dict[int, list[Rank]] = {}
-        for rank in self.ranks:
-            members.setdefault(rank.group, []).append(rank)
-        self.groups = {
-            number: Group(
-                number, ranks, environment, self._listener, self._on_message, self._on_group_change, self.fail
-            )
-            for number, ranks in members.items()
+    def _begin(self, plan: Plan, ranks: Sequence[Rank]) -> None:
+        """The groups of these ranks are placed, and start."""
+        groups = self._make_groups(plan, ranks)
+        self._hosts.place({group.number: [rank.number for rank in group.ranks] for group in groups})
+        self._living += [tasks.start(group.run(), f"group {group.number}", self.fail) for group in groups]
+
+    def _make_groups(self, plan: Plan, ranks: Sequence[Rank]) -> list[Group]:
+        around = GroupEnvironment(self._settings, plan, self.host_of)
+        made = {
+            number: Group(number, own, around, self._listener, self._on_message, self._on_group_change, self.fail)
+            for number, own in around.divide(ranks).items()
         }
+        self.groups |= made
+        return list(made.values())
+
+    # -- more ranks, or fewer
+
+    def scale(self, dp_size: int) -> Scaled:
+        """From now on there are so many ranks. Raises NotScalable, with nothing changed."""
+        return self._scaling.scale(dp_size)
+
+    def _add(self, plan: Plan, ranks: Sequence[Rank]) -> None:
+        self.ranks += ranks
+        self._begin(plan, ranks)
+
+    async def _remove(self, ranks: Sequence[Rank]) -> None:
+        await asyncio.gather(*(self.groups[rank.group].retire() for rank in ranks))
+        for rank in reversed(ranks):
+            self.questions.forget(rank.number)
+            self.ranks.remove(rank)
+            del self.groups[rank.group]
+            self._hosts.give_up(rank.number)
+        self._on_change()
 
     # -- nodes that come and go
 
@@ -250,10 +267,8 @@ class Fleet:
 
     def _on_hello(self, rank: Rank, hello: Hello) -> None:
         rank.pid = hello.pid
-        if hello.protocol != PROTOCOL_VERSION or hello.rank != rank.number:
-            said = f"rank {rank.number} speaks protocol {hello.protocol} as rank {hello.rank}, the gateway"
-            remedy = f"{PROTOCOL_VERSION}: two versions of Phalanx are installed, install one"
-            self._give_up(FatalError(f"{said} {remedy}", 1))
+        if (reason := planning.foreign(rank.number, hello)) is not None:
+            self._give_up(FatalError(reason, 1))
 
     def _on_ready(self, rank: Rank, facts: RankFacts) -> None:
         mismatch = planning.mismatch(self.plan, facts) if self.plan else None
@@ -275,20 +290,9 @@ class Fleet:
         if group.loss is not None:
             for rank in group.ranks:
                 self.questions.forget(rank.number)
-            self._check_first_start(group)
+            if (error := failed_first_start(self.groups.values(), group, self.ranks)) is not None:
+                self._give_up(error)
         self._on_change()
-
-    def _check_first_start(self, group: Group) -> None:
-        """A service that could never do anything ends, and says why: somebody is waiting for it to come up."""
-        loss = group.loss
-        groups = self.groups.values()
-        hopeless = all(g.start_failures >= FIRST_STARTS and not g.was_ever_ready for g in groups)
-        if loss is None or loss.kind is not LossKind.CANNOT_START or not hopeless:
-            return
-        rank = self.ranks[loss.rank]
-        tail = [] if loss.is_explained else rank.log_tail(FAILURE_TAIL_LINES)
-        more = "".join(f"\n  {line}" for line in [f"its log is {rank.log.path if rank.log else None}", *tail])
-        self._give_up(FatalError(f"rank {rank.number} could not start: {loss.reason}{more}", 1))
 
     def _give_up(self, error: FatalError) -> None:
         if not self.fatal.done():

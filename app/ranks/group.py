@@ -13,7 +13,6 @@ from app.ranks.hosts.host import HostLost
 from app.ranks.incarnation import Incarnation
 from app.ranks.lives import Lives
 from app.ranks.policy import Break, Limits, RestartPolicy
-from app.ranks.pulse import HEARTBEAT_S
 from app.ranks.rank import Rank, RankState
 from app.ranks.watch import StallWatch
 from engines import tasks
@@ -55,6 +54,7 @@ class Group:
         self._lives = Lives(ranks, environment)
         self._is_announced = False  # whether the listener knows it as ready
         self._is_stopping = False
+        self._is_last_life = False
         self._is_drained = False  # an operator wants it to take nothing new
         self._wake = asyncio.Event()  # ends a pause between two lives
         self.nodes_changed = asyncio.Event()  # a node has joined: it may be what the group waits for
@@ -64,7 +64,7 @@ class Group:
 
     async def run(self) -> None:
         """One life after another, until the group is stopped."""
-        while not self._is_stopping:
+        while not self._is_last_life:
             try:
                 if await self._await_nodes():
                     await self._live()
@@ -72,7 +72,7 @@ class Group:
                 self.lose(self.ranks[0], str(error), LossKind.NODE_LOST)
             except OSError as error:  # no port or file descriptor is left, or the disk is full
                 self.lose(self.ranks[0], str(error))
-            if not self._is_stopping and self.loss is not None:
+            if not self._is_last_life and self.loss is not None:
                 loss = await asyncio.to_thread(explained, self.loss, self.ranks)  # their logs are whole now
                 if loss is not self.loss:
                     self.loss = loss
@@ -82,7 +82,7 @@ class Group:
 
     async def stop(self) -> None:
         """Ends it: ranks that serve are asked first. May be called twice."""
-        self._is_stopping = True
+        self._is_stopping = self._is_last_life = True
         self._wake.set()
         self.nodes_changed.set()
         await tasks.end(self._ending)
@@ -157,8 +157,7 @@ class Group:
         elif decision.delay_s:
             for rank in self.ranks:
                 rank.wait()
-            delay_s = round(decision.delay_s, 2)
-            what = {"after": str(loss.kind), "delay_s": delay_s, "reason": loss.reason}
+            what = {"after": str(loss.kind), "delay_s": round(decision.delay_s, 2), "reason": loss.reason}
             logger.warning("group_restarting", group=self.number, **what)
             self._on_change(self)
             await tasks.comes_within(self._wake, decision.delay_s)
@@ -213,12 +212,8 @@ class Group:
         """Looks for a stall, while the group serves."""
         limit_s = self._environment.settings.stall_timeout_s
         watch = StallWatch(self.ranks, self._environment.host_of, self._listener.held, limit_s)
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            stall = watch.look() if self.is_serving else None
-            if stall is not None:
-                rank = next(rank for rank in self.ranks if rank.number == stall.rank)
-                self.lose(rank, f"it is stalled: {stall.reason}", LossKind.STALLED)
+        async for rank, reason in watch.stalls(lambda: self.is_serving):
+            self.lose(rank, f"it is stalled: {reason}", LossKind.STALLED)
 
     # -- the operator's hand
 
@@ -260,12 +255,19 @@ class Group:
         else:
             self.lose(self.ranks[0], "an operator restarts it", LossKind.ENDED)
 
-    async def leave(self) -> None:
-        """Finishes what it holds, and ends: a node that it needs wants to leave. It starts again when that is back."""
+    async def leave(self, kind: LossKind = LossKind.NODE_LOST, reason: str = "one of its nodes leaves") -> None:
+        """Finishes what it holds, and ends; it starts again when its nodes are there."""
         if self.drain():
-            await self._end_gently(LossKind.NODE_LOST, "one of its nodes leaves")
+            await self._end_gently(kind, reason)
         elif self.loss is None:
-            self.lose(self.ranks[0], "one of its nodes leaves", LossKind.NODE_LOST)
+            self.lose(self.ranks[0], reason, kind)
+
+    async def retire(self) -> None:
+        """Finishes what it holds, and ends for good. Others run what is on trial there."""
+        self._is_last_life = True
+        await self.leave(LossKind.ENDED, "it is not needed any more")
+        self._listener.group_given_up(self.number)
+        await self.stop()
 
     async def _end_gently(self, kind: LossKind = LossKind.ENDED, reason: str = "an operator restarts it") -> None:
         life, deadline = self.ranks[0].incarnation, time.monotonic() + self._environment.settings.drain_timeout_s

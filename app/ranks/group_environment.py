@@ -19,6 +19,14 @@ class GroupEnvironment:
     plan: Plan
     host_of: Callable[[int], Host]  # by the number of a rank
 
+    def divide(self, ranks: Sequence[Rank]) -> dict[int, list[Rank]]:
+        """These ranks by group. Each knows its own from now on."""
+        found: dict[int, list[Rank]] = {}
+        for rank in ranks:
+            rank.group = self.plan.group_of(rank.number)
+            found.setdefault(rank.group, []).append(rank)
+        return found
+
     def gpus_by_host(self, ranks: Sequence[Rank]) -> list[tuple[Host, list[str]]]:
         """The hosts of some ranks, each with the GPUs that these ranks have there."""
         found: dict[int, tuple[Host, list[str]]] = {}

@@ -6,7 +6,7 @@ from app.ranks.model import ModelFacts
 from app.ranks.tuned import NOTHING, Taken
 from app.settings.declaration import Settings, SettingsError, label
 from app.settings.limits import parameter_limits
-from engines.contract.protocol import RankFacts
+from engines.contract.protocol import PROTOCOL_VERSION, Hello, RankFacts
 from engines.contract.spec import (
     EngineKind,
     ExecutorKind,
@@ -67,6 +67,14 @@ def figures(settings: Settings, plan: Plan) -> dict[str, object]:
         "group_kind": str(plan.group_kind),
         "expert_parallel": plan.expert_parallel,
     }
+
+
+def foreign(rank: int, hello: Hello) -> str | None:
+    """Why a rank does not understand this gateway; None where it does."""
+    if hello.protocol == PROTOCOL_VERSION and hello.rank == rank:
+        return None
+    said = f"rank {rank} speaks protocol {hello.protocol} as rank {hello.rank}, the gateway {PROTOCOL_VERSION}"
+    return f"{said}: two versions of Phalanx are installed, install one"
 
 
 def mismatch(plan: Plan, facts: RankFacts) -> str | None:

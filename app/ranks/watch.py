@@ -1,7 +1,8 @@
 """Looks at a group that serves, once a second, and tells when it stands still."""
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from app.logs import get_logger
 from app.ranks.hosts.host import Host
@@ -34,6 +35,14 @@ class StallWatch:
         self._takers = self._new_takers()
         self._looked_at = time.monotonic()
         self._has_failed = False
+
+    async def stalls(self, is_serving: Callable[[], bool]) -> AsyncIterator[tuple[Rank, str]]:
+        """Ranks that stand still, and how that shows. Looks for as long as somebody waits for it."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            stall = self.look() if is_serving() else None
+            if stall is not None:
+                yield next(rank for rank in self._ranks if rank.number == stall.rank), stall.reason
 
     def look(self) -> Stall | None:
         """To be called once a second while the group serves. A look that fails says nothing; the next one may."""

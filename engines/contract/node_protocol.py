@@ -26,6 +26,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     gpus: list[str]  # that its ranks have, as CUDA_VISIBLE_DEVICES names them
     shares: list[Share]  # of its ranks, in order
+    spare: list[Share] = []  # what more ranks could have
     ray_node_id: str | None = None  # of the node that Ray has started the agent on
     ticket: str = ""  # which start of an agent this is, where somebody else than a person starts them
 

@@ -116,3 +116,24 @@ def test_a_killed_gateway_leaves_nothing_on_any_node() -> None:
         cluster.check_nothing_left()
         until(lambda: not service.processes(), "its driver is left", 30)
         assert not list(cluster.nodes[0].folder.glob("phalanx*"))
+
+
+def test_ranks_are_added_and_removed_in_a_cluster_under_load() -> None:
+    with RayCluster(nodes=2, cpus=2) as cluster:
+        service = cluster.serve(dp_size=2, **PACE).wait_ready()
+        with service.begin(["a prompt"] * ITEMS, sampling_params=SHORT) as pending:
+            until(lambda: all(service.held), "not all ranks work")
+            assert service.client.post("/v1/ranks/scale", json={"dp_size": 4}).status_code == 202
+            until(lambda: len(service.held) == 4 and all(service.held), "the new ranks have no work")
+            assert service.client.post("/v1/ranks/scale", json={"dp_size": 1}).status_code == 202
+            answer = pending.answer()
+        assert ended_once(answer)
+        assert {r["rank"] for r in answer["results"]} == {0, 1, 2, 3}
+        assert max(r["attempts"] for r in answer["results"]) == 1
+        until(lambda: len(service.ranks()) == 1, "they are not removed")
+        assert [node["ranks"] for node in nodes_of(service)] == [[0]]
+        until(lambda: len([line for line in cluster.ours() if "phalanx-agent" in line]) == 1, "agents are left", 30)
+        assert service.client.post("/v1/ranks/scale", json={"dp_size": 3}).status_code == 202
+        until(lambda: len(service.ranks()) == 3 and service.health()["status"] == "ok", "they do not come back")
+        service.stop()
+        cluster.check_nothing_left()

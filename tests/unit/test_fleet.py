@@ -45,7 +45,7 @@ class Bench:
         for rank in self.fleet.ranks:
             rank.group = self.fleet.plan.group_of(rank.number)
             rank.begin(LogPart(Path("/none/rank.log")), Share())
-        self.fleet._make_groups(self.fleet.plan)
+        self.fleet._make_groups(self.fleet.plan, self.fleet.ranks)
         data_parallel_size = dp_size if is_moe else 1
         self._facts = as_dict(facts()) | {"is_moe": is_moe, "data_parallel_size": data_parallel_size}
 

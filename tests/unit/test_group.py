@@ -6,7 +6,7 @@ import pytest
 from test_fleet import Bench
 
 from app.ranks.events import LossKind
-from app.ranks.fleet import FIRST_STARTS
+from app.ranks.first_start import FIRST_STARTS
 from engines.host import gpu_memory, ports
 from engines.host.gpu_memory import TOLERANCE_BYTES, GpuMemory
 from tests.descriptors import no_descriptor_left

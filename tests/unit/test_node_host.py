@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def joined(*, is_connected: bool = True) -> NodeHost:
     port = SimpleNamespace(send=lambda *_: is_connected, endpoint="tcp://10.0.0.1:1")
-    host = NodeHost(1, 1, port, epoch=1)
+    host = NodeHost(1, [1], port, epoch=1)
     host.join(b"agent", "1", FACTS)
     return host
 

@@ -15,6 +15,10 @@ OnMessage = Callable[[FromRank], None]
 OnBroken = Callable[[str], None]
 
 
+class NoRoom(Exception):
+    """No machine has room for one more rank. The message says why."""
+
+
 class HostLost(OSError):
     """The machine is gone, or cannot be reached any more, and what ran there with it."""
 

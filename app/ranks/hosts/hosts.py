@@ -7,7 +7,7 @@ from typing import Protocol
 from app.ranks.agreement import agreed_settings, node_facts
 from app.ranks.devices import Allotment
 from app.ranks.hosts.by_hand import ByHand
-from app.ranks.hosts.host import Host
+from app.ranks.hosts.host import Host, NoRoom
 from app.ranks.hosts.local import LocalHost
 from app.ranks.hosts.node import NodeHost
 from app.ranks.hosts.nodes import Nodes, NodesListener
@@ -49,6 +49,12 @@ class Hosts(Protocol):
 
     def place(self, groups: Mapping[int, Sequence[int]]) -> None:
         """There are these groups of ranks."""
+
+    def make_room(self, rank: int) -> None:
+        """For one more rank, the next one. Raises NoRoom."""
+
+    def give_up(self, rank: int) -> None:
+        """The last rank is no more."""
 
     async def stop(self) -> None:
         """No rank runs any more. May be called twice."""
@@ -97,7 +103,7 @@ class HandHosts:
             organizer = ByHand(settings, agreed_settings(settings, allotment.device), __version__, on_failure)
             self.nodes = Nodes(keys, epoch, organizer, listener, on_failure)
             for number in range(1, settings.node_size):
-                self.nodes.add(number * self._per_node)
+                self.nodes.add(range(number * self._per_node, (number + 1) * self._per_node))
         folder = log_folder(settings, environ)
         self.local = LocalHost(environ, folder, socket_folder(), node_facts(allotment), epoch, address)
 
@@ -119,7 +125,7 @@ class HandHosts:
 
     def of_rank(self, rank: int) -> Host:
         """Where a rank runs."""
-        return self.all[rank // self._per_node]
+        return next(host for host in self.all if rank in host.seats)
 
     async def meet(self) -> str:
         """Nodes may join."""
@@ -129,6 +135,20 @@ class HandHosts:
 
     def place(self, groups: Mapping[int, Sequence[int]]) -> None:
         """Where each rank runs is settled."""
+
+    def make_room(self, rank: int) -> None:
+        """On the node that has the most."""
+        free = {host.number: _free_seats(host) for host in self.all if host.is_present}
+        number = max(free, key=lambda number: (len(free[number]), -number))
+        if not free[number]:
+            what = "GPUs" if self._device == "cuda" else "cores"
+            raise NoRoom(f"rank {rank} has no place: all {what} of the nodes that are there ({len(free)}) have ranks")
+        self.all[number].seats[rank] = free[number][0]
+
+    def give_up(self, rank: int) -> None:
+        """Its seat is free."""
+        for host in self.all:
+            host.seats.pop(rank, None)
 
     async def stop(self) -> None:
         """No rank runs any more. May be called twice."""
@@ -140,3 +160,8 @@ class HandHosts:
         """Nothing runs any more on a node that wants to leave."""
         if self.nodes is not None:
             self.nodes.dismiss(node)
+
+
+def _free_seats(host: LocalHost | NodeHost) -> list[int]:
+    facts = host.facts
+    return [] if facts is None else sorted({*range(len(facts.shares) + len(facts.spare))} - {*host.seats.values()})

@@ -30,6 +30,7 @@ class LocalHost(Machine):
     ) -> None:
         super().__init__(environ, log_dir, socket_dir, address)
         self.facts = facts
+        self.seats = dict(enumerate(range(len(facts.shares))))  # of each rank, among the shares and then the spare ones
         self._epoch = epoch
         self._context = new_context()
 
@@ -44,7 +45,7 @@ class LocalHost(Machine):
 
     def share(self, rank: int) -> Share:
         """What the rank has of this machine."""
-        return self.facts.shares[rank]
+        return [*self.facts.shares, *self.facts.spare][self.seats[rank]]
 
     def connect(self, rank: int, incarnation: int, on_message: OnMessage, on_broken: OnBroken) -> RankChannel:
         """Over a socket of its own."""

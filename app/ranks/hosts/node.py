@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
 from app.logs import get_logger
@@ -51,7 +51,7 @@ class NodeState(StrEnum):
 class NodeHost:
     """A Host."""
 
-    def __init__(self, number: int, first_rank: int, port: NodePort, epoch: int) -> None:
+    def __init__(self, number: int, ranks: Iterable[int], port: NodePort, epoch: int) -> None:
         self.number = number
         self.state = NodeState.MISSING
         self.facts: NodeFacts | None = None
@@ -59,7 +59,9 @@ class NodeHost:
         self.heard_at: float | None = None
         self._was_silent_at = -math.inf  # when it was heard again after a silence, the last time
         self.agent: bytes | None = None  # by which name it is connected
-        self._first_rank = first_rank
+        self.seats = {
+            rank: seat for seat, rank in enumerate(ranks)
+        }  # among the agent's shares, and then the spare ones
         self._port = port
         self._epoch = epoch
         self._ranks: dict[tuple[int, int], NodeRank] = {}
@@ -111,7 +113,7 @@ class NodeHost:
         """As its agent has dealt it out."""
         if self.facts is None:
             raise HostLost(f"node {self.number} is {self.state}")
-        return self.facts.shares[rank - self._first_rank]
+        return [*self.facts.shares, *self.facts.spare][self.seats[rank]]
 
     async def lockstep_address(self) -> LockstepAddress:
         """The agent finds fresh ports."""

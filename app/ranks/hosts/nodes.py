@@ -6,7 +6,7 @@ expelled: it ends what it has, and joins anew. So a node that has joined has not
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -78,9 +78,9 @@ class Nodes:
         self._on_failure = on_failure
         self._beating: asyncio.Task[None] | None = None
 
-    def add(self, first_rank: int) -> NodeHost:
-        """One more node, of ranks from this one on."""
-        host = NodeHost(len(self.hosts) + 1, first_rank, self.port, self._epoch)
+    def add(self, ranks: Iterable[int]) -> NodeHost:
+        """One more node, of these ranks."""
+        host = NodeHost(len(self.hosts) + 1, ranks, self.port, self._epoch)
         self.hosts.append(host)
         return host
 

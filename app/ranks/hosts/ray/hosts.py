@@ -52,7 +52,7 @@ class RayHosts:
         )
         self.nodes = Nodes(self._keys, epoch, self._placer, listener, on_failure)
         for rank in range(settings.dp_size or 0):
-            self.nodes.add(rank)
+            self.nodes.add([rank])
         self._device = "cpu"
 
     @property
@@ -93,7 +93,20 @@ class RayHosts:
 
     def place(self, groups: Mapping[int, Sequence[int]]) -> None:
         """Begins to place these groups of ranks."""
-        self._placer.start([self._placement(group, ranks) for group, ranks in groups.items()])
+        self._placer.place([self._placement(group, ranks) for group, ranks in groups.items()])
+
+    def make_room(self, rank: int) -> None:
+        """Ray finds it, when it is placed."""
+        self.nodes.add([rank])
+
+    def give_up(self, rank: int) -> None:
+        """Its group is the rank itself, and its bundle is free."""
+        host = self.nodes.hosts[-1]
+        if host.is_present:
+            host.leave()
+            self.nodes.dismiss(host)
+        self._placer.remove(rank)
+        self.nodes.hosts.pop()
 
     async def stop(self) -> None:
         """No rank runs any more. May be called twice."""

@@ -68,12 +68,12 @@ class Placer:
         except OSError as error:
             raise FatalError(f"the Ray driver cannot be started: {error}", 1) from None
 
-    def start(self, placements: Sequence[Placement]) -> None:
-        """Begins to place these groups."""
-        self._began = time.monotonic()
-        for placement in placements:
-            self.add(placement)
-        self._living = tasks.start(self._live(), "ray", self._on_failure)
+    def place(self, placements: Sequence[Placement]) -> None:
+        """Begins to place these groups, which others may follow."""
+        self._placements |= {placement.group: placement for placement in placements}
+        if self._living is None:
+            self._began = time.monotonic()
+            self._living = tasks.start(self._live(), "ray", self._on_failure)
 
     async def stop(self) -> None:
         """Ends all that was placed. May be called twice."""
@@ -83,13 +83,10 @@ class Placer:
             await self._driver.stop()
             self._driver = None
 
-    def add(self, placement: Placement) -> None:
-        """One more group."""
-        self._placements[placement.group] = placement
-
     def remove(self, group: int) -> None:
         """It is not needed any more, and nothing runs there."""
         placement = self._placements.pop(group, None)
+        self._said.pop(group, None)
         if placement is not None and self._driver is not None:
             for order in placement.release():
                 self._driver.send(order)
