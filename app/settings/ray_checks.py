@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from app.settings.declaration import NodeSettings, Settings, flag, label
 from app.settings.ray import RaySettings
 
+CLIENT = "ray://"
 WORDS = ("auto", "local")
-ADDRESS = re.compile(r"(ray://)?(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d{1,5}")
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d{1,5}")
 BY_HAND = ("node_size", "node_rank", "node_keys_file")
 DECIDED_BY_US = ("GPU",)
 
@@ -26,8 +27,13 @@ def ray_contradictions(settings: Settings) -> Iterator[str]:
             yield f"{label(name)} is set, and {label('launcher')} is ray, which finds the nodes itself: leave it out"
     if settings.dp_size is None:
         yield f"{label('dp_size')} is missing: say how many ranks Ray is to place"
-    if settings.ray_address not in WORDS and not ADDRESS.fullmatch(settings.ray_address):
-        yield f"{label('ray_address')} is {settings.ray_address}: it must be auto, local, HOST:PORT or ray://HOST:PORT"
+    if settings.ray_address.startswith(CLIENT):
+        yield (
+            f"{label('ray_address')} is {settings.ray_address}: Ray Client does not show which nodes are drained, and is "
+            "not supported: start the gateway on a node of the cluster, and say auto or HOST:PORT"
+        )
+    elif settings.ray_address not in WORDS and not ADDRESS.fullmatch(settings.ray_address):
+        yield f"{label('ray_address')} is {settings.ray_address}: it must be auto, local or HOST:PORT"
     yield from _resource_problems(settings)
 
 

@@ -9,7 +9,6 @@ from ray.exceptions import RayError
 
 from app.ranks.hosts.ray.messages import Connected, Refused
 
-CLIENT = "ray://"
 LOCAL = "local"
 AUTO = "auto"
 PROBE_S = 5.0  # for somebody to listen at an address: Ray itself would wait for minutes
@@ -30,16 +29,15 @@ def connect(address: str) -> Connected | Refused:
         )
     except (RayError, RuntimeError, ValueError, OSError) as error:
         return Refused(reason=_why(address, f"{error}\n{error.__cause__ or error.__context__ or ''}"))
-    own = "" if address.startswith(CLIENT) else ray.util.get_node_ip_address()
     has_gpus = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
-    return Connected(ray_version=ray.__version__, address=own, has_gpus=has_gpus)
+    return Connected(ray_version=ray.__version__, address=ray.util.get_node_ip_address(), has_gpus=has_gpus)
 
 
 def _listening_problem(address: str) -> str | None:
     """Nothing for what is no address of a host."""
     if address in (LOCAL, AUTO):
         return None
-    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
     except (OSError, ValueError) as error:

@@ -22,7 +22,7 @@ from app.ranks.hosts.ray.messages import (
 )
 
 CONNECT_TIMEOUT_S = 45.0  # a cluster of the gateway's own has to start
-SILENCE_S = 12.0  # of a driver: the head of its cluster is away
+SILENCE_S = 15.0  # of a driver: the head of its cluster is away
 STOP_TIMEOUT_S = 20.0  # for agents and driver to end
 
 

@@ -15,8 +15,7 @@ class AgentHolder:
         self._lifeline: int | None = None
 
     def hold(self, told: str) -> tuple[int, str, bool]:
-        """Until the agent has ended: its exit code, the last line that it printed, and whether Phalanx is missing."""
-        import collections
+        """Until the agent has ended: its exit code, what it said last, and whether Phalanx is missing."""
         import os
         import subprocess
         import sys
@@ -32,18 +31,20 @@ class AgentHolder:
         )
         os.close(lifeline_end)
         os.write(self._lifeline, f"{told}\n{self._bundle()}\n".encode())
-        last = collections.deque([b"it said nothing"], maxlen=1)
+        said = ""
         for line in agent.stderr or ():
-            last.extend([line.strip()] if line.strip() else [])
+            if line.strip() and not line.startswith(b"{"):  # an event is for the log; a sentence comes last
+                said = line.decode("utf-8", "replace").strip()
             sys.stderr.buffer.write(line)  # Ray keeps it among the logs of the node
             sys.stderr.buffer.flush()
-        said = last[0].decode("utf-8", "replace")
         code = agent.wait()
         end = threading.Timer(LONGEST_REST_S, os._exit, [0])
         end.daemon = True
         end.start()
         is_missing = "No module named" in said and ("'app" in said or " app" in said)
-        return code, f"{said} ({sys.executable})" if is_missing else said, is_missing
+        if is_missing:
+            said += f" ({sys.executable})"
+        return code, said or f"its process ended with exit code {code}", is_missing
 
     def let_go(self) -> None:
         """The agent ends its ranks, and itself. May be called twice."""

@@ -19,7 +19,6 @@ from app.settings.declaration import EngineSettings, Settings, label
 from app.settings.folders import log_folder, socket_folder
 from engines import tasks
 from engines.contract.spec import EngineKind
-from engines.host.network import own_address_towards
 from engines.host.wire import new_keys
 from phalanx import __version__
 
@@ -79,7 +78,7 @@ class RayHosts:
         """There is a cluster. Its device: cuda or cpu. Raises FatalError."""
         found = await self._placer.meet()
         settings = self._settings
-        address = settings.master_addr or found.address or _own_address(settings)
+        address = settings.master_addr or found.address
         host = f"[{address}]" if ":" in address else address
         try:
             self.nodes.start(f"tcp://{host}:{settings.master_port}")
@@ -151,9 +150,3 @@ class RayHosts:
             settings=values,
         )
         return as_line(agent).decode().strip()
-
-
-def _own_address(settings: Settings) -> str:
-    """Towards a cluster that the gateway is no part of."""
-    host = settings.ray_address.partition("://")[2].rpartition(":")[0]
-    return own_address_towards(host.strip("[]"))

@@ -78,7 +78,7 @@ class Connected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """There is a cluster, and the driver is part of it."""
 
     ray_version: str
-    address: str  # of the node that the driver belongs to; empty where it belongs to none
+    address: str  # of the node that the driver belongs to
     has_gpus: bool
 
 
