@@ -29,7 +29,7 @@ def ray_contradictions(settings: Settings) -> Iterator[str]:
         yield f"{label('dp_size')} is missing: say how many ranks Ray is to place"
     if settings.ray_address.startswith(CLIENT):
         yield (
-            f"{label('ray_address')} is {settings.ray_address}: Ray Client does not show which nodes are drained, and is "
+            f"{label('ray_address')} is {settings.ray_address}: Ray Client shows no nodes that are drained, and is "
             "not supported: start the gateway on a node of the cluster, and say auto or HOST:PORT"
         )
     elif settings.ray_address not in WORDS and not ADDRESS.fullmatch(settings.ray_address):

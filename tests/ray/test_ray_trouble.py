@@ -23,7 +23,7 @@ def test_a_full_cluster_is_said_and_waited_for_while_the_first_rank_serves() -> 
     with RayCluster(nodes=1, cpus=1) as cluster:
         service = cluster.serve(dp_size=2)
         wait_serving(service)
-        words = "the Ray cluster has no room for a bundle of 1 CPU; 0 CPU free on its 2 nodes together"
+        words = "the Ray cluster has no room for a bundle of 1 CPU; 0 CPU free on all of its nodes (2) together"
         until(lambda: words in service.health()["reason"], "it is not said")
         assert service.health()["status"] == "degraded"
         assert service.batch(["a prompt"] * 10)["request_counts"]["ok"] == 10
@@ -36,13 +36,15 @@ def test_a_full_cluster_is_said_and_waited_for_while_the_first_rank_serves() -> 
 def test_what_no_node_could_hold_ends_the_start_when_its_time_is_up() -> None:
     with RayCluster(nodes=1, cpus=2) as cluster:
         service = cluster.serve("--ray-resources", '{"CPU": 64}', "--node-timeout-s", "5")
-        words = "no node of the Ray cluster has 64 CPU, which each rank needs; the most that one of the 2 has is 2 CPU"
+        words = (
+            "no node of the Ray cluster has 64 CPU, which each rank needs; the most that one of its nodes (2) has is 2"
+        )
         until(
             lambda: [f for f in service.facts("group_awaits_place") if words in f["reason"]], "it is not said at once"
         )
         last = last_words(service, 1)
         assert last.startswith("phalanx: Ray has placed no rank within 5 s (--node-timeout-s")
-        assert f"ranks 0, 1: {words}: add such a node, or lower --tp-size or --ray-resources" in last
+        assert f"ranks 0, 1: {words} CPU: add such a node, or lower --tp-size or --ray-resources" in last
         cluster.check_nothing_left()
 
 

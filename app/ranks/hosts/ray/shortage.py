@@ -23,12 +23,15 @@ def shortage(bundle: Mapping[str, float], count: int, nodes: Sequence[RayNode]) 
     if not could_ever_fit(bundle, alive):
         most = {name: max((node.total.get(name, 0) for node in alive), default=0) for name in bundle}
         return (
-            f"no node of the Ray cluster has {wanted}, which each rank needs; the most that one of the {len(alive)} "
-            f"has is {in_words(most)}: add such a node, or lower {flag('tp_size')} or {flag('ray_resources')}"
+            f"no node of the Ray cluster has {wanted}, which each rank needs; the most that one of its nodes "
+            f"({len(alive)}) has is {in_words(most)}: add such a node, or lower {flag('tp_size')} or "
+            f"{flag('ray_resources')}"
         )
     free = {name: sum(node.available.get(name, 0) for node in alive) for name in bundle}
     bundles = f"{count} bundles of {wanted}" if count > 1 else f"a bundle of {wanted}"
-    return f"the Ray cluster has no room for {bundles}; {in_words(free)} free on its {len(alive)} nodes together"
+    return (
+        f"the Ray cluster has no room for {bundles}; {in_words(free)} free on all of its nodes ({len(alive)}) together"
+    )
 
 
 def in_words(resources: Mapping[str, float]) -> str:
