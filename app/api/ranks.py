@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from app.api.auth import caller_of, require_admin
 from app.api.describing import Answers, Described, one_of, or_null
@@ -15,6 +16,14 @@ from app.ranks.rank import Rank, RankState
 from engines.contract.protocol import Stage
 from engines.contract.spec import GroupKind
 
+
+class RankPlace(StringConvertor):
+    """What may stand in a path for a rank's number: a wrong one is said to be so. /v1/ranks/scale is another path."""
+
+    regex = "(?!scale$)[^/]+"
+
+
+register_url_convertor("of_rank", RankPlace())
 router = APIRouter()
 LOG_TAIL_LINES = 20
 _encode = msgspec.json.Encoder().encode
@@ -103,7 +112,7 @@ async def ranks(request: Request) -> Response:
     return Response(_encode(RankList(data=views)), media_type="application/json")
 
 
-@router.get("/v1/ranks/{rank}", summary="One rank, with the tail of its log")
+@router.get("/v1/ranks/{rank:of_rank}", summary="One rank, with the tail of its log")
 async def one_rank(request: Request, rank: int) -> Response:
     """As in the list, and, for an admin's API key, always with the last lines of its log."""
     gateway = gateway_of(request)

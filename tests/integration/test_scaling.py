@@ -1,6 +1,7 @@
 """More ranks and fewer, by hand, under load: nothing is lost."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -58,6 +59,11 @@ def test_how_many_ranks_must_be_a_number(scaled: Service, dp_size: object) -> No
     assert status == 400 and said["error"]["param"] == "dp_size"  # type: ignore[index]
 
 
+def test_it_is_nothing_to_be_read(scaled: Service) -> None:
+    answer = scaled.client.get("/v1/ranks/scale")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 def test_a_lockstep_group_keeps_its_size() -> None:
     with serving(dp_size=2, is_moe=True) as service:
         status, said = scale(service, 3)
@@ -65,6 +71,6 @@ def test_a_lockstep_group_keeps_its_size() -> None:
 
 
 @pytest.fixture(scope="module")
-def scaled() -> "object":
+def scaled() -> Iterator[Service]:
     with serving() as service:
         yield service

@@ -9,7 +9,7 @@ from tests.service import serving
 
 DEADLINE_S = 3600
 pytestmark = [pytest.mark.load, pytest.mark.timeout(2 * DEADLINE_S + 300)]
-OPERATORS_HAND = "^/v1/ranks/.*/(drain|restart)$"  # it would take the ranks away from under the other requests
+OPERATORS_HAND = "^/v1/ranks/(.*/(drain|restart)|scale)$"  # it would take the ranks away from under the other requests
 
 
 def test_no_request_of_hundreds_makes_the_gateway_fail_or_answer_what_its_document_does_not_say(tmp_path: Path) -> None:

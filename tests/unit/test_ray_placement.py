@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+from app.ranks.hosts.ray.faults import disagreement, misplacement
 from app.ranks.hosts.ray.messages import (
     AgentEnded,
     EndAgent,
@@ -16,6 +17,7 @@ from app.ranks.hosts.ray.messages import (
 )
 from app.ranks.hosts.ray.placement import ENDING_S, FAILURES_ON_A_NODE, JOIN_TIMEOUT_S, MOVING_S, Placement, Wanted
 from app.ranks.hosts.ray.shortage import shortage
+from engines.contract.node_protocol import NodeFacts
 
 
 def node(number: int, *, free: float = 4, alive: bool = True, draining: bool = False, cpus: float = 4) -> RayNode:
@@ -62,7 +64,7 @@ class Bench:
         self.put(*nodes)
         tickets = [order.ticket for order in self.look() if isinstance(order, StartAgent)]
         for rank in self.placement.ranks:
-            self.placement.joined(rank, [])
+            self.placement.joined(rank, [], {})
         assert self.look() == [] and self.placement.waits_for is None
         return tickets
 
@@ -189,3 +191,40 @@ def test_a_ticket_of_an_agent_that_was_replaced_is_nobodys() -> None:
     bench.look()
     agent = bench.placement.agent_of(0)
     assert agent is not None and bench.placement.rank_of(agent.ticket) == 0
+
+
+def facts(node_id: str, *gpus: str) -> NodeFacts:
+    return NodeFacts(name="host", pid=1, device="cuda", cores=1, gpus=list(gpus), shares=[], ray_node_id=node_id)
+
+
+def on_gpus(group: int) -> tuple[Placement, str]:
+    """A placement of two ranks with a GPU each, whose agents are being started on one node."""
+    ranks = [2 * group, 2 * group + 1]
+    placement = Placement(group, ranks, Wanted(bundle={"GPU": 1.0}, strategy="PACK", gpus=1), lambda rank, _: f"{rank}")
+    seen = Seen(nodes=[node(1)], placements={})
+    (place,) = placement.look(seen, 1.0)
+    assert isinstance(place, Place)
+    there = PlacementSeen(state="CREATED", scheduling="FINISHED", nodes=["n1", "n1"])
+    list(placement.look(Seen(nodes=[node(1)], placements={place.placement: there}), 2.0))
+    return placement, place.placement
+
+
+def test_what_ray_has_dealt_is_checked() -> None:
+    one, two = on_gpus(0)[0], on_gpus(1)[0]
+    assert misplacement([one, two], one, 0, facts("n1", "0")) is None
+    one.joined(0, ["0"], {})
+    elsewhere = misplacement([one, two], one, 1, facts("n2", "1"))
+    assert elsewhere == "rank 1 is on Ray node n2, and its bundle on another"
+    none = misplacement([one, two], one, 1, facts("n1"))
+    assert none == "rank 1 has been given these GPUs: none; it needs 1"
+    shared = misplacement([one, two], two, 2, facts("n1", "0"))
+    assert shared == "ranks 0 and 2 have both been given GPU 0"
+    assert misplacement([one, two], two, 2, facts("n1", "1")) is None
+
+
+def test_the_agents_of_a_group_have_the_same_engine() -> None:
+    placement, _ = on_gpus(0)
+    placement.joined(0, ["0"], {"the version of vllm": '"0.32.0"'})
+    assert disagreement(placement, 1, {"the version of vllm": '"0.32.0"'}) is None
+    other = disagreement(placement, 1, {"the version of vllm": '"0.31.0"'})
+    assert other is not None and other.startswith('the version of vllm is "0.31.0" where rank 1 is, and "0.32.0" where')

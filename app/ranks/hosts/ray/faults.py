@@ -1,6 +1,6 @@
 """What is wrong with an agent where Ray has started it: with the node, or with what Ray has given it there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from app.ranks.hosts.ray.messages import AgentEnded
 from app.ranks.hosts.ray.placement import Placement
@@ -26,6 +26,20 @@ def misplacement(placements: Iterable[Placement], placement: Placement, rank: in
                 shared = sorted({*its.gpus} & {*facts.gpus})
                 if shared:
                     return f"ranks {number} and {rank} have both been given GPU {', '.join(shared)}"
+    return None
+
+
+def disagreement(placement: Placement, rank: int, engines: Mapping[str, str]) -> str | None:
+    """What the agents of one group have in different versions; None where they agree."""
+    for other in placement.ranks:
+        agent = placement.agent_of(other)
+        if other == rank or agent is None or not agent.is_heard:
+            continue
+        for name in sorted({*engines, *agent.engines}):
+            theirs, its = agent.engines.get(name), engines.get(name)
+            if its != theirs:
+                where = f"{its} where rank {rank} is, and {theirs} where rank {other} is"
+                return f"{name} is {where}: install the same on both"
     return None
 
 

@@ -5,6 +5,7 @@ machine, node 0, has no ranks but those that Ray places there.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from app.errors import FatalError
 from app.ranks.agreement import node_facts
@@ -141,6 +142,8 @@ class RayHosts:
 
     def _told(self, rank: int, ticket: str) -> str:
         values = self._settings.model_dump(mode="json", include=set(TOLD), exclude_defaults=True)
+        if self._settings.model is not None and Path(self._settings.model).is_dir():
+            values["model"] = str(Path(self._settings.model).absolute())  # the same place on each node
         agent = PlacedAgent(
             node=self.of_rank(rank).number,
             ticket=ticket,

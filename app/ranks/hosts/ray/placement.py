@@ -42,6 +42,7 @@ class BundleAgent:
     started_at: float
     has_joined: bool = False
     gpus: tuple[str, ...] = ()
+    engines: Mapping[str, str] = field(default_factory=dict)  # what is installed there, with versions
     lost_at: float | None = None  # when we stopped to hear it; it may not have ended
 
     @property
@@ -86,11 +87,11 @@ class Placement:
         """Whose agent it is; None for one that has been replaced."""
         return next((rank for rank, agent in zip(self.ranks, self._agents, strict=True) if _is(agent, ticket)), None)
 
-    def joined(self, rank: int, gpus: Sequence[str]) -> None:
+    def joined(self, rank: int, gpus: Sequence[str], engines: Mapping[str, str]) -> None:
         """Its agent is there."""
         agent = self.agent_of(rank)
         if agent is not None:
-            agent.has_joined, agent.gpus = True, tuple(gpus)
+            agent.has_joined, agent.gpus, agent.engines = True, tuple(gpus), engines
             self._failures = 0
             self.last_failure = None
             self.was_ever_placed = True
@@ -262,5 +263,5 @@ def _trouble(agent: BundleAgent, now: float) -> str | None:
     if agent.lost_at is not None and now - agent.lost_at > ENDING_S:
         return "an agent fell silent, and Ray does not know why"
     if not agent.has_joined and now - agent.started_at > JOIN_TIMEOUT_S:
-        return f"an agent has not joined within {JOIN_TIMEOUT_S:g} s"
+        return f"an agent has not joined within {JOIN_TIMEOUT_S:g} s: its node may not reach --master-addr"
     return None

@@ -13,7 +13,7 @@ from app.errors import FatalError
 from app.logs import get_logger
 from app.ranks.hosts.node import NodeHost
 from app.ranks.hosts.ray.driver_process import DriverLost, DriverProcess
-from app.ranks.hosts.ray.faults import misplacement, what_is_to_be_mended
+from app.ranks.hosts.ray.faults import disagreement, misplacement, what_is_to_be_mended
 from app.ranks.hosts.ray.messages import AgentEnded, Connected, FromDriver, Seen
 from app.ranks.hosts.ray.placement import NOT_YET, STARTING, Placement
 from app.settings.declaration import Settings, label
@@ -267,8 +267,10 @@ class Placer:
                 if self._driver is not None:
                     self._driver.send(order)
             return reason
-        placement.joined(rank, join.facts.gpus)
-        return None
+        reason = disagreement(placement, rank, join.agreed)
+        if reason is None:
+            placement.joined(rank, join.facts.gpus, join.agreed)
+        return reason
 
     def look(self, hosts: Sequence[NodeHost]) -> None:
         """The driver tells when to look."""
