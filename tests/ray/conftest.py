@@ -13,12 +13,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--rounds"))
+    return int(request.config.getoption("--rounds", 12))
 
 
 @pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
-    seed = request.config.getoption("--seed")
+    seed = request.config.getoption("--seed", None)
     seed = random.randrange(10**6) if seed is None else seed
     print(f"--seed {seed}")  # noqa: T201  to repeat what has failed
     return random.Random(seed)

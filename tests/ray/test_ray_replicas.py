@@ -5,6 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.ray_cluster import RayCluster, nodes_of, placed_on
@@ -96,6 +97,20 @@ def test_whatever_process_of_a_rank_is_killed_no_item_is_lost_and_the_rank_comes
     service.wait_ready()
     check_placement(cluster, service)
     assert len([n for n in cluster.nodes if n.titled("phalanx-rank 2")]) == 1
+
+
+def test_an_agent_that_is_stopped_is_replaced_elsewhere_and_leaves_nothing(served: Pair) -> None:
+    cluster, service = served
+    node = cluster.with_rank(3)
+    (agent,) = node.titled("phalanx-agent 4")
+    (rank,) = node.titled("phalanx-rank 3")
+    gone = placed_on(service)[3]
+    answer = run_with(service, lambda: os.kill(agent, signal.SIGSTOP))
+    assert ended_once(answer)
+    until(lambda: placed_on(service)[3] != gone, "it has no other place")
+    service.wait_ready()
+    until(lambda: not psutil.pid_exists(agent) and not psutil.pid_exists(rank), "it is left")
+    check_placement(cluster, service)
 
 
 def test_a_killed_driver_is_followed_by_another_one_that_places_everything_anew(served: Pair) -> None:

@@ -29,6 +29,8 @@ def connect(address: str) -> Connected | Refused:
         )
     except (RayError, RuntimeError, ValueError, OSError) as error:
         return Refused(reason=_why(address, f"{error}\n{error.__cause__ or error.__context__ or ''}"))
+    if ray.util.client.ray.is_connected():  # as RAY_ADDRESS may say
+        return Refused(reason=f"{address} is Ray Client's, which is not supported: unset RAY_ADDRESS, or say HOST:PORT")
     has_gpus = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
     return Connected(ray_version=ray.__version__, address=ray.util.get_node_ip_address(), has_gpus=has_gpus)
 

@@ -122,7 +122,8 @@ class DriverProcess:
                 line = await self._process.stdout.readline()
         except TimeoutError:
             waited = f"{time.monotonic() - began:.0f} s"
-            raise DriverLost(f"the head of the Ray cluster has not answered for {waited}", is_refusal=True) from None
+            words = f"the head of the Ray cluster has not answered for {waited}: see that it runs, and can be reached"
+            raise DriverLost(words, is_refusal=True) from None
         if not line.endswith(b"\n"):
             raise DriverLost("the Ray driver has ended")
         try:

@@ -1,10 +1,19 @@
 """The actor in a bundle: it starts a node agent in a process of its own, and holds its lifeline.
 
-Ray carries this class over by value, since it runs where Phalanx may not be installed: it uses nothing of Phalanx, and
-imports what it needs where it needs it.
+Ray carries this class over by value, since it runs where Phalanx may not be installed: it uses nothing of Phalanx.
 """
 
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import ray
+
 MODULE = "app.placed_node"
+GENTLE_S = 10.0  # for an agent to end by itself: it may be stopped
 LONGEST_REST_S = 5.0  # of the actor, once its agent has ended: nobody may be left who could end it
 
 
@@ -13,16 +22,12 @@ class AgentHolder:
 
     def __init__(self) -> None:
         self._lifeline: int | None = None
+        self._agent: subprocess.Popen[bytes] | None = None
 
     def hold(self, told: str) -> tuple[int, str, bool]:
         """Until the agent has ended: its exit code, what it said last, and whether Phalanx is missing."""
-        import os
-        import subprocess
-        import sys
-        import threading
-
         lifeline_end, self._lifeline = os.pipe()
-        agent = subprocess.Popen(
+        agent = self._agent = subprocess.Popen(
             [sys.executable, "-P", "-m", MODULE],
             stdin=lifeline_end,
             stdout=subprocess.DEVNULL,
@@ -38,27 +43,21 @@ class AgentHolder:
             sys.stderr.buffer.write(line)  # Ray keeps it among the logs of the node
             sys.stderr.buffer.flush()
         code = agent.wait()
-        end = threading.Timer(LONGEST_REST_S, os._exit, [0])
-        end.daemon = True
-        end.start()
+        _later(LONGEST_REST_S, lambda: os._exit(0))
         is_missing = "No module named" in said and ("'app" in said or " app" in said)
         if is_missing:
             said += f" ({sys.executable})"
         return code, said or f"its process ended with exit code {code}", is_missing
 
     def let_go(self) -> None:
-        """The agent ends its ranks, and itself. May be called twice."""
-        import os
-
+        """The agent ends its ranks, and itself; its ranks end, too, when it has to be killed. May be called twice."""
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             os.close(lifeline)
+        if self._agent is not None:
+            _later(GENTLE_S, self._agent.kill)  # which does nothing to one that has ended
 
     def _bundle(self) -> str:
-        import json
-
-        import ray
-
         context = ray.get_runtime_context()
         return json.dumps(
             {
@@ -67,3 +66,9 @@ class AgentHolder:
                 "cpus": max(1, int(context.get_assigned_resources().get("CPU", 1))),
             }
         )
+
+
+def _later(seconds: float, act: Callable[[], object]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
