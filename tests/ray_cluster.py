@@ -133,11 +133,17 @@ class RayCluster:
         """Of its head."""
         return f"{self._net}.1:{self._port}"
 
+    @property
+    def client_address(self) -> str:
+        """Of its head, for Ray Client."""
+        return f"ray://{self._net}.1:{self._client_port}"
+
     def start_head(self, port: int = 0) -> None:
         """Until it answers. `port`: that of an earlier head."""
         self._port = port or _free_port(f"{self._net}.1")
         flags = ("--head", "--port", str(self._port), "--num-cpus", "0", "--include-dashboard=false")
-        files = ("--temp-dir", str(self._temp), "--ray-client-server-port", str(_free_port(f"{self._net}.1")))
+        self._client_port = _free_port(f"{self._net}.1")
+        files = ("--temp-dir", str(self._temp), "--ray-client-server-port", str(self._client_port))
         self.head = RayNode(f"{self._net}.1", (*flags, *files), self._program, self._variables)
         self.head.wait_started()
 
@@ -157,10 +163,10 @@ class RayCluster:
         node.wait_started()
         return node
 
-    def serve(self, *flags: str, dp_size: int = 2, **more: Any) -> Service:
+    def serve(self, *flags: str, dp_size: int = 2, address: str | None = None, **more: Any) -> Service:
         """A gateway that listens; its ranks are being placed."""
-        address = ("--launcher", "ray", "--ray-address", self.address)
-        service = Service(*address, *flags, dp_size=dp_size, variables=self._variables, **more)
+        where = ("--launcher", "ray", "--ray-address", address or self.address)
+        service = Service(*where, *flags, dp_size=dp_size, variables=self._variables, **more)
         self.services.append(service)
         service.errors_expected = True
         service.start()
@@ -178,6 +184,13 @@ class RayCluster:
     def ours(self) -> list[str]:
         """What is left of gateways on any node."""
         return [line for node in (self.head, *self.nodes) for line in node.ours()]
+
+    def drain(self, node_id: str) -> None:
+        """Ray is told that the node is about to be taken away."""
+        node = ("--node-id", node_id, "--deadline-remaining-seconds", "600")
+        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted")
+        command = [RAY, "drain-node", "--address", self.address, *node, *why]
+        subprocess.run(command, env=self.environment, check=True, timeout=60, capture_output=True)
 
     def with_rank(self, rank: int) -> RayNode:
         """The node that a rank runs on."""

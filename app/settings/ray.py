@@ -16,7 +16,7 @@ class RaySettings(Section):
     )
     ray_address: Text = setting(
         "auto",
-        "auto: the cluster that this machine is part of. HOST:PORT of its head. local: one of the gateway's own.",
+        "auto: the cluster of this machine. HOST:PORT of its head, or ray://HOST:PORT. local: one of its own.",
     )
     ray_strategy: Annotated[Literal["pack", "spread", "strict_pack", "strict_spread"], BeforeValidator(lower)] = (
         setting("pack", "How the ranks of a lock-step group lie on nodes, in Ray's words.")

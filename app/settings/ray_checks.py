@@ -27,13 +27,9 @@ def ray_contradictions(settings: Settings) -> Iterator[str]:
             yield f"{label(name)} is set, and {label('launcher')} is ray, which finds the nodes itself: leave it out"
     if settings.dp_size is None:
         yield f"{label('dp_size')} is missing: say how many ranks Ray is to place"
-    if settings.ray_address.startswith(CLIENT):
-        yield (
-            f"{label('ray_address')} is {settings.ray_address}: Ray Client shows no nodes that are drained, and is "
-            "not supported: start the gateway on a node of the cluster, and say auto or HOST:PORT"
-        )
-    elif settings.ray_address not in WORDS and not ADDRESS.fullmatch(settings.ray_address):
-        yield f"{label('ray_address')} is {settings.ray_address}: it must be auto, local or HOST:PORT"
+    address = settings.ray_address
+    if address not in WORDS and not ADDRESS.fullmatch(address.removeprefix(CLIENT)):
+        yield f"{label('ray_address')} is {address}: it must be auto, local, HOST:PORT or ray://HOST:PORT"
     yield from _resource_problems(settings)
 
 

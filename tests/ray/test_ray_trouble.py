@@ -1,12 +1,11 @@
 """Clusters that have no room, go away, are drained, or are of no use: what is said, and what follows."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.ray_cluster import RAY, RayCluster, placed_on, wait_serving
+from tests.ray_cluster import RayCluster, placed_on, wait_serving
 from tests.service import Service, until
 
 ITEMS = 2000
@@ -76,10 +75,7 @@ def test_a_node_that_is_drained_finishes_what_it_holds() -> None:
         lost_before = service.metric("phalanx_items_requeued_total")
         with service.begin(["a prompt"] * ITEMS, sampling_params=SHORT) as pending:
             until(lambda: all(service.held), "not all ranks work")
-            node = ("--node-id", str(drained), "--deadline-remaining-seconds", "600")
-            why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "preempted")
-            command = [RAY, "drain-node", "--address", cluster.address, *node, *why]
-            subprocess.run(command, env=cluster.environment, check=True, timeout=60, capture_output=True)
+            cluster.drain(str(drained))
             cluster.add_node()
             assert pending.answer()["request_counts"]["ok"] == ITEMS
         until(lambda: service.facts("node_leaving"), "it is not drained")

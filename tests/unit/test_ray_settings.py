@@ -16,8 +16,8 @@ RAY: dict[str, Any] = {"engine": "simulated", "launcher": "ray", "dp_size": "2"}
         ({"dp_size": None}, "--dp-size (PHALANX_DP_SIZE) is missing: say how many ranks Ray is to place"),
         ({"node_size": "2"}, "--node-size (PHALANX_NODE_SIZE) is set, and --launcher (PHALANX_LAUNCHER) is ray, which"),
         ({"node_keys_file": "keys.json"}, "--node-keys-file (PHALANX_NODE_KEYS_FILE) is set, and --launcher"),
-        ({"ray_address": "there"}, "(PHALANX_RAY_ADDRESS) is there: it must be auto, local or HOST:PORT"),
-        ({"ray_address": "ray://head:10001"}, "is ray://head:10001: Ray Client shows no nodes that are drained"),
+        ({"ray_address": "there"}, "(PHALANX_RAY_ADDRESS) is there: it must be auto, local, HOST:PORT or ray://"),
+        ({"ray_address": "ray://head"}, "is ray://head: it must be auto, local, HOST:PORT or ray://HOST:PORT"),
         ({"ray_resources": '{"GPU": 1}'}, "GPU in --ray-resources (PHALANX_RAY_RESOURCES) follows from --tp-size"),
         (
             {"ray_resources": '{"CPU": "two"}'},
@@ -35,6 +35,8 @@ def test_what_cannot_be_is_one_sentence(given: dict[str, Any], words: str) -> No
     assert words in line
 
 
-@pytest.mark.parametrize("address", ["auto", "local", "10.0.0.1:6379", "head.ray:6379", "[fd00::1]:6379"])
+@pytest.mark.parametrize(
+    "address", ["auto", "local", "10.0.0.1:6379", "head.ray:6379", "[fd00::1]:6379", "ray://head:10001"]
+)
 def test_these_are_addresses(address: str) -> None:
     assert load_settings(RAY | {"ray_address": address}, {}).ray_address == address

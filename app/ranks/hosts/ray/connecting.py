@@ -11,6 +11,7 @@ from app.ranks.hosts.ray.messages import Connected, Refused
 
 LOCAL = "local"
 AUTO = "auto"
+CLIENT = "ray://"
 PROBE_S = 5.0  # for somebody to listen at an address: Ray itself would wait for minutes
 NAMESPACE = "phalanx"
 
@@ -29,17 +30,17 @@ def connect(address: str) -> Connected | Refused:
         )
     except (RayError, RuntimeError, ValueError, OSError) as error:
         return Refused(reason=_why(address, f"{error}\n{error.__cause__ or error.__context__ or ''}"))
-    if ray.util.client.ray.is_connected():  # as RAY_ADDRESS may say
-        return Refused(reason=f"{address} is Ray Client's, which is not supported: unset RAY_ADDRESS, or say HOST:PORT")
     has_gpus = any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
-    return Connected(ray_version=ray.__version__, address=ray.util.get_node_ip_address(), has_gpus=has_gpus)
+    is_client = ray.util.client.ray.is_connected()  # as RAY_ADDRESS may say, too: this machine is no node
+    own = "" if is_client else ray.util.get_node_ip_address()
+    return Connected(ray_version=ray.__version__, address=own, has_gpus=has_gpus)
 
 
 def _listening_problem(address: str) -> str | None:
     """Nothing for what is no address of a host."""
     if address in (LOCAL, AUTO):
         return None
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
     except (OSError, ValueError) as error:

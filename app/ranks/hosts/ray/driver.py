@@ -15,12 +15,11 @@ from typing import Any
 import msgspec
 import ray
 from ray import cloudpickle
-from ray._private.state import state as ray_state  # the only way to hear of nodes that are being drained
 from ray.exceptions import RayError
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from app.ranks.hosts.ray import holder
+from app.ranks.hosts.ray import holder, watcher
 from app.ranks.hosts.ray.connecting import connect
 from app.ranks.hosts.ray.messages import (
     SEEN_EVERY_S,
@@ -29,8 +28,6 @@ from app.ranks.hosts.ray.messages import (
     EndAgent,
     FromDriver,
     Place,
-    PlacementSeen,
-    RayNode,
     Refused,
     Seen,
     StartAgent,
@@ -39,7 +36,9 @@ from app.ranks.hosts.ray.messages import (
     as_line,
     read_to_driver,
 )
+from app.ranks.hosts.ray.watcher import Watcher
 
+LOOK_TIMEOUT_S = 5.0  # for an actor in the cluster
 LOOK_S = 0.1  # how often it looks for agents that have ended
 GENTLE_S = 15.0  # for an agent to end its ranks before it is killed
 FAREWELL_S = 12.0  # for all of them, when the gateway is gone
@@ -59,13 +58,15 @@ class _Agent:
 class Driver:
     """Does what the gateway orders, and tells it what it sees."""
 
-    def __init__(self, output: int) -> None:
+    def __init__(self, output: int, *, is_client: bool = False) -> None:
         self._output = output
         self._placements: dict[str, Any] = {}  # Any: ray's PlacementGroup
         self._leaving: set[str] = set()  # placement groups that are removed once nothing runs there
         self._agents: dict[str, _Agent] = {}
         self._holder = ray.remote(holder.AgentHolder)
         cloudpickle.register_pickle_by_value(holder)
+        cloudpickle.register_pickle_by_value(watcher)
+        self._watcher = ray.remote(Watcher).options(num_cpus=0, max_restarts=-1).remote() if is_client else None
 
     def say(self, message: FromDriver) -> None:
         """Raises BrokenPipeError where the gateway is gone."""
@@ -87,7 +88,8 @@ class Driver:
             self._look_for_ends()
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + SEEN_EVERY_S
-                self.say(self._look())
+                if (seen := self._look()) is not None:
+                    self.say(seen)
 
     def end_all(self) -> None:
         """Ends all agents, and waits for a while."""
@@ -167,42 +169,20 @@ class Driver:
             del self._agents[ticket]
         return found
 
-    def _look(self) -> Seen:
-        draining, free = ray_state.get_draining_nodes(), ray_state.available_resources_per_node()
-        nodes = [
-            RayNode(
-                id=node["NodeID"],
-                name=node["NodeManagerHostname"],
-                address=node["NodeManagerAddress"],
-                is_alive=node["Alive"],
-                is_draining=node["NodeID"] in draining,
-                total=node["Resources"],
-                available=dict(free.get(node["NodeID"], {})),
-            )
-            for node in ray.nodes()
-        ]
-        placements = {
-            name: _seen(placement_group_table(group))
-            for name, group in self._placements.items()
-            if name not in self._leaving
-        }
-        return Seen(nodes=nodes, placements=placements)
+    def _look(self) -> Seen | None:
+        """None while whoever looks is not there."""
+        names = [name for name in self._placements if name not in self._leaving]
+        try:
+            nodes, placements = self._watch(names)
+        except (RayError, TimeoutError) as error:
+            sys.stderr.write(f"nobody looks at the cluster: {error}\n")
+            return None
+        return msgspec.convert({"type": "Seen", "nodes": nodes, "placements": placements}, Seen)
 
-
-def _seen(table: dict[str, Any]) -> PlacementSeen:
-    if not table:
-        return PlacementSeen(state="REMOVED", scheduling="REMOVED", nodes=[])
-    where = table["bundles_to_node_id"]
-    return PlacementSeen(
-        state=table["state"],
-        scheduling=table["stats"]["scheduling_state"],
-        nodes=[_node_id(where[number]) for number in sorted(where)],
-    )
-
-
-def _node_id(found: str) -> str:
-    """Ray's id of no node is all ones."""
-    return "" if not found.strip("f") else found
+    def _watch(self, names: list[str]) -> Any:  # Any: as a Watcher answers
+        if self._watcher is None:
+            return Watcher().look(names)
+        return ray.get(self._watcher.look.remote(names), timeout=LOOK_TIMEOUT_S)
 
 
 def _outcome(ticket: str, agent: _Agent) -> AgentEnded:
@@ -229,11 +209,12 @@ def main() -> None:
     line = sys.stdin.buffer.raw.readline() if hasattr(sys.stdin.buffer, "raw") else b""
     order = msgspec.json.decode(line, type=Connect)
     found = connect(order.address)
-    driver = Driver(output)
+    if isinstance(found, Refused):
+        os.write(output, as_line(found))
+        return
+    driver = Driver(output, is_client=ray.util.client.ray.is_connected())
     try:
         driver.say(found)
-        if isinstance(found, Refused):
-            return
         driver.run()
     finally:
         _end_anyway(FAREWELL_S + GENTLE_S)

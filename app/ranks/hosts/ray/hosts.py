@@ -20,6 +20,7 @@ from app.settings.declaration import EngineSettings, Settings, label
 from app.settings.folders import log_folder, socket_folder
 from engines import tasks
 from engines.contract.spec import EngineKind
+from engines.host.network import own_address_towards
 from engines.host.wire import new_keys
 from phalanx import __version__
 
@@ -79,7 +80,7 @@ class RayHosts:
         """There is a cluster. Its device: cuda or cpu. Raises FatalError."""
         found = await self._placer.meet()
         settings = self._settings
-        address = settings.master_addr or found.address
+        address = settings.master_addr or found.address or _own_address(settings)
         host = f"[{address}]" if ":" in address else address
         try:
             self.nodes.start(f"tcp://{host}:{settings.master_port}")
@@ -153,3 +154,15 @@ class RayHosts:
             settings=values,
         )
         return as_line(agent).decode().strip()
+
+
+def _own_address(settings: Settings) -> str:
+    """Towards a cluster that this machine is no part of. Raises FatalError."""
+    host = settings.ray_address.partition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        return own_address_towards(host)
+    except OSError as error:
+        problem = (
+            f"{label('master_addr')} is missing, and this machine's address towards {host!r} is not known ({error})"
+        )
+        raise FatalError(f"{problem}: say which address the cluster's nodes reach the gateway at", 2) from None
