@@ -1,5 +1,6 @@
 """The engines' settings, the same on all sides, and how each side is told them."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -74,6 +75,19 @@ def inspect(model: str) -> Model:
     if found.error is not None:
         raise MeasurementFailed(f"model {model!r} cannot be used: {found.error}")
     return found
+
+
+def settings_of(given: argparse.Namespace) -> EngineSettings:
+    """By the flags of these names, over the defaults. Raises MeasurementFailed."""
+    model = inspect(given.model)
+    return EngineSettings(
+        model=model.model,
+        is_moe=model.is_moe,
+        dp_size=given.dp_size,
+        tp_size=given.tp_size,
+        device=given.device,
+        arguments=merge(DEFAULTS[given.device], given.engine_args),
+    )
 
 
 def merge(arguments: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from bench.batch_files import URLS, FileRun, PhalanxFile, RunBatch, Side, write_file
-from bench.engine_settings import DEFAULTS, EngineSettings, detect_device, inspect, merge
+from bench.engine_settings import EngineSettings, detect_device, settings_of
 from bench.processes import MeasurementFailed
 from bench.side_table import Cell, Column, table
 from bench.workload import WorkloadShape
@@ -106,21 +106,13 @@ def main(arguments: list[str], prog: str) -> int:
         folder = given.keep_logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            model = inspect(given.model)
+            settings = settings_of(given)
         except MeasurementFailed as error:
             print(error)
             return 1
-        settings = EngineSettings(
-            model=model.model,
-            is_moe=model.is_moe,
-            dp_size=given.dp_size,
-            tp_size=given.tp_size,
-            device=given.device,
-            arguments=merge(DEFAULTS[given.device], given.engine_args),
-        )
         shape = WorkloadShape(given.items, given.tokens, None, given.lengths)
         sides = _sides(given.only.split(","), settings, given.flags.split(), folder)
-        cells = measure(sides, given.endpoints.split(","), model.model, shape, given.runs, folder)
+        cells = measure(sides, given.endpoints.split(","), settings.model, shape, given.runs, folder)
     print(f"\n{table(cells, PhalanxFile.name, COLUMNS)}")
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(cells), indent=1))

@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from bench.direct_engines import DirectEngines
-from bench.engine_settings import DEFAULTS, EngineSettings, detect_device, inspect, merge
+from bench.engine_settings import EngineSettings, detect_device, merge, settings_of
 from bench.measured import Row, Run, Side, ratio, table
 from bench.phalanx_server import PhalanxServer, Stage
 from bench.processes import MeasurementFailed, tree_cpu_s
@@ -237,18 +237,10 @@ def main(arguments: list[str], prog: str) -> int:
     with contextlib.ExitStack() as stack:
         folder = given.keep_logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         try:
-            model = inspect(given.model)
+            settings = settings_of(given)
         except MeasurementFailed as error:
             print(error)
             return 1
-        settings = EngineSettings(
-            model=model.model,
-            is_moe=model.is_moe,
-            dp_size=given.dp_size,
-            tp_size=given.tp_size,
-            device=given.device,
-            arguments=merge(DEFAULTS[given.device], given.engine_args),
-        )
         options = Options(
             settings=settings,
             shape=WorkloadShape(given.prompts, given.tokens, given.prompt_tokens, given.lengths),
