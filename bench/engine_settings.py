@@ -13,16 +13,13 @@ import msgspec
 
 from app.ranks.cores import cpu_shares, usable_cores
 from bench.processes import MeasurementFailed
+from engines.contract.tuned import sequence_arguments
 
 # What `phalanx serve` chooses by itself, written out, so that the other sides can be given it; on GPUs, for a model of
 # a few billion parameters (engines/vllm_engine/batch_defaults.py).
 DEFAULTS: dict[str, dict[str, Any]] = {  # Any: engine arguments
     "cpu": {"max_num_seqs": 256, "max_num_batched_tokens": 4096, "dtype": "float32", "enforce_eager": True},
-    "cuda": {
-        "max_num_seqs": 1024,
-        "max_num_batched_tokens": 16384,
-        "compilation_config": {"max_cudagraph_capture_size": 1024},
-    },
+    "cuda": sequence_arguments(1024, "cuda") | {"max_num_batched_tokens": 16384},
 }
 CPU_KV_CACHE_GIB = 1
 

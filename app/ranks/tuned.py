@@ -29,7 +29,8 @@ from engines.host.installed import vllm_version
 
 logger = get_logger("ranks")
 TILES = "VLLM_TUNED_CONFIG_FOLDER"
-NOT_OF_THE_SITE = (*(name for name in DECIDING_SEQUENCES if name != "enforce_eager"), STEP_TOKENS, "seed")
+OF_THE_SITE = ("enforce_eager", "speculative_config")  # of what decides the graphs: they make another engine
+NOT_OF_THE_SITE = (*(name for name in DECIDING_SEQUENCES if name not in OF_THE_SITE), STEP_TOKENS, "seed")
 
 
 class Taken(msgspec.Struct, frozen=True):

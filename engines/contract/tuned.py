@@ -15,16 +15,17 @@ import msgspec
 
 VERSION = 1
 SUFFIX = ".tuned.json"
-SEQUENCES, STEP_TOKENS = "max_num_seqs", "max_num_batched_tokens"
-# Whoever sets one of these has decided how many sequences, or which graphs.
-DECIDING_SEQUENCES = (
-    SEQUENCES,
+SEQUENCES, STEP_TOKENS, GRAPHS = "max_num_seqs", "max_num_batched_tokens", "compilation_config"
+# Whoever sets one of these has decided which CUDA graphs there are; with speculation vLLM picks sizes that go with it.
+DECIDING_GRAPHS = (
     "enforce_eager",
-    "compilation_config",
+    GRAPHS,
     "cudagraph_capture_sizes",
     "max_cudagraph_capture_size",
+    "speculative_config",
 )
-GRAPHS_UP_TO = 512  # sequences, on GPUs, unless vLLM is told otherwise; beyond that it runs eagerly
+DECIDING_SEQUENCES = (SEQUENCES, *DECIDING_GRAPHS)
+GRAPHS_UP_TO = 512  # tokens of a step, unless vLLM is told otherwise; a larger one runs eagerly
 LONGEST_NAME = 80  # characters of a file's name that are there for people
 Arguments = Mapping[str, Any]  # Any: the engine's argument values
 
@@ -90,29 +91,33 @@ def fitting(tuned: Arguments, given: Arguments) -> dict[str, Any]:  # Any: as ab
 
 
 def sequence_arguments(sequences: int, device: str, graph_tokens: int | None = None) -> dict[str, Any]:
-    """The engine arguments for so many sequences, on a GPU with graphs for all of them, or for steps of so many tokens.
-
-    Any: as above.
-    """
-    if device != "cuda" or (graph_tokens is None and sequences <= GRAPHS_UP_TO):
-        return {SEQUENCES: sequences}
-    graphs = {"max_cudagraph_capture_size": sequences} if graph_tokens is None else _graphs(graph_tokens)
-    return {SEQUENCES: sequences, "compilation_config": graphs}
+    """The engine arguments for so many sequences, on a GPU with graphs for steps of so many tokens. Any: as above."""
+    return {SEQUENCES: sequences} | (graph_arguments(sequences, graph_tokens) if device == "cuda" else {})
 
 
 def graphs_up_to(sequences: int) -> int:
-    """The most tokens of a step that these arguments have a graph for, where nobody says."""
-    return max(sequences, min(2 * sequences, GRAPHS_UP_TO))
+    """The most tokens of a step that have a graph, where nobody says.
+
+    A step has a token of each sequence and the prompts of those that begin in it. If no graph is as large as both, it
+    runs eagerly, and where lengths differ that is nearly every step.
+    """
+    return 2 * sequences
 
 
-def _graphs(most: int) -> dict[str, Any]:  # Any: as above
-    """Graphs for steps of up to so many tokens. vLLM's own sizes lie 8 and 16 apart however many there are, and each
-    takes a third of a second of the start: here a step is padded by an eighth at most."""
+def graph_arguments(sequences: int, graph_tokens: int | None = None) -> dict[str, Any]:  # Any: as above
+    """The engine arguments for graphs of so many tokens; none where vLLM makes those by itself.
+
+    vLLM's own sizes lie 8 and 16 apart however many there are, and each takes a third of a second of the start: here a
+    step is padded by an eighth at most.
+    """
+    most = graphs_up_to(sequences) if graph_tokens is None else graph_tokens
+    if graph_tokens is None and most <= GRAPHS_UP_TO:
+        return {}
     sizes, octave = [1, 2, 4, *range(8, 128, 8)], 128
     while octave < most:
         sizes += range(octave, 2 * octave, octave // 8)
         octave *= 2
-    return {"cudagraph_capture_sizes": [*(size for size in sizes if size < most), most]}
+    return {GRAPHS: {"cudagraph_capture_sizes": [*(size for size in sizes if size < most), most]}}
 
 
 def read_tuned(path: Path) -> Tuned:

@@ -9,7 +9,7 @@ from engines.contract.spec import ExecutorKind, GroupKind, RankSpec
 from engines.contract.tuned import SEQUENCES, STEP_TOKENS
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import server_compat
-from engines.vllm_engine.batch_defaults import FEWER, is_decided
+from engines.vllm_engine.batch_defaults import FEWER, graphs_for, is_decided
 from engines.vllm_engine.front_flags import ANSWER_FLAGS, check_front_flag
 
 # What Phalanx decides for every rank; set by hand, the ranks would not find each other.
@@ -73,6 +73,7 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
     if spec.device == "cuda" and is_decided(given):
         step_tokens = arguments[STEP_TOKENS]
         arguments.setdefault(SEQUENCES, min(FEWER, step_tokens) if isinstance(step_tokens, int) else FEWER)
+        arguments |= graphs_for(given)
     if spec.device == "cpu" and spec.expert_parallel and (spec.dp_size > 1 or spec.tp_size > 1):
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
     arguments.setdefault("allowed_media_domains", NO_MEDIA_HOSTS)

@@ -1,20 +1,23 @@
-"""How many sequences a rank on a GPU runs at once, where the operator does not say.
+"""How many sequences a rank on a GPU runs at once, and for which steps it has CUDA graphs, where nobody says.
 
 The limit of a batch load is the engine's Python, which costs more a step than a sequence, so more sequences are faster
-as long as CUDA graphs cover them and the KV cache holds them. vLLM captures graphs for up to 512 by itself, runs
-eagerly beyond that, and preempts what its cache cannot hold. So a rank gets 1024 with graphs for them where its cache
-is going to hold 1024 sequences of an expected length, and 512 elsewhere. All of that is an estimate: what the cache
-really holds is known only after the weights are loaded, and then the graphs' sizes are settled.
+as long as the KV cache holds them; vLLM preempts what it cannot hold. So a rank gets 1024 where its cache is going to
+hold 1024 sequences of an expected length, and 512 elsewhere. All of that is an estimate: what the cache really holds is
+known only after the weights are loaded, and then the graphs' sizes are settled.
+
+vLLM captures graphs for steps of up to 512 tokens by itself and runs larger ones eagerly. A step has a token of each
+sequence and whole prompts besides, so graphs reach to twice the sequences: on an H100, 512 sequences with answers of
+many lengths were 1.8 times as fast with graphs to 1024 as with vLLM's own (bench/results/2026-11-28-h100x4-speed.md).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engines.contract.tuned import DECIDING_SEQUENCES, GRAPHS_UP_TO, sequence_arguments
+from engines.contract.tuned import DECIDING_GRAPHS, DECIDING_SEQUENCES, SEQUENCES, graph_arguments, sequence_arguments
 from engines.vllm_engine.weights import Weights
 
-MANY, FEWER = 1024, GRAPHS_UP_TO
+MANY, FEWER = 1024, 512
 EXPECTED_PROMPT_TOKENS, EXPECTED_OUTPUT_TOKENS = 256, 256
 EXPECTED_TOKENS = EXPECTED_PROMPT_TOKENS + EXPECTED_OUTPUT_TOKENS
 WORKING_BYTES = 4 << 30  # activations of a step of 16,384 tokens, CUDA's context and the graphs themselves
@@ -37,6 +40,16 @@ class Choice:
 def is_decided(given: Mapping[str, Any]) -> bool:  # Any: vLLM's argument values
     """Whether what the operator gave settles how many sequences there are, or which graphs."""
     return any(name in given for name in DECIDING_SEQUENCES)
+
+
+def graphs_for(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine arguments for graphs where the operator gave the sequences, and graphs were left open.
+
+    Any: vLLM's argument values.
+    """
+    sequences = given.get(SEQUENCES)
+    is_open = isinstance(sequences, int) and not any(name in given for name in DECIDING_GRAPHS)
+    return graph_arguments(sequences) if isinstance(sequences, int) and is_open else {}
 
 
 def choose(config: Any, weights: Weights | None, gpu_bytes: int) -> Choice:  # Any: vLLM's VllmConfig

@@ -4,11 +4,11 @@ from typing import Any
 
 from engines import logs
 from engines.contract.spec import RankSpec
-from engines.contract.tuned import SEQUENCES, STEP_TOKENS
+from engines.contract.tuned import GRAPHS, SEQUENCES, STEP_TOKENS
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import batch_defaults, compat, pooling
 from engines.vllm_engine.arguments import defaults_of, engine_arguments, given_arguments
-from engines.vllm_engine.batch_defaults import Choice
+from engines.vllm_engine.batch_defaults import Choice, is_decided
 from engines.vllm_engine.weights import read_weights
 
 logger = logs.get_logger(logs.RANK_LOGGER)
@@ -24,7 +24,8 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
     if spec.device == "cuda" and SEQUENCES not in arguments:
         choice = _choice(config, spec.gpus)
         _say(SEQUENCES, choice.max_num_seqs, choice.reason)
-        config = _checked(arguments | choice.arguments)
+        arguments |= choice.arguments
+        config = _checked(arguments)
     say_defaults(spec, arguments, config)
     if not pooling.pools(config):
         compat.pin_structure_backend(config)
@@ -40,8 +41,14 @@ def say_defaults(spec: RankSpec, arguments: dict[str, Any], config: Any) -> None
         elif name not in given:
             steps = "this model's prompts cannot be split: a step is as long as the context"
             _say(name, config.scheduler_config.max_num_batched_tokens, steps)
-    if spec.device == "cuda" and SEQUENCES in arguments and SEQUENCES not in given:
+    if spec.device != "cuda":
+        return
+    if is_decided(given) and SEQUENCES not in given:
         _say(SEQUENCES, arguments[SEQUENCES], "which graphs there are was given, and vLLM captures them for so many")
+    if GRAPHS in arguments and GRAPHS not in given:
+        sizes = config.compilation_config.cudagraph_capture_sizes
+        reason = "a step has a token of each sequence and prompts besides, and runs eagerly where no graph is so large"
+        _say("cudagraph_capture_sizes", f"{len(sizes)}, to {max(sizes, default=0)} tokens", reason)
 
 
 def _say(name: str, value: object, reason: str) -> None:

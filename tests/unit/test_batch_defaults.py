@@ -10,6 +10,7 @@ from rank_specs import rank_spec
 from structlog.testing import capture_logs
 
 from engines.contract.spec import RankSpec
+from engines.contract.tuned import sequence_arguments
 from engines.vllm_engine.arguments import engine_arguments
 from engines.vllm_engine.batch_defaults import FEWER, MANY, choose
 from engines.vllm_engine.configuring import say_defaults
@@ -41,18 +42,20 @@ def config(
         ),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=step_tokens),
         cache_config=SimpleNamespace(gpu_memory_utilization=utilization, cache_dtype="auto"),
+        compilation_config=SimpleNamespace(cudagraph_capture_sizes=[1, 2, 4, 1024]),
     )
 
 
 def test_a_small_model_on_a_large_gpu_runs_a_thousand_sequences_with_graphs_for_them() -> None:
     choice = choose(config(), POWERMOE_3B, 80 * GIB)
-    assert choice.arguments == {"max_num_seqs": MANY, "compilation_config": {"max_cudagraph_capture_size": MANY}}
+    assert choice.arguments["max_num_seqs"] == MANY
+    assert max(choice.arguments["compilation_config"]["cudagraph_capture_sizes"]) == 2 * MANY
     assert "sequences of 256 + 256 tokens" in choice.reason
 
 
 def test_a_cache_that_would_preempt_gets_half_as_many() -> None:
     of_8b = config(layers=32, kv_heads=8, head_size=128)
-    assert choose(of_8b, Weights(0, 16 * GIB), 80 * GIB).arguments == {"max_num_seqs": FEWER}
+    assert choose(of_8b, Weights(0, 16 * GIB), 80 * GIB).arguments == sequence_arguments(FEWER, "cuda")
     assert choose(config(utilization=0.42), POWERMOE_3B, 80 * GIB).max_num_seqs == FEWER
 
 
@@ -102,6 +105,21 @@ def test_a_model_without_attention_gets_fewer() -> None:
 def test_what_an_operator_sets_wins(given: dict[str, Any], expected: int | None) -> None:
     spec = rank_spec(device="cuda", engine_args=given)
     assert engine_arguments(spec).get("max_num_seqs") == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "graphs"),
+    [
+        ({"max_num_seqs": 2048}, sequence_arguments(2048, "cuda")["compilation_config"]),
+        ({"max_num_seqs": 256}, None),  # vLLM makes them by itself
+        ({"max_num_seqs": 2048, "enforce_eager": True}, None),
+        ({"max_num_seqs": 2048, "max_cudagraph_capture_size": 512}, None),
+        ({"max_num_seqs": 2048, "speculative_config": {"method": "ngram"}}, None),
+        ({"max_num_seqs": 2048, "compilation_config": {"level": 3}}, {"level": 3}),
+    ],
+)
+def test_graphs_suit_the_sequences_that_an_operator_sets(given: dict[str, Any], graphs: Any) -> None:
+    assert engine_arguments(rank_spec(device="cuda", engine_args=given)).get("compilation_config") == graphs
 
 
 def write_checkpoint(file: Path, **sizes: int) -> None:
@@ -159,6 +177,8 @@ def test_what_was_chosen_is_told_with_its_reason_and_what_was_given_is_not() -> 
     assert list(said(on_gpu, engine_arguments(on_gpu))) == ["max_num_batched_tokens"], (
         "sequences have a line of their own"
     )
+    many = rank_spec(device="cuda", engine_args={"max_num_seqs": 512})
+    assert said(many, engine_arguments(many))["cudagraph_capture_sizes"][0] == "4, to 1024 tokens"
     eager = rank_spec(device="cuda", engine_args={"enforce_eager": True})
     told = said(eager, engine_arguments(eager))
     assert told["max_num_seqs"][0] == FEWER and "graphs" in told["max_num_seqs"][1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.settings.declaration import Settings, variable
-from engines.contract.tuned import Site
+from engines.contract.tuned import Site, sequence_arguments
 from phalanx.cli import main
 from phalanx.generate.errors import UsageProblem
 from phalanx.tune.lengths import Lengths, parse_lengths
@@ -137,8 +137,7 @@ def test_what_the_user_has_set_is_not_searched(settings: dict[str, Any], expecte
 def test_a_candidate_is_what_the_service_is_told() -> None:
     assert engine_arguments(Candidate(), "cuda") == {}
     assert engine_arguments(Candidate(sequences=1024, step_tokens=8192), "cuda") == {
-        "max_num_seqs": 1024,
-        "compilation_config": {"max_cudagraph_capture_size": 1024},
+        **sequence_arguments(1024, "cuda"),
         "max_num_batched_tokens": 8192,
     }
     assert engine_arguments(Candidate(sequences=1024), "cpu") == {"max_num_seqs": 1024}

@@ -1,5 +1,6 @@
 """What `phalanx tune` has kept: for whom it holds, what of it is taken, and files that do not serve."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +217,18 @@ def test_a_folder_is_the_same_model_from_everywhere(tmp_path: Path, monkeypatch:
 
 
 def test_graphs_are_asked_for_where_vllm_would_not_make_them() -> None:
-    assert sequence_arguments(512, "cuda") == {"max_num_seqs": 512}
+    assert sequence_arguments(256, "cuda") == {"max_num_seqs": 256}
     assert sequence_arguments(1024, "cpu") == {"max_num_seqs": 1024}
-    assert sequence_arguments(1024, "cuda")["compilation_config"] == {"max_cudagraph_capture_size": 1024}
+    assert sequence_arguments(1024, "cuda", 1024)["compilation_config"]["cudagraph_capture_sizes"][-1] == 1024
+
+
+@pytest.mark.parametrize("sequences", [257, 512, 1000, 1024, 4096])
+def test_graphs_hold_all_sequences_and_as_many_tokens_of_prompts(sequences: int) -> None:
+    sizes = sequence_arguments(sequences, "cuda")["compilation_config"]["cudagraph_capture_sizes"]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == 2 * sequences
+    assert all(after - before <= max(8, before / 8) for before, after in pairwise(sizes[3:])), "padding is bounded"
+    assert len(sizes) < 70, "each is a part of the start"
 
 
 def test_no_tuned_arguments_leave_what_was_given_alone() -> None:
