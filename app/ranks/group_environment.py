@@ -59,10 +59,15 @@ class GroupEnvironment:
 
     async def take_memory_baseline(self, ranks: Sequence[Rank]) -> None:
         """Notes what of these ranks' GPUs is in use before they are started."""
-        for host, gpus in self.gpus_by_host(ranks):
+        for host, gpus in self.gpus_by_host(_alone(ranks)):
             await host.take_memory_baseline(gpus)
 
     async def await_free_memory(self, ranks: Sequence[Rank]) -> None:
         """Returns once no more of it is in use than then."""
-        for host, gpus in self.gpus_by_host(ranks):
+        for host, gpus in self.gpus_by_host(_alone(ranks)):
             await host.await_free_memory(gpus)
+
+
+def _alone(ranks: Sequence[Rank]) -> list[Rank]:
+    """Those that share no GPU. What is in use on a shared one says nothing of one rank's."""
+    return [rank for rank in ranks if rank.share.ranks_per_gpu == 1]

@@ -38,14 +38,15 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(settings: Settings, model: ModelFacts, device: str, dp_size: int, tuned: Taken = NOTHING) -> Plan:
-    """Lock-step for a MoE model whose experts are spread over several ranks; replicas for everything else.
+    """Lock-step for a MoE model whose experts are spread over several ranks; replicas for everything else. Experts are
+    not spread over ranks that share a GPU: NCCL wants one for each.
 
     What was measured to be faster is taken where the operator leaves it open.
 
     Raises SettingsError where the settings do not suit the model.
     """
     wanted = settings.expert_parallel if tuned.expert_parallel is None else tuned.expert_parallel
-    expert_parallel = model.is_moe and wanted
+    expert_parallel = model.is_moe and wanted and settings.ranks_per_gpu == 1
     lockstep = expert_parallel and dp_size > 1
     if settings.executor is ExecutorKind.EXTERNAL_LAUNCHER and settings.tp_size == 1 and not lockstep:
         raise SettingsError(
@@ -118,6 +119,8 @@ def make_spec(
         identity=address.identity,
         device=plan.device,
         gpus=list(share.gpus),
+        ranks_per_gpu=share.ranks_per_gpu,
+        mps=settings.mps and share.ranks_per_gpu > 1,
         lockstep=lockstep,
         engine_args={**plan.tuned.arguments, **settings.engine_arguments()},
         extra_args=list(settings.extra_args),

@@ -22,6 +22,7 @@ from app.settings.declaration import (
 from app.settings.folders import socket_folder
 from app.settings.node_checks import node_contradictions, node_problems
 from app.settings.ray_checks import ray_contradictions, ray_problems
+from app.settings.sharing_checks import sharing_contradictions
 from engines.contract.spec import EngineKind, ExecutorKind
 
 PATH_BEGINNINGS = ("/", "./", "../", "~")
@@ -33,6 +34,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     """A sentence for everything that does not go together. No I/O."""
     yield from node_contradictions(settings)
     yield from ray_contradictions(settings)
+    yield from sharing_contradictions(settings)
     if not (settings.insecure or settings.api_keys_file or is_loopback(settings.host) or settings.node_rank):
         yield (
             f"{label('host')} is {settings.host}, which other machines may reach, and nobody is asked for an API key: "

@@ -28,7 +28,9 @@ from app.settings.field_types import (
     home,
     lower,
 )
+from app.settings.gpu_sharing import GpuSharingSettings
 from app.settings.journal import JournalSettings
+from app.settings.nodes import NodeSettings
 from app.settings.ray import RaySettings
 from app.settings.section import PREFIX, Section, setting
 from app.settings.spooling import SpoolSettings
@@ -81,7 +83,7 @@ class RankSettings(Section):
         "auto", "auto takes NVIDIA GPUs where there are any."
     )
     dp_size: Positive | None = setting(
-        None, "Data-parallel ranks. Default: GPUs / tp_size; 2 on a CPU.", "--data-parallel-size", "-dp"
+        None, "Data-parallel ranks. Default: as many as there are GPUs for; 2 on a CPU.", "--data-parallel-size", "-dp"
     )
     tp_size: Positive = setting(1, "Tensor-parallel workers of each rank.", "--tensor-parallel-size", "-tp")
     executor: Annotated[ExecutorKind, BeforeValidator(lower)] = setting(
@@ -93,19 +95,6 @@ class RankSettings(Section):
     cpu_kv_cache_gib: Positive = setting(1, "KV cache of a rank on a CPU, in GiB. VLLM_CPU_KVCACHE_SPACE counts too.")
     engine_args: JsonObject = setting({}, "JSON object of more engine arguments, by the engine's own names.")
     extra_args: Arguments = setting([], "The engine's own flags, checked by the engine: what stands after --.")
-
-
-class NodeSettings(Section):
-    """Nodes: the same command on each machine, but for --node-rank"""
-
-    node_size: Positive = setting(1, "Number of nodes; each has the same number of ranks.", "--nnodes")
-    node_rank: NotNegative = setting(0, "This node's number; 0 is the one that clients ask.")
-    master_addr: str = setting("", "Node 0's address, as the others reach it.")
-    master_port: int = setting(0, "Node 0's port for the others.", ge=0, le=65535)
-    node_keys_file: Annotated[Path | None, BeforeValidator(home)] = setting(
-        None, "What nodes prove to belong together by, as `phalanx node-keys create` makes it; a copy on each."
-    )
-    node_timeout_s: Seconds = setting("10m", "For all nodes to meet for the first time.")
 
 
 class EngineSettings(Section):
@@ -236,6 +225,7 @@ class Settings(
     EngineSettings,
     RaySettings,
     NodeSettings,
+    GpuSharingSettings,
     RankSettings,
     ModelSettings,
 ):
@@ -278,6 +268,7 @@ class Settings(
 SECTIONS: tuple[type[Section], ...] = (
     ModelSettings,
     RankSettings,
+    GpuSharingSettings,
     NodeSettings,
     RaySettings,
     EngineSettings,

@@ -4,7 +4,8 @@ import errno
 import socket
 from collections.abc import Iterator
 
-from app.settings.declaration import NodeSettings, Settings, flag, label
+from app.settings.declaration import Settings, flag, label
+from app.settings.nodes import NodeSettings
 from engines.contract.node_keys import NodeKeysError, read_node_keys
 
 

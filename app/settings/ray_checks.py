@@ -4,7 +4,8 @@ import importlib.util
 import re
 from collections.abc import Iterator
 
-from app.settings.declaration import NodeSettings, Settings, flag, label
+from app.settings.declaration import Settings, flag, label
+from app.settings.nodes import NodeSettings
 from app.settings.ray import RaySettings
 
 CLIENT = "ray://"

@@ -55,6 +55,7 @@ class Share(msgspec.Struct, frozen=True):
 
     gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them
     cores: str | None = None  # in VLLM_CPU_OMP_THREADS_BIND's syntax
+    ranks_per_gpu: int = 1  # that have these GPUs, this one included
 
 
 class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +79,8 @@ class RankSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     directory: str = ""  # private to this incarnation, mode 0700; like the log, the host knows it when it starts a rank
     log_file: str = ""
     gpus: list[str] = []  # as CUDA_VISIBLE_DEVICES names them
+    ranks_per_gpu: int = 1  # that have these GPUs, this one included
+    mps: bool = False  # whether its host sees to it that NVIDIA's MPS runs
     lockstep: LockstepAddress | None = None
     engine_args: dict[str, Any] = {}  # the engine's own argument names; Any: checked by the engine itself
     extra_args: list[str] = []  # the engine's own command-line flags, checked by the engine itself

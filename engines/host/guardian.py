@@ -7,11 +7,9 @@ the guardian itself be killed, the rank notices on its own standard input and do
 """
 
 import contextlib
-import fcntl
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ import setproctitle
 
 from engines.contract.spec import FAREWELL, RankSpec, read_spec
 from engines.host import processes, torchrun
+from engines.host.guarding import clear, exit_code, hold, signal_pipe
 from engines.host.rank_log import RankLog
 from engines.host.shared_memory import SharedMemory
 
@@ -54,13 +53,13 @@ class Guardian:
         self._command = command
         self._log = RankLog(Path(spec.log_file))
         self._shared_memory = SharedMemory()
-        self._lock = _hold(Path(spec.directory))
+        self._lock = hold(Path(spec.directory))
         self._gateway = os.getppid()
         self._farewell: bytes | None = None  # what came from the gateway in the end; nothing when it died
 
     def run(self) -> int:
         """Watches until the rank or the gateway is gone, then cleans up."""
-        asked_to_end = _signal_pipe()
+        asked_to_end = signal_pipe()
         output, rank_output = os.pipe()
         rank_lifeline, lifeline = os.pipe()  # the rank holds the read end: it reads EOF when this process is gone
         os.set_blocking(output, False)
@@ -133,45 +132,4 @@ class Guardian:
         if is_alone:
             if self._spec.endpoint.startswith(IPC):
                 Path(self._spec.endpoint.removeprefix(IPC)).unlink(missing_ok=True)
-            _clear(directory.parent)
-
-
-def _hold(folder: Path) -> int | None:
-    """Locks an incarnation's folder, for as long as this process lives: whoever clears up leaves it alone."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return None
-    return descriptor
-
-
-def _clear(runtime: Path) -> None:
-    """Removes what lies in a dead gateway's folder and no guardian holds; the last guardian removes the folder."""
-    with contextlib.suppress(OSError):
-        for folder in [entry for entry in runtime.iterdir() if entry.is_dir()]:
-            lock = _hold(folder)
-            if lock is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_name(folder.name + ".sock").unlink(missing_ok=True)
-                os.close(lock)
-        if not any(entry.is_dir() for entry in runtime.iterdir()):
-            shutil.rmtree(runtime, ignore_errors=True)
-
-
-def exit_code(code: int) -> int:
-    """A return code of subprocess as a shell would give it: 128 + n when signal n ended the process."""
-    return code if code >= 0 else 128 - code
-
-
-def _signal_pipe() -> int:
-    """A descriptor that becomes readable when SIGTERM, SIGINT or SIGHUP arrives.
-
-    The kernel sends SIGHUP to a process that was stopped when its gateway died; it would end, and leave its rank.
-    """
-    readable, writable = os.pipe()
-    os.set_blocking(writable, False)
-    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-    return readable
+            clear(directory.parent)

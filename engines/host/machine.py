@@ -10,6 +10,7 @@ import msgspec
 from engines.contract.spec import LockstepAddress, RankSpec, RankVariables
 from engines.host.environment import environment
 from engines.host.gpu_memory import GpuMemory
+from engines.host.mps import Mps
 from engines.host.ports import LOOPBACK, free_port_run
 from engines.host.pulse import PulseReader
 from engines.host.rank_log import LogPart
@@ -35,6 +36,7 @@ class Machine:
         self._address = address
         self._runtime: Runtime | None = None  # once there are ranks
         self._memory: dict[tuple[str, ...], GpuMemory] = {}
+        self._mps: Mps | None = None  # once ranks share a GPU
 
     def open(self) -> None:
         """Makes the folder of the ranks' sockets, or makes it anew if somebody has removed it. Raises OSError."""
@@ -44,6 +46,8 @@ class Machine:
 
     def close(self) -> None:
         """Removes that folder. May be called twice."""
+        if self._mps is not None:
+            self._mps.close()
         if self._runtime is not None:
             self._runtime.remove()
 
@@ -58,11 +62,20 @@ class Machine:
         spec = msgspec.structs.replace(draft, directory=str(directory), log_file=str(self._log_file(draft.rank)))
         shared_memory = SharedMemory()
         try:
-            process = await RankProcess.start(spec, environment(self._environ, variables, directory))
+            environ = environment(self._environ, variables, directory) | await self._sharing(spec)
+            process = await RankProcess.start(spec, environ)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return MachineRank(process, directory, shared_memory)
+
+    async def _sharing(self, spec: RankSpec) -> dict[str, str]:
+        """What a rank needs to share its GPU with others. Raises OSError where MPS is wanted and does not start."""
+        if not spec.mps:
+            return {}
+        if self._mps is None:
+            self._mps = Mps(self._environ)
+        return await self._mps.ensure(self._folder)
 
     def pulse_reader(self) -> PulseReader:
         """Reads /proc."""

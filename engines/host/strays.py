@@ -22,7 +22,16 @@ logger = get_logger("ranks")
 GRACE_S = 5.0  # for a rank whose guardian was killed, to end what is below it
 MOST_PATIENCE_S = 30.0  # for those that were killed to be gone
 LONGEST_PAUSE_S = 0.25
-OWN_COMMANDS = ("engines guard", "engines inspect", "phalanx-guardian", "phalanx-gateway", "phalanx serve")
+OWN_COMMANDS = (
+    "engines guard",
+    "engines inspect",
+    "engines mps",
+    "nvidia-cuda-mps",
+    "phalanx-mps",
+    "phalanx-guardian",
+    "phalanx-gateway",
+    "phalanx serve",
+)
 _elders: set[int] = set()  # children that were there before the gateway was
 
 

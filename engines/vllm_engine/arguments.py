@@ -32,6 +32,7 @@ OWN_ARGUMENTS = {
 }
 
 EXECUTOR = "distributed_executor_backend"
+SHARED_MEMORY = 0.9  # of a GPU's, for all ranks that share it
 
 
 class Default(NamedTuple):
@@ -74,6 +75,8 @@ def engine_arguments(spec: RankSpec) -> dict[str, Any]:  # Any: vLLM's argument 
         step_tokens = arguments[STEP_TOKENS]
         arguments.setdefault(SEQUENCES, min(FEWER, step_tokens) if isinstance(step_tokens, int) else FEWER)
         arguments |= graphs_for(given)
+    if spec.ranks_per_gpu > 1:
+        arguments.setdefault("gpu_memory_utilization", round(SHARED_MEMORY / spec.ranks_per_gpu, 3))
     if spec.device == "cpu" and spec.expert_parallel and (spec.dp_size > 1 or spec.tp_size > 1):
         arguments.setdefault("enforce_eager", True)  # there to try things out: a quick start counts for more
     arguments.setdefault("allowed_media_domains", NO_MEDIA_HOSTS)

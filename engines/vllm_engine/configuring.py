@@ -11,6 +11,7 @@ from engines.vllm_engine.arguments import defaults_of, engine_arguments, given_a
 from engines.vllm_engine.batch_defaults import Choice, is_decided
 from engines.vllm_engine.weights import read_weights
 
+CACHE = "kv_cache_memory_bytes"
 logger = logs.get_logger(logs.RANK_LOGGER)
 
 
@@ -25,6 +26,9 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
         choice = _choice(config, spec.gpus)
         _say(SEQUENCES, choice.max_num_seqs, choice.reason)
         arguments |= choice.arguments
+        config = _checked(arguments)
+    if spec.ranks_per_gpu > 1 and CACHE not in arguments:
+        arguments[CACHE] = _part_of_cache(spec, config)
         config = _checked(arguments)
     say_defaults(spec, arguments, config)
     if not pooling.pools(config):
@@ -66,6 +70,29 @@ def _with_long_enough_steps(spec: RankSpec, arguments: dict[str, Any]) -> Any:
             raise
         del arguments[STEP_TOKENS]
         return _checked(arguments)
+
+
+def _part_of_cache(spec: RankSpec, config: Any) -> int:  # Any: vLLM's VllmConfig
+    """The KV cache of a rank that shares its GPU. vLLM measures what is left for it while the others load: it is told.
+
+    Raises EngineConfigError where that cannot be said, or nothing is left.
+    """
+    several = f"{spec.ranks_per_gpu} ranks share a GPU"
+    weights = read_weights(config.model_config)
+    if weights is None:
+        raise EngineConfigError(
+            f"{several}, and how large this model's weights are is not known before they are loaded: say how much each "
+            f"keeps for its KV cache ({CACHE} in --engine-args), or lower --ranks-per-gpu"
+        )
+    share = batch_defaults.cache_bytes(config, weights, compat.gpu_bytes())
+    if not share:
+        resident = batch_defaults.resident_bytes(weights, config.parallel_config) / batch_defaults.GIB
+        raise EngineConfigError(
+            f"{several}, and {config.cache_config.gpu_memory_utilization:.0%} of its memory does not hold one of them: "
+            f"{resident:.1f} GiB of weights, some for the work, and a KV cache; lower --ranks-per-gpu"
+        )
+    _say(CACHE, int(share), "an estimate: ranks that share a GPU load side by side, and cannot measure what is left")
+    return int(share)
 
 
 def _choice(config: Any, gpus: list[str]) -> Choice:  # Any: vLLM's VllmConfig

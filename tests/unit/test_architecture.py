@@ -30,9 +30,10 @@ LAYERS = {
         ("app.ranks",),
         ("app.settings.loading", "app.settings.checks", "app.settings.inheritance"),
         ("app.settings.service_links", "app.settings.folders", "app.settings.node_checks", "app.settings.limits"),
-        ("app.settings.ray_checks", "app.traces"),
+        ("app.settings.ray_checks", "app.settings.sharing_checks", "app.traces"),
         ("app.settings.declaration", "app.metrics"),
-        ("app.settings.journal", "app.settings.ray", "app.settings.spooling", "app.settings.tuning"),
+        ("app.settings.journal", "app.settings.nodes", "app.settings.gpu_sharing"),
+        ("app.settings.ray", "app.settings.spooling", "app.settings.tuning"),
         ("app.keys", "app.journal"),
         ("app.errors", "app.logs", "app.validation", "app.settings.field_types", "app.settings.section"),
         ("engines.agent",),
@@ -88,8 +89,8 @@ DOORS = {
     ),
     "safetensors": ("engines.tiny_model",),
     "setproctitle": (
-        *("app.http.server", "engines.agent.agent", "engines.host.guardian", "engines.rank"),
-        *("engines.vllm_engine.confinement", "engines.vllm_engine.external_launcher.follower"),
+        *("app.http.server", "engines.agent.agent", "engines.host.guardian", "engines.host.mps_guardian"),
+        *("engines.rank", "engines.vllm_engine.confinement", "engines.vllm_engine.external_launcher.follower"),
     ),
     "sqlalchemy": (
         *("app.journal.sql", "app.journal.migrations", "app.journal.journal", "app.journal.writer"),
