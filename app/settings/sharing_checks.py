@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 
 from app.settings.declaration import Settings, label
+from engines.contract.spec import EngineKind
 
 
 def sharing_contradictions(settings: Settings) -> Iterator[str]:
     """A sentence for everything that does not go together. No I/O."""
     many = settings.ranks_per_gpu
     if many == 1:
+        if not settings.mps:
+            yield f"{label('mps')} is no, and {label('ranks_per_gpu')} is 1: no ranks share a GPU; leave it out"
         return
     where = f"{label('ranks_per_gpu')} is {many}"
     if settings.tp_size > 1:
@@ -18,6 +21,8 @@ def sharing_contradictions(settings: Settings) -> Iterator[str]:
         yield f"{where}, and {label('expert_parallel')} is set: {spread}; keep one of them"
     if settings.launcher == "ray":
         yield f"{where}, and {label('launcher')} is ray, which gives each rank whole GPUs: keep one of them"
+    if settings.engine is EngineKind.SIMULATED:
+        yield f"{where}, and {label('engine')} is {settings.engine}, which has no GPUs: keep one of them"
     if settings.device == "cpu":
         yield f"{where}, and {label('device')} is cpu: keep one of them"
     ranks = settings.ranks_per_node

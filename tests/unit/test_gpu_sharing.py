@@ -67,6 +67,8 @@ def test_a_machine_that_cannot_is_told_why(monkeypatch: pytest.MonkeyPatch, tmp_
         ({"tp_size": 2}, "--tp-size (PHALANX_TP_SIZE) is 2"),
         ({"expert_parallel": True}, "--expert-parallel (PHALANX_EXPERT_PARALLEL) is set"),
         ({"launcher": "ray", "dp_size": 2}, "--launcher (PHALANX_LAUNCHER) is ray"),
+        ({"engine": "simulated", "dp_size": 2}, "--engine (PHALANX_ENGINE) is simulated"),
+        ({"ranks_per_gpu": 1, "mps": False}, "--mps (PHALANX_MPS) is no"),
         ({"device": "cpu"}, "--device (PHALANX_DEVICE) is cpu"),
         ({"dp_size": 3}, "is 3: with --ranks-per-gpu (PHALANX_RANKS_PER_GPU) is 2 it must be divisible by 2"),
         ({"gpu_memory_utilization": 0.9}, "is 0.9, of each rank"),
@@ -74,7 +76,7 @@ def test_a_machine_that_cannot_is_told_why(monkeypatch: pytest.MonkeyPatch, tmp_
     ],
 )
 def test_what_does_not_go_with_it_is_said(given: dict[str, Any], said: str) -> None:
-    (problem,) = contradictions(Settings(ranks_per_gpu=2, **given))
+    (problem,) = contradictions(Settings(**{"ranks_per_gpu": 2} | given))
     assert said in problem
 
 
