@@ -23,12 +23,12 @@ class Tuning:
         """What the last one has printed on stderr."""
         return self._said.read_text()
 
-    def start(self, *flags: str) -> subprocess.Popen[str]:
+    def start(self, *flags: str, service: tuple[str, ...] = (), log: Path | None = None) -> subprocess.Popen[str]:
         """With a result as JSON."""
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
         command = [COMMAND, "tune", "any/model", "--dp-size", "1", "--tuned-dir", str(self.tuned), "--json"]
-        command += ["--output-tokens", "4", *flags, "--", *self._engine]
-        with self._said.open("w") as said:
+        command += ["--output-tokens", "4", *flags, "--", *self._engine, *service]
+        with (log or self._said).open("w") as said:
             return subprocess.Popen(
                 command,
                 cwd=self.folder,
@@ -39,9 +39,16 @@ class Tuning:
                 text=True,
             )
 
-    def finish(self, *flags: str) -> dict[str, Any]:
+    def refused(self, *flags: str) -> tuple[int, str]:
+        """Beside another one: its exit code, and what it says."""
+        log = self.folder / "refused.txt"
+        process = self.start(*flags, log=log)
+        process.communicate(timeout=DEADLINE_S)
+        return process.returncode, log.read_text()
+
+    def finish(self, *flags: str, service: tuple[str, ...] = ()) -> dict[str, Any]:
         """Until it has done what it can. Its result."""
-        process = self.start(*flags)
+        process = self.start(*flags, service=service)
         out, _ = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, self.said
         found: dict[str, Any] = json.loads(out)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from app.logs import get_logger
 from app.settings.declaration import BUILT_IN_MODEL, SIMULATED_MODEL, Settings
@@ -30,7 +31,8 @@ from engines.host.installed import vllm_version
 logger = get_logger("ranks")
 TILES = "VLLM_TUNED_CONFIG_FOLDER"
 OF_THE_SITE = ("enforce_eager", "speculative_config")  # of what decides the graphs: they make another engine
-NOT_OF_THE_SITE = (*(name for name in DECIDING_SEQUENCES if name not in OF_THE_SITE), STEP_TOKENS, "seed")
+SEARCHED = (*(name for name in DECIDING_SEQUENCES if name not in OF_THE_SITE), STEP_TOKENS)
+HOW_EXPERTS_LIE = "expert_parallel"
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -47,7 +49,11 @@ NOTHING = Taken()
 def site_of(settings: Settings, machine: str, dp_size: int) -> Site:
     """Where the service is about to run, as far as speed depends on it. `machine` is the allotment's."""
     is_simulated = settings.engine is EngineKind.SIMULATED
-    arguments = {name: value for name, value in settings.engine_arguments().items() if name not in NOT_OF_THE_SITE}
+    given = {name: value for name, value in settings.engine_arguments().items() if name != "seed"}
+    held = {name: value for name, value in given.items() if name in SEARCHED}
+    if HOW_EXPERTS_LIE in settings.model_fields_set:
+        held[HOW_EXPERTS_LIE] = settings.expert_parallel
+    arguments = {name: value for name, value in given.items() if name not in SEARCHED}
     if machine.startswith("CPU") and not is_simulated:
         arguments["cpu_kv_cache_gib"] = settings.cpu_kv_cache_gib
     return Site(
@@ -59,30 +65,33 @@ def site_of(settings: Settings, machine: str, dp_size: int) -> Site:
         executor=settings.executor.value,
         arguments=arguments,
         extra_args=settings.extra_args,
+        held=held,
     )
 
 
 def look_up(settings: Settings, machine: str, dp_size: int, environ: Mapping[str, str]) -> Taken:
     """What is taken of the file for this site, and said in the log. Files that do not serve are no reason to stop.
 
-    What was measured on one machine says nothing of ranks on several. `environ` is the ranks', and has a HOME.
+    What was measured with what the operator has set comes before what was found when all of it was open, and that is
+    fitted to it. What was measured on one machine says nothing of ranks on several. `environ` is the ranks', and has a
+    HOME.
     """
     if not settings.tuned or settings.node_size > 1 or settings.launcher == "ray":
         return NOTHING
     site = site_of(settings, machine, dp_size)
     files = dict(_files(tuned_folder(settings, environ)))
-    found = next(((path, tuned) for path, tuned in files.items() if tuned.site == site), None)
-    if found is None:
+    path = _file_for(site, files) or _file_for(replace(site, held={}), files)
+    if path is None:
         _say_near_miss(files, site)
         return NOTHING
-    path, tuned = found
+    tuned = files[path]
     taken = _taken(settings, tuned, environ)
     logger.info(
         "tuned_settings_taken",
         file=str(path),
         candidate=tuned.candidate,
         arguments=taken.arguments,
-        left_out=[name for name in tuned.arguments if name not in taken.arguments],
+        left_out=_left_out(tuned, taken),
         expert_parallel=taken.expert_parallel,
         measured_at=tuned.measured_at,
         gain=round(tuned.tokens_per_s / tuned.baseline_tokens_per_s, 2) if tuned.baseline_tokens_per_s else None,
@@ -90,14 +99,26 @@ def look_up(settings: Settings, machine: str, dp_size: int, environ: Mapping[str
     return taken
 
 
+def _file_for(site: Site, files: Mapping[Path, Tuned]) -> Path | None:
+    return next((path for path, tuned in files.items() if tuned.site == site), None)
+
+
 def _taken(settings: Settings, tuned: Tuned, environ: Mapping[str, str]) -> Taken:
-    is_free = "expert_parallel" not in settings.model_fields_set
+    is_free = HOW_EXPERTS_LIE not in settings.model_fields_set
     has_tiles = tuned.tiles_folder is not None and TILES not in environ and Path(tuned.tiles_folder).is_dir()
     return Taken(
         arguments=fitting(tuned.arguments, settings.engine_arguments()),
         expert_parallel=tuned.expert_parallel if is_free else None,
         variables={TILES: str(tuned.tiles_folder)} if has_tiles else {},
     )
+
+
+def _left_out(tuned: Tuned, taken: Taken) -> list[str]:
+    """What the operator's own excludes, and tiles that are gone."""
+    names = [name for name in tuned.arguments if name not in taken.arguments]
+    if tuned.expert_parallel is not None and taken.expert_parallel is None:
+        names.append(HOW_EXPERTS_LIE)
+    return names if tuned.tiles_folder is None or taken.variables else [*names, TILES]
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Tuned]]:

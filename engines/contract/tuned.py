@@ -35,7 +35,8 @@ class TunedFileError(Exception):
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """What a measurement holds for. `arguments` and `extra_args` are all others that the operator gave the engine."""
+    """What a measurement holds for. `held` is what the operator set of what is searched otherwise; `arguments` and
+    `extra_args` are all others that the operator gave the engine."""
 
     model: str  # a hub name or an absolute path
     engine: str  # such as "vllm 0.32.0"
@@ -45,6 +46,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     executor: str
     arguments: dict[str, Any] = {}  # Any: as above
     extra_args: list[str] = []
+    held: dict[str, Any] = {}  # last: it is no obstacle where it was empty
 
     @property
     def file_stem(self) -> str:

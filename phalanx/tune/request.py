@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from app.ranks.tuned import TILES
 from app.settings.checks import argument_name
-from app.settings.declaration import Settings
+from app.settings.declaration import Settings, WorkSettings
 from app.settings.loading import load_settings
 from engines.contract.tuned import DECIDING_SEQUENCES, STEP_TOKENS
 from phalanx.generate.errors import UsageProblem
@@ -16,7 +17,7 @@ from phalanx.generate.parameters import Parameters
 from phalanx.generate.request import check_one_prompt, input_format_of, sampling_params_of
 from phalanx.tune.lengths import Lengths, parse_lengths
 from phalanx.tune.search import Number, Space
-from phalanx.tune.workload import FromFile, MadeUp, Workload
+from phalanx.tune.workload import FromFile, MadeUp, Workload, digest
 
 INPUT_TOKENS, OUTPUT_TOKENS, MAX_TOKENS = "100", "128", 1024
 PROMPT_FLAGS = ("input_format", "prompt_column", "template", "messages_column", "chat", "system")
@@ -35,6 +36,14 @@ class TuneRequest:
     budget_s: float
     is_fresh: bool
     as_json: bool
+
+    def fingerprint(self, environ: Mapping[str, str]) -> str:
+        """The same only for the same work, done the same way: but for where it is done, and for what is searched."""
+        given = self.settings.model_fields_set & WorkSettings.model_fields.keys()
+        ways: dict[str, Any] = {name: getattr(self.settings, name) for name in given}  # Any: settings' values
+        ways |= {TILES: environ[TILES]} if TILES in environ else {}
+        parts = [self.workload.fingerprint, digest(ways) if ways else "", str(self.items or "")]
+        return "-".join(filter(None, parts))
 
     @property
     def space(self) -> Space:

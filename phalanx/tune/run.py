@@ -21,7 +21,7 @@ from phalanx.tune.measuring import Measuring, engine_arguments
 from phalanx.tune.reporter import Reporter
 from phalanx.tune.request import TuneRequest
 from phalanx.tune.search import next_candidate, to_repeat, winner
-from phalanx.tune.sweep import Sweep, read_sweep, sweep_file, write_sweep
+from phalanx.tune.sweep import Sweep, alone, read_sweep, sweep_file, write_sweep
 from phalanx.tune.table import print_trials, shown
 from phalanx.tune.tiles import LONGEST_S, SHARE, VARIABLE, TileFolder
 from phalanx.tune.trials import Candidate, Trial
@@ -49,8 +49,7 @@ class TuneRun:
         self._environ = environ
         self._device = allotment.device
         self._site = site_of(request.settings, allotment.machine, len(allotment.shares))
-        fingerprint = request.workload.fingerprint + (f"-{request.items}" if request.items else "")
-        self._state = sweep_file(folder, self._site, fingerprint)
+        self._state = sweep_file(folder, self._site, request.fingerprint(environ))
         self._service_folder = self._state.with_suffix(".service")
         self._kept = tuned_file(folder, self._site)
         self._tiles = self._tile_folder(folder, allotment.shares[0].gpus)
@@ -59,7 +58,7 @@ class TuneRun:
 
     def run(self) -> int:
         """Until the search is through, the budget is spent or a signal comes."""
-        with Reporter() as reporter:
+        with alone(self._service_folder), Reporter() as reporter:
             sweep = self._begin(reporter)
             try:
                 with interruptible():

@@ -1,16 +1,20 @@
 """What a sweep has measured so far, in a file: the same command goes on with it."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from engines.contract.tuned import Site
 from phalanx.durable_file import write_durably
-from phalanx.generate.errors import UsageProblem
+from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.tune.trials import Candidate, Trial
 
 VERSION = 1
 SUFFIX = ".sweep.json"
+LOCK = "sweep.lock"
 
 
 class Sweep(msgspec.Struct, kw_only=True):
@@ -39,6 +43,21 @@ class Sweep(msgspec.Struct, kw_only=True):
 def sweep_file(folder: Path, site: Site, fingerprint: str) -> Path:
     """Where the sweep of a workload is kept."""
     return folder / f"{site.file_stem}.{fingerprint}{SUFFIX}"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """In the block nobody else goes on with the sweep that has this folder: two at once would measure each other, and
+    keep half of what they find. Raises ServiceProblem where somebody does."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / LOCK).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceProblem(
+                f"another `phalanx tune` measures this just now, in {folder}: wait until it has ended"
+            ) from None
+        yield
 
 
 def read_sweep(path: Path) -> Sweep | None:

@@ -59,7 +59,7 @@ class MadeUp:
 
     @property
     def fingerprint(self) -> str:
-        return _digest("made up", self.words, self.more)
+        return digest("made up", self.words, self.more)
 
     @property
     def sampling_params(self) -> Item:
@@ -92,7 +92,7 @@ class FromFile:
             raise UsageProblem(f"no prompt can be made of any row of {path}: look at --prompt-column and --template")
         exact = {} if outputs is None else EXACT
         self.sampling_params: Item = {"temperature": 0, "max_tokens": max_tokens, **exact, **more}
-        self.fingerprint = _digest(digest_of(path), parameters, str(outputs), self.sampling_params)
+        self.fingerprint = digest(digest_of(path), parameters, str(outputs), self.sampling_params)
 
     @property
     def words(self) -> str:
@@ -123,5 +123,6 @@ def _prompts(path: Path, parameters: Parameters) -> Iterator[Item]:
         raise UsageProblem(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """Of what JSON can say."""
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:10]

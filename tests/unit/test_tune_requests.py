@@ -2,21 +2,23 @@
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pytest
 
+from app.ranks.tuned import TILES
 from app.settings.declaration import Settings, variable
 from engines.contract.tuned import Site, sequence_arguments
 from phalanx.cli import main
-from phalanx.generate.errors import UsageProblem
+from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.tune.lengths import Lengths, parse_lengths
 from phalanx.tune.measuring import engine_arguments
 from phalanx.tune.request import TuneRequest, workload_of
 from phalanx.tune.search import Number, Space
-from phalanx.tune.sweep import Sweep, read_sweep, sweep_file, write_sweep
+from phalanx.tune.sweep import Sweep, alone, read_sweep, sweep_file, write_sweep
 from phalanx.tune.table import print_trials, shown
 from phalanx.tune.trials import Candidate, Facts, Round, Trial
 from phalanx.tune.workload import Workload
@@ -29,6 +31,20 @@ def workload(**given: Any) -> Workload:
     names = ("prompts", "input_tokens", "output_tokens", "max_tokens", "input_format", "prompt_column", "template")
     nothing = dict.fromkeys([*names, "messages_column", "system", "sampling_params"])
     return workload_of(nothing | {"chat": False} | given)
+
+
+def asked(**settings: Any) -> TuneRequest:
+    """The command for a service with these settings."""
+    return TuneRequest(
+        model="hub/model",
+        serve_flags=(),
+        settings=Settings(**settings),
+        workload=workload(),
+        items=None,
+        budget_s=1,
+        is_fresh=False,
+        as_json=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,17 +137,27 @@ def test_a_file_without_prompts_is_no_work(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_user_has_set_is_not_searched(settings: dict[str, Any], expected: Space) -> None:
-    request = TuneRequest(
-        model="hub/model",
-        serve_flags=(),
-        settings=Settings(**settings),
-        workload=workload(),
-        items=None,
-        budget_s=1,
-        is_fresh=False,
-        as_json=False,
-    )
-    assert request.space == expected
+    assert asked(**settings).space == expected
+
+
+def test_work_that_is_done_in_another_way_is_another_sweep() -> None:
+    ways = [
+        asked().fingerprint({}),
+        asked(dispatch="prefix").fingerprint({}),
+        asked(prefetch=8).fingerprint({}),
+        asked().fingerprint({TILES: "/own"}),
+        replace(asked(), items=40).fingerprint({}),
+    ]
+    assert len(set(ways)) == len(ways)
+    assert asked(seed=7, port=0, max_num_seqs=64).fingerprint({"HOME": "/x"}) == ways[0], "the site says the rest"
+
+
+def test_a_sweep_is_gone_on_with_by_one_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path / "sweep"), pytest.raises(ServiceProblem, match="another `phalanx tune` measures this"):  # noqa: SIM117
+        with alone(tmp_path / "sweep"):
+            pass
+    with alone(tmp_path / "sweep"):
+        pass
 
 
 def test_a_candidate_is_what_the_service_is_told() -> None:

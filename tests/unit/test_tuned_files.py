@@ -143,6 +143,24 @@ def test_what_was_measured_elsewhere_is_passed_over_and_the_difference_said(
     assert said["reason"] == f"{reason}: run `phalanx tune` again"
 
 
+def test_what_was_measured_with_the_operators_own_is_for_that_alone(shelf: Shelf) -> None:
+    own = {"max_num_seqs": "64", "expert_parallel": "false"}
+    path = shelf.keep(shelf.settings(**own), arguments={"max_num_batched_tokens": 1024})
+    assert shelf.taken() == Taken()
+    held = '{"max_num_seqs":64,"expert_parallel":false}'
+    assert shelf.said("tuned_file_ignored")[0]["reason"] == f"held was {held} and is {{}}: run `phalanx tune` again"
+    assert shelf.keep() != path
+    assert shelf.taken().arguments == MANY
+    assert shelf.taken(**own).arguments == {"max_num_batched_tokens": 1024}
+    assert shelf.taken(max_num_seqs="65").arguments == {"max_num_batched_tokens": 32768}, "fitted to it"
+
+
+def test_what_is_no_obstacle_is_not_named(shelf: Shelf) -> None:
+    shelf.keep()
+    assert shelf.taken(max_num_seqs="64", kv_cache_dtype="fp8") == Taken()
+    assert "arguments was {}" in shelf.said("tuned_file_ignored")[0]["reason"]
+
+
 def test_another_version_of_the_engine_is_another_site(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "vllm_version", lambda: "0.26.0")
     shelf.keep()
@@ -200,6 +218,7 @@ def test_tiles_are_for_the_ranks_unless_the_operator_has_his_own(shelf: Shelf) -
     tiles = shelf.folder / "tiles"
     shelf.keep(tiles_folder=str(tiles))
     assert shelf.taken().variables == {}, "the folder is gone"
+    assert shelf.said("tuned_settings_taken")[0]["left_out"] == [TILES]
     tiles.mkdir()
     taken = shelf.taken()
     assert taken.variables == {TILES: str(tiles)}
