@@ -5,13 +5,17 @@ from pathlib import Path
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Whoever reads it finds the former one or this one."""
+    """Whoever reads it finds the former one or this one. A disk that does not take it keeps no part of it."""
     new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

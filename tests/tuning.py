@@ -23,11 +23,15 @@ class Tuning:
         """What the last one has printed on stderr."""
         return self._said.read_text()
 
-    def start(self, *flags: str, service: tuple[str, ...] = (), log: Path | None = None) -> subprocess.Popen[str]:
-        """With a result as JSON."""
+    def start(
+        self, *flags: str, service: tuple[str, ...] = (), log: Path | None = None, after: str = ""
+    ) -> subprocess.Popen[str]:
+        """With a result as JSON; after something that a shell does first."""
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
         command = [COMMAND, "tune", "any/model", "--dp-size", "1", "--tuned-dir", str(self.tuned), "--json"]
         command += ["--output-tokens", "4", *flags, "--", *self._engine, *service]
+        if after:
+            command = ["/bin/sh", "-c", f'{after}; exec "$@"', "sh", *command]
         with (log or self._said).open("w") as said:
             return subprocess.Popen(
                 command,
@@ -39,10 +43,10 @@ class Tuning:
                 text=True,
             )
 
-    def refused(self, *flags: str) -> tuple[int, str]:
-        """Beside another one: its exit code, and what it says."""
+    def refused(self, *flags: str, after: str = "") -> tuple[int, str]:
+        """Beside another one, or after something that a shell did: its exit code, and what it says."""
         log = self.folder / "refused.txt"
-        process = self.start(*flags, log=log)
+        process = self.start(*flags, log=log, after=after)
         process.communicate(timeout=DEADLINE_S)
         return process.returncode, log.read_text()
 

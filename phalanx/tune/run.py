@@ -37,7 +37,10 @@ def run(request: TuneRequest, environ: Mapping[str, str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         return TuneRun(request, environ, folder).run()
     except OSError as error:
-        raise ServiceProblem(f"{error.filename or folder}: {error.strerror or error}") from None
+        what = f"{error.filename}: {error.strerror}" if error.filename else (error.strerror or str(error))
+        raise ServiceProblem(
+            f"--tuned-dir is {folder}, which takes no files ({what}): make room there, or name another folder"
+        ) from None
 
 
 class TuneRun:

@@ -1,6 +1,7 @@
 """What a sweep has measured so far, in a file: the same command goes on with it."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from phalanx.tune.trials import Candidate, Trial
 VERSION = 1
 SUFFIX = ".sweep.json"
 LOCK = "sweep.lock"
+ROOM_BYTES = 16 << 20  # for the service's journal and logs, and for what is measured
 
 
 class Sweep(msgspec.Struct, kw_only=True):
@@ -48,9 +50,11 @@ def sweep_file(folder: Path, site: Site, fingerprint: str) -> Path:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """In the block nobody else goes on with the sweep that has this folder: two at once would measure each other, and
-    keep half of what they find. Raises ServiceProblem where somebody does."""
+    keep half of what they find. Raises ServiceProblem where somebody does, and OSError for a disk that is full: before
+    anything is measured that could not be kept."""
     folder.mkdir(mode=0o700, exist_ok=True)
     with (folder / LOCK).open("wb") as file:
+        _check_room(file.fileno())
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,6 +62,11 @@ def alone(folder: Path) -> Iterator[None]:
                 f"another `phalanx tune` measures this just now, in {folder}: wait until it has ended"
             ) from None
         yield
+
+
+def _check_room(descriptor: int) -> None:
+    os.posix_fallocate(descriptor, 0, ROOM_BYTES)
+    os.ftruncate(descriptor, 0)
 
 
 def read_sweep(path: Path) -> Sweep | None:

@@ -42,6 +42,16 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert "out of memory: 512 sequences do not fit" in again["trials"][1]["failure"]
 
 
+def test_a_disk_that_takes_no_more_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    tuning = Tuning(tmp_path)
+    code, said = tuning.refused("--budget", "1s", after="ulimit -f 8")
+    assert code == 3 and said.startswith(f"phalanx: --tuned-dir is {tuning.tuned}, which takes no files (")
+    tuning.tuned.rename(tmp_path / "away")
+    tuning.tuned.touch()
+    code, said = tuning.refused("--budget", "1s")
+    assert code == 3 and "File exists): make room there, or name another folder" in said
+
+
 def test_serve_takes_what_was_found(tmp_path: Path) -> None:
     given = {"engine": "simulated", "dp_size": "1", "model": "any/model", "engine_args": json.dumps({"step_ms": 5})}
     tuned = Tuned(

@@ -13,6 +13,7 @@ from app.ranks.tuned import TILES
 from app.settings.declaration import Settings, variable
 from engines.contract.tuned import Site, sequence_arguments
 from phalanx.cli import main
+from phalanx.durable_file import write_durably
 from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.tune.lengths import Lengths, parse_lengths
 from phalanx.tune.measuring import engine_arguments
@@ -242,3 +243,10 @@ def test_a_command_that_cannot_be_is_one_sentence(
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"phalanx: {said}") and err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_replaced_leaves_no_half_of_it(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(OSError, match="kept"):
+        write_durably(tmp_path / "kept", b"data")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
