@@ -1,7 +1,7 @@
 """Orders in which waiting items leave: as they came, the longest first, or those together that begin alike."""
 
 import math
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from app.dispatch.item import Item
 
 CLASSES_PER_DOUBLING = 4  # of lengths: finer differences are not worth an order
+MOST_BEGINNINGS = 32_768  # of one batch that are known: prompts that share nothing would fill the memory
 MOST_MOVED = 16  # items that are found to be shorter than thought, before one of them leaves all the same
 
 
@@ -119,7 +120,7 @@ class Together:
 
     def __init__(self) -> None:
         self._new: list[Item] = []  # it is not known yet which of them begin alike
-        self._counts: Counter[Prefix] = Counter()
+        self._counts: OrderedDict[Prefix, int] = OrderedDict()  # how many have come, the latest last
         self._groups: OrderedDict[Prefix, deque[Item]] = OrderedDict()
         self._untouched: OrderedDict[Prefix, None] = OrderedDict()  # those of them that no rank has had
         self._of_rank: dict[int, Prefix] = {}  # what each has had last
@@ -137,7 +138,8 @@ class Together:
         """They have come."""
         for item in items:
             self._new.append(item)
-            self._counts.update(item.prefixes)
+            for prefix in item.prefixes:
+                self._counts[prefix] = self._counts.pop(prefix, 0) + 1
             self._size += 1
 
     def sort_in(self) -> "list[Item]":
@@ -155,6 +157,8 @@ class Together:
             self._groups[shared].append(item)
         self._new.clear()
         self._size -= len(alone)
+        while len(self._counts) > MOST_BEGINNINGS:
+            self._counts.popitem(last=False)
         return alone
 
     def own(self, rank: int | None) -> Prefix | None:

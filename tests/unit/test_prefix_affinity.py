@@ -5,7 +5,9 @@ from collections import defaultdict
 import pytest
 from dispatch_bench import Bench, assert_idle, finish, make_item
 
+from app.dispatch import orders
 from app.dispatch.item import Flow, Item
+from app.dispatch.orders import Together
 from app.dispatch.placement import Dispatch
 from app.dispatch.prefixes import SIZES, prefixes_of
 
@@ -123,3 +125,18 @@ def test_beginnings_of_a_prompt(size: int, count: int) -> None:
     assert len(prefixes_of(text)) == count
     assert prefixes_of(text) == prefixes_of(text + b"y")[:count]
     assert not set(prefixes_of(text)) & set(prefixes_of(b"z" + text[1:]))
+
+
+def test_beginnings_that_nothing_shares_are_forgotten_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "MOST_BEGINNINGS", 10)
+    flow, owner, together = Flow(0), bench().owner, Together()
+
+    def alone(*groups: int) -> list[Item]:
+        together.extend(make_item(flow, owner=owner, index=0, prompt=prompt(group)) for group in groups)
+        return together.sort_in()
+
+    assert len(alone(1, 2)) == 2
+    for window in range(3, 33, 3):
+        assert len(alone(1, window, window + 1, window + 2)) == 3
+    assert len(alone(2)) == 1, "it came too long ago"
+    assert len(together) == 10, "all of group 1 but the first"
