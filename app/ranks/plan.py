@@ -67,7 +67,19 @@ def figures(settings: Settings, plan: Plan) -> dict[str, object]:
         "tp_size": settings.tp_size,
         "group_kind": str(plan.group_kind),
         "expert_parallel": plan.expert_parallel,
+        "reason": _why_so(settings, plan),
     }
+
+
+def _why_so(settings: Settings, plan: Plan) -> str:
+    """Of how the ranks are grouped."""
+    if plan.group_kind is GroupKind.LOCKSTEP:
+        return "the experts of a mixture of experts are spread over all ranks, which then step together"
+    if not plan.model.is_moe:
+        return "a dense model's ranks have nothing to do with each other"
+    if plan.expert_parallel:
+        return "one rank has all experts"
+    return "phalanx tune found it faster" if settings.expert_parallel else f"{label('expert_parallel')} is false"
 
 
 def foreign(rank: int, hello: Hello) -> str | None:

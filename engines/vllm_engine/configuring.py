@@ -12,6 +12,7 @@ from engines.vllm_engine.batch_defaults import Choice, is_decided
 from engines.vllm_engine.weights import read_weights
 
 CACHE = "kv_cache_memory_bytes"
+EAGER = "enforce_eager"
 logger = logs.get_logger(logs.RANK_LOGGER)
 
 
@@ -45,6 +46,8 @@ def say_defaults(spec: RankSpec, arguments: dict[str, Any], config: Any) -> None
         elif name not in given:
             steps = "this model's prompts cannot be split: a step is as long as the context"
             _say(name, config.scheduler_config.max_num_batched_tokens, steps)
+    if EAGER in arguments and EAGER not in given:
+        _say(EAGER, arguments[EAGER], "experts over several ranks of a CPU are there to try things out: a quick start")
     if spec.device != "cuda":
         return
     if is_decided(given) and SEQUENCES not in given:

@@ -173,6 +173,8 @@ def test_what_was_chosen_is_told_with_its_reason_and_what_was_given_is_not() -> 
     told = said(on_cpu, engine_arguments(on_cpu))
     assert {name: value for name, (value, _) in told.items()} == {"max_num_batched_tokens": 4096, "dtype": "float32"}
     assert all(reason for _, reason in told.values())
+    apart = rank_spec(device="cpu", expert_parallel=True, dp_size=2)
+    assert said(apart, engine_arguments(apart))["enforce_eager"][0] is True
     on_gpu = rank_spec(device="cuda")
     assert list(said(on_gpu, engine_arguments(on_gpu))) == ["max_num_batched_tokens"], (
         "sequences have a line of their own"

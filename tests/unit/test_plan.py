@@ -10,7 +10,7 @@ import pytest
 from app.errors import FatalError
 from app.ranks import plan as planning
 from app.ranks.model import ModelFacts, _facts
-from app.ranks.plan import Plan, figures, make_plan, make_spec, mismatch
+from app.ranks.plan import Plan, make_plan, make_spec, mismatch
 from app.settings.declaration import Settings
 from app.settings.limits import parameter_limits
 from engines.contract.protocol import RankFacts
@@ -91,19 +91,6 @@ def test_a_mixture_of_experts_that_is_spread_over_ranks_lives_in_lockstep(
     assert (plan.group_kind, plan.expert_parallel, plan.dp_size) == (kind, expert_parallel, dp_size)
     groups = [plan.group_of(rank) for rank in range(dp_size)]
     assert groups == ([0] * dp_size if kind is LOCKSTEP else list(range(dp_size)))
-
-
-def test_the_plan_is_said_in_one_log_line() -> None:
-    settings = Settings(model="a/model", tp_size=2)
-    assert figures(settings, plan_of()) == {
-        "model": "a/model",
-        "engine": "vllm",
-        "device": "cuda",
-        "dp_size": 2,
-        "tp_size": 2,
-        "group_kind": "lockstep",
-        "expert_parallel": True,
-    }
 
 
 @pytest.mark.parametrize(
