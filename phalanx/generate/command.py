@@ -63,7 +63,8 @@ def with_flags(flags: Sequence[Flag]) -> Flag:
 @click.argument("input", metavar="IN")
 @click.argument("output", metavar="OUT [-- SERVICE FLAGS]")
 @with_flags(_FLAGS)
-def generate(serve_flags: tuple[str, ...], **given: Any) -> int:  # Any: as typed, or a switch
+@click.pass_context
+def generate(ctx: click.Context, /, serve_flags: tuple[str, ...], **given: Any) -> int:  # Any: as typed, or a switch
     """Generate a text for each row of IN, and write the rows with their texts to OUT.
 
     IN is JSONL, CSV, Parquet or lines of text, OUT is JSONL or Parquet; - is standard input or output. The same command
@@ -78,6 +79,6 @@ def generate(serve_flags: tuple[str, ...], **given: Any) -> int:  # Any: as type
     from phalanx.generate.run import run
 
     try:
-        return run(request_of(given, serve_flags))
+        return run(request_of(given, serve_flags), ctx.obj)
     except JobError as error:
         raise CommandError(str(error), error.exit_code) from None

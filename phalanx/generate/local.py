@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,12 +19,15 @@ import httpx
 import msgspec
 
 from phalanx.generate.errors import JobError, ServiceProblem, UsageProblem
+from phalanx.service_flags import DASHES
 
 POLL_S = 0.1
 FORMER_TIMEOUT_S = 120.0  # for a former service to end
 STOP_TIMEOUT_S = 120.0
 LISTEN_TIMEOUT_S = 60.0
 HEALTH_TIMEOUT_S = 10.0
+JOURNAL_URL = "PHALANX_JOURNAL_URL"  # of the operator's service, whose batches are not this one's
+LOG_LEVEL = "--log-level", "PHALANX_LOG_LEVEL"
 
 
 class LocalService:
@@ -37,16 +41,19 @@ class LocalService:
         flags: tuple[str, ...],
         say: Callable[[str], None],
         stage: Callable[[str], None],
+        environ: Mapping[str, str],
         *,
         with_all_ranks: bool = False,
-        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.url = ""
         self._is_up: tuple[str, ...] = ("ok",) if with_all_ranks else ("ok", "degraded")
         self._folder = folder
-        self._arguments = ["serve", model, "--host", "127.0.0.1", "--port", "0", "--log-format", "json"]
-        self._arguments += ["--data-dir", str(folder / "journal"), *flags]
-        self._environ = environ  # None: this process's own
+        end = flags.index(DASHES) if DASHES in flags else len(flags)
+        self._arguments = ["serve", model, "--host", "127.0.0.1", "--port", "0"]
+        self._arguments += ["--data-dir", str(folder / "journal"), *flags[:end]]
+        # Last, so that they count: by its log it is known where it listens.
+        self._arguments += ["--log-format", "json", "--log-level", _log_level(flags[:end], environ), *flags[end:]]
+        self._environ = {name: value for name, value in environ.items() if name != JOURNAL_URL}
         self._log = folder / "gateway.log"
         self._log_start = 0
         self._say = say
@@ -158,6 +165,16 @@ class LocalService:
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace").splitlines()
+
+
+def _log_level(flags: Sequence[str], environ: Mapping[str, str]) -> str:
+    """More than this service needs to be understood is had if it was asked for, and less is not."""
+    flag, variable = LOG_LEVEL
+    wanted = [environ.get(variable, "")]
+    for given, after in zip_longest(flags, flags[1:], fillvalue=""):
+        name, equals, value = given.partition("=")
+        wanted += [value if equals else after] if name == flag else []
+    return "debug" if wanted[-1].strip().lower() == "debug" else "info"
 
 
 def _hopeless(health: dict[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,22 +29,23 @@ from phalanx.generate.workplace import STANDARD, Workplace, keep_standard_input
 LOCAL_PATIENCE_S = 30.0  # with a service whose end we see
 
 
-def run(request: JobRequest) -> int:
-    """Does the job. The command's exit code. Raises JobError."""
+def run(request: JobRequest, environ: Mapping[str, str]) -> int:
+    """Does the job; `environ` is for a service of its own. The command's exit code. Raises JobError."""
     place = checked_place(request)
     with ExitStack() as stack:
         spool = Spool(place.results)
         stack.callback(spool.close)
         stack.callback(_tidy, place)  # while the spool is still held
         with _hints(place):
-            return JobRun(request, place, spool).run()
+            return JobRun(request, environ, place, spool).run()
 
 
 class JobRun:
     """One run of a job whose place is ours alone."""
 
-    def __init__(self, request: JobRequest, place: Workplace, spool: Spool) -> None:
+    def __init__(self, request: JobRequest, environ: Mapping[str, str], place: Workplace, spool: Spool) -> None:
         self._request = request
+        self._environ = environ
         self._place = place
         self._spool = spool
         self._maker = PromptMaker(request.parameters)
@@ -126,7 +127,12 @@ class JobRun:
             return
         self._save()  # its folder outlives this run together with the job
         own = LocalService(
-            self._place.service, model, self._request.serve_flags, self._progress.say, self._progress.set_phase
+            self._place.service,
+            model,
+            self._request.serve_flags,
+            self._progress.say,
+            self._progress.set_phase,
+            self._environ,
         )
         with own:
             try:

@@ -103,8 +103,8 @@ class Measuring:
             self._flags(candidate, baseline),
             lambda sentence: self._reporter.say(sentence) if baseline is None else None,
             lambda sentence: self._reporter.stage(f"{candidate.words}: {sentence}"),
+            {**self._environ, **tiles},
             with_all_ranks=True,
-            environ={**self._environ, **tiles},
         )
 
     def _flags(self, candidate: Candidate, baseline: Trial | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from phalanx.durable_file import write_durably
 from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.generate.interrupts import Interrupted, interruptible
 from phalanx.tune.budget import Budget
-from phalanx.tune.measuring import Measuring, engine_arguments
+from phalanx.tune.measuring import API_KEY, Measuring, engine_arguments
 from phalanx.tune.reporter import Reporter
 from phalanx.tune.request import TuneRequest
 from phalanx.tune.search import next_candidate, to_repeat, winner
@@ -29,8 +29,13 @@ from phalanx.tune.trials import Candidate, Trial
 
 def run(request: TuneRequest, environ: Mapping[str, str]) -> int:
     """Measures as long as the budget lasts. The command's exit code. Raises JobError and SettingsError."""
-    if request.settings.node_size > 1:
+    settings = request.settings
+    if settings.node_size > 1:
         raise UsageProblem("one machine is tuned at a time: leave --node-size out")
+    if settings.launcher == "ray":
+        raise UsageProblem("one machine is tuned at a time, and --launcher is ray: leave it out")
+    if settings.api_keys_file is not None and not environ.get(API_KEY):
+        raise UsageProblem(f"the service asks for API keys (--api-keys-file): set {API_KEY} to the secret of one")
     environ = {**environ, **find_home(environ).variables}
     folder = tuned_folder(request.settings, environ).absolute()
     try:

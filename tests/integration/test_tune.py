@@ -52,6 +52,13 @@ def test_a_disk_that_takes_no_more_is_said_before_anything_is_measured(tmp_path:
     assert code == 3 and "File exists): make room there, or name another folder" in said
 
 
+def test_the_operators_journal_and_logs_do_not_concern_a_service_of_its_own(tmp_path: Path) -> None:
+    operators = {"PHALANX_JOURNAL_URL": "postgresql://nobody@127.0.0.1:1/phalanx", "PHALANX_LOG_LEVEL": "error"}
+    quiet = ("--log-format", "console", "--log-level", "warning")
+    result = Tuning(tmp_path).finish("--items", "8", "--budget", "1s", service=quiet, **operators)
+    assert [trial["failure"] for trial in result["trials"]] == [None]
+
+
 def test_serve_takes_what_was_found(tmp_path: Path) -> None:
     given = {"engine": "simulated", "dp_size": "1", "model": "any/model", "engine_args": json.dumps({"step_ms": 5})}
     tuned = Tuned(

@@ -231,6 +231,14 @@ def test_a_trial_for_scripts_has_all_figures_or_the_failure() -> None:
         (["--", "--model", "other"], "MODEL is hub/model, and the flags of the service name another one"),
         (["--", "other"], "MODEL is hub/model, and the flags of the service name another one"),
         (["--output-tokens", "0"], "--output-tokens is 0: it must be a number such as 128"),
+        (
+            ["--dp-size", "2", "--", "--launcher", "ray"],
+            "one machine is tuned at a time, and --launcher is ray: leave it out",
+        ),
+        (
+            ["--", "--api-keys-file", "keys.json"],
+            "the service asks for API keys (--api-keys-file): set PHALANX_API_KEY",
+        ),
     ],
 )
 def test_a_command_that_cannot_be_is_one_sentence(
@@ -238,6 +246,7 @@ def test_a_command_that_cannot_be_is_one_sentence(
 ) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(variable(name), raising=False)
+    monkeypatch.delenv("PHALANX_API_KEY", raising=False)
     with pytest.raises(SystemExit) as ended:
         main(["tune", "hub/model", *args])
     assert ended.value.code == 2
