@@ -79,6 +79,8 @@ def _why_so(settings: Settings, plan: Plan) -> str:
         return "a dense model's ranks have nothing to do with each other"
     if plan.expert_parallel:
         return "one rank has all experts"
+    if settings.ranks_per_gpu > 1:
+        return "ranks that share a GPU each have all experts"
     return "phalanx tune found it faster" if settings.expert_parallel else f"{label('expert_parallel')} is false"
 
 

@@ -11,7 +11,7 @@ from rank_specs import rank_spec
 from app.ranks import devices
 from app.ranks.devices import Allotment, DeviceError, Gpu, allot
 from app.ranks.model import ModelFacts
-from app.ranks.plan import make_plan, make_spec
+from app.ranks.plan import figures, make_plan, make_spec
 from app.settings.checks import contradictions
 from app.settings.declaration import Settings
 from engines.contract.spec import GatewayAddress, GroupKind
@@ -89,6 +89,7 @@ def test_they_are_replicas_and_told_how_many_they_are() -> None:
     settings = Settings(ranks_per_gpu=2)
     plan = make_plan(settings, ModelFacts("a/model", is_moe=True), "cuda", 4)
     assert (plan.group_kind, plan.expert_parallel) == (GroupKind.REPLICAS, False)
+    assert figures(settings, plan)["reason"] == "ranks that share a GPU each have all experts"
     share = devices.Share(gpus=("1",), ranks_per_gpu=2)
     spec = make_spec(settings, plan, 3, 1, GatewayAddress("ipc:///x", "", 1), share, None)
     assert (spec.gpus, spec.ranks_per_gpu, spec.mps) == (["1"], 2, True)
