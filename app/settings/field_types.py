@@ -34,12 +34,16 @@ def seconds(value: object) -> float:
 
 def _json_object(value: object) -> object:
     try:
-        parsed = json.loads(value) if isinstance(value, str) else value
+        parsed = json.loads(value, parse_constant=_no_constant) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(f'it must be a JSON object such as {{"block_size": 32}} ({error})') from None
     if not isinstance(parsed, dict):
         raise ValueError('it must be a JSON object such as {"block_size": 32}')  # noqa: TRY004  # pydantic's protocol
     return parsed
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
 
 
 def home(value: object) -> object:

@@ -1,6 +1,7 @@
 """What of the settings of ranks that Ray places contradicts itself, or this machine."""
 
 import importlib.util
+import math
 import re
 from collections.abc import Iterator
 
@@ -10,9 +11,10 @@ from app.settings.ray import RaySettings
 
 CLIENT = "ray://"
 WORDS = ("auto", "local")
-ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d{1,5}")
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[\w.-]+):(\d{1,5})")
 BY_HAND = ("node_size", "node_rank", "node_keys_file")
-DECIDED_BY_US = ("GPU",)
+LEAST_AMOUNT = 0.0001  # Ray counts in such steps: less is nothing
+LAST_PORT = 65535
 
 
 def ray_contradictions(settings: Settings) -> Iterator[str]:
@@ -28,19 +30,36 @@ def ray_contradictions(settings: Settings) -> Iterator[str]:
             yield f"{label(name)} is set, and {label('launcher')} is ray, which finds the nodes itself: leave it out"
     if settings.dp_size is None:
         yield f"{label('dp_size')} is missing: say how many ranks Ray is to place"
-    address = settings.ray_address
-    if address not in WORDS and not ADDRESS.fullmatch(address.removeprefix(CLIENT)):
-        yield f"{label('ray_address')} is {address}: it must be auto, local, HOST:PORT or ray://HOST:PORT"
+    if not _is_address(settings.ray_address):
+        problem = f"{label('ray_address')} is {settings.ray_address}"
+        yield f"{problem}: it must be auto, local, HOST:PORT or ray://HOST:PORT, with a port from 1 to {LAST_PORT}"
     yield from _resource_problems(settings)
+
+
+def _is_address(address: str) -> bool:
+    if address in WORDS:
+        return True
+    found = ADDRESS.fullmatch(address.removeprefix(CLIENT))
+    return found is not None and 1 <= int(found[2]) <= LAST_PORT
 
 
 def _resource_problems(settings: Settings) -> Iterator[str]:
     for name, amount in settings.ray_resources.items():
         where = f"{name} in {label('ray_resources')}"
-        if name in DECIDED_BY_US:
+        if not name.strip():
+            yield f"a name in {label('ray_resources')} is empty: name a resource of Ray's nodes, such as CPU"
+        elif name == "GPU":
             yield f"{where} follows from {label('tp_size')} and {label('device')}: leave it out"
-        elif not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
-            yield f"{where} is {amount}: it must be a number above 0"
+        elif name == "object_store_memory":  # Ray's nodes end when they get such a bundle back
+            yield f"{where} is of no use, as nothing of Phalanx is in Ray's object store: leave it out"
+        elif not _is_amount(amount):
+            yield f"{where} is {amount}: it must be a number from {LEAST_AMOUNT} up"
+
+
+def _is_amount(amount: object) -> bool:
+    if not isinstance(amount, int | float) or isinstance(amount, bool):
+        return False
+    return math.isfinite(amount) and amount >= LEAST_AMOUNT
 
 
 def ray_problems(settings: Settings) -> Iterator[str]:

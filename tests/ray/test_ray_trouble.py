@@ -1,5 +1,7 @@
 """Clusters that have no room, go away, are drained, or are of no use: what is said, and what follows."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -93,6 +95,30 @@ def test_gpus_are_as_ray_has_dealt_them() -> None:
         assert sorted(gpu for gpus in dealt for gpu in gpus) == ["0", "1", "2", "3"]
         assert [len(gpus) for gpus in dealt] == [2, 2]
         service.stop()
+
+
+def test_a_port_of_another_kind_and_a_machine_outside_are_said() -> None:
+    with RayCluster(nodes=0) as cluster:
+        host, port = cluster.address.rsplit(":", 1)
+        client_port = cluster.client_address.rpartition(":")[2]
+        outside = cluster.serve(address=f"ray://{host}:{port}")
+        inside = cluster.serve(address=f"{host}:{client_port}")
+        words = f"no Ray cluster answers at ray://{host}:{port}, though somebody listens there: name the head's port of"
+        assert words in last_words(outside, 2)
+        words = f"no Ray cluster answers at {host}:{client_port}, though somebody listens there: name the head's --port"
+        assert words in last_words(inside, 2)
+        os.kill(cluster.head.process.pid, signal.SIGSTOP)  # it would end the rest of the head
+        cluster.head.kill_raylet()  # nothing of the cluster's nodes is on this machine now
+        words = f"this machine is no node of the Ray cluster at {cluster.address}: join it with `ray start --address "
+        assert words in last_words(cluster.serve(), 2)
+
+
+def test_what_ray_does_not_take_is_said() -> None:
+    with RayCluster(nodes=1) as cluster:
+        last = last_words(cluster.serve("--ray-runtime-env", '{"pip": 3}'), 2)
+        assert last.startswith("phalanx: Ray does not start what --ray-runtime-env (PHALANX_RAY_RUNTIME_ENV) or ")
+        assert "runtime_env['pip'] must be" in last
+        cluster.check_nothing_left()
 
 
 def test_a_cluster_of_another_version_is_said() -> None:

@@ -9,6 +9,7 @@ from app.ranks.hosts.ray.messages import (
     EndAgent,
     Place,
     PlacementSeen,
+    PlaceRefused,
     RayNode,
     Seen,
     StartAgent,
@@ -228,3 +229,15 @@ def test_the_agents_of_a_group_have_the_same_engine() -> None:
     assert disagreement(placement, 1, {"the version of vllm": '"0.32.0"'}) is None
     other = disagreement(placement, 1, {"the version of vllm": '"0.31.0"'})
     assert other is not None and other.startswith('the version of vllm is "0.31.0" where rank 1 is, and "0.32.0" where')
+
+
+def test_what_ray_does_not_take_is_said_and_asked_again_later() -> None:
+    bench = Bench()
+    bench.look()
+    refused = PlaceRefused(placement=bench.name, reason="no such thing", is_final=True)
+    assert bench.placement.refused(refused, bench.now)
+    assert bench.placement.waits_for == "Ray does not take what it needs: no such thing"
+    assert bench.look(0.5) == []
+    (again,) = bench.look(1.0)
+    assert isinstance(again, Place) and again.placement != refused.placement
+    assert not bench.placement.refused(refused, bench.now)  # it is about the former one

@@ -7,9 +7,8 @@ import socket
 import ray
 from ray.exceptions import RayError
 
-from app.ranks.hosts.ray.messages import Connected, Refused
+from app.ranks.hosts.ray.messages import LOCAL, Connected, Refused
 
-LOCAL = "local"
 AUTO = "auto"
 CLIENT = "ray://"
 PROBE_S = 5.0  # for somebody to listen at an address: Ray itself would wait for minutes
@@ -63,6 +62,13 @@ def _why(address: str, said: str) -> str:
             f"the Ray cluster at {address} asks for a token that this machine does not show: set RAY_AUTH_MODE=token, "
             "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its nodes"
         )
+    if "No node info found" in said:
+        return (
+            f"this machine is no node of the Ray cluster at {address}: join it with `ray start --address {address}`, "
+            f"or reach it from outside, with --ray-address {CLIENT}HOST:10001"
+        )
+    if "Failed to connect to Ray cluster" in said or "ray client connection timeout" in said:
+        return f"no Ray cluster answers at {address}, though somebody listens there: {_other_address(address)}"
     if address == AUTO:
         return (
             "no Ray cluster runs on this machine: start one with `ray start --head`, join one with `ray start "
@@ -70,3 +76,10 @@ def _why(address: str, said: str) -> str:
         )
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it does not say why"]
     return f"the Ray cluster at {address} cannot be joined: {lines[0]}"
+
+
+def _other_address(address: str) -> str:
+    """The two ports of a head are easily taken for each other."""
+    if address.startswith(CLIENT):
+        return "name the head's port of Ray Client, 10001 by default; the cluster's own nodes say HOST:6379"
+    return f"name the head's --port, 6379 by default; Ray Client's is said as {CLIENT}HOST:10001"

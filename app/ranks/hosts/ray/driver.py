@@ -28,6 +28,7 @@ from app.ranks.hosts.ray.messages import (
     EndAgent,
     FromDriver,
     Place,
+    PlaceRefused,
     Refused,
     Seen,
     StartAgent,
@@ -103,6 +104,19 @@ class Driver:
     # -- orders
 
     def _obey(self, order: ToDriver) -> None:
+        try:
+            self._carry_out(order)
+        except (RayError, ValueError, TypeError, RuntimeError, OSError) as error:
+            is_wrong = isinstance(error, ValueError | TypeError)
+            match order:
+                case Place():
+                    self.say(PlaceRefused(placement=order.placement, reason=_last_line(error), is_final=is_wrong))
+                case StartAgent():
+                    self.say(AgentEnded(ticket=order.ticket, reason=_last_line(error), is_refused=is_wrong))
+                case _:
+                    raise
+
+    def _carry_out(self, order: ToDriver) -> None:
         match order:
             case Place():
                 selector = {NODE_LABEL: f"!in({','.join(order.avoid)})"} if order.avoid else {}
@@ -113,7 +127,8 @@ class Driver:
                     bundle_label_selector=[selector] * len(order.bundles) if order.avoid else None,
                 )
             case Unplace():
-                self._leaving.add(order.placement)
+                if order.placement in self._placements:  # Ray may have refused it
+                    self._leaving.add(order.placement)
                 for ticket, agent in list(self._agents.items()):
                     if agent.placement == order.placement:
                         self._end(ticket)
@@ -189,9 +204,14 @@ def _outcome(ticket: str, agent: _Agent) -> AgentEnded:
     try:
         code, last, is_missing = ray.get(agent.ended)
     except RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return AgentEnded(ticket=ticket, reason=lines[-1] if lines else type(error).__name__)
+        return AgentEnded(ticket=ticket, reason=_last_line(error))
     return AgentEnded(ticket=ticket, reason=last, exit_code=code, lacks_package=is_missing)
+
+
+def _last_line(error: Exception) -> str:
+    """Where Ray says what it is; a traceback of another process may stand above."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _end_anyway(after_s: float) -> None:

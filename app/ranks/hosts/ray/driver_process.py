@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from app.ranks.hosts.ray.messages import (
+    LOCAL,
     MOST_LINE_BYTES,
     Connect,
     Connected,
@@ -22,6 +23,7 @@ from app.ranks.hosts.ray.messages import (
 )
 
 CONNECT_TIMEOUT_S = 45.0  # a cluster of the gateway's own has to start
+NODE_TIMEOUT = {"RAY_gcs_server_request_timeout_seconds": "20"}  # below it, for a node of the cluster to be here
 SILENCE_S = 15.0  # of a driver: the head of its cluster is away
 STOP_TIMEOUT_S = 20.0  # for agents and driver to end
 
@@ -55,7 +57,7 @@ class DriverProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=environ,
+                env=NODE_TIMEOUT | dict(environ) if address != LOCAL else environ,
                 limit=MOST_LINE_BYTES,
             )
         finally:
@@ -71,7 +73,9 @@ class DriverProcess:
 
     async def meet(self) -> Connected:
         """Once it is part of the cluster. Raises DriverLost."""
-        found = await self._read(CONNECT_TIMEOUT_S)
+        found = await self._read(
+            CONNECT_TIMEOUT_S, "whoever listens there has not answered as the head of a Ray cluster"
+        )
         if isinstance(found, Refused):
             raise DriverLost(found.reason, is_refusal=True)
         if not isinstance(found, Connected):
@@ -82,7 +86,7 @@ class DriverProcess:
         """Hands over what it says, until it is lost, and returns how."""
         while True:
             try:
-                message = await self._read(SILENCE_S)
+                message = await self._read(SILENCE_S, "the head of the Ray cluster has not answered")
             except DriverLost as lost:
                 return lost
             on_message(message)
@@ -114,7 +118,8 @@ class DriverProcess:
         while self._process.stdout is not None and await self._process.stdout.read(65536):
             pass
 
-    async def _read(self, timeout_s: float) -> FromDriver:
+    async def _read(self, timeout_s: float, silence: str) -> FromDriver:
+        """`silence`: what it means."""
         began = time.monotonic()
         assert self._process.stdout is not None  # noqa: S101  it was started with a pipe
         try:
@@ -122,7 +127,7 @@ class DriverProcess:
                 line = await self._process.stdout.readline()
         except TimeoutError:
             waited = f"{time.monotonic() - began:.0f} s"
-            words = f"the head of the Ray cluster has not answered for {waited}: see that it runs, and can be reached"
+            words = f"{silence} for {waited}: see that it runs, and can be reached"
             raise DriverLost(words, is_refusal=True) from None
         if not line.endswith(b"\n"):
             raise DriverLost("the Ray driver has ended")

@@ -45,6 +45,8 @@ def disagreement(placement: Placement, rank: int, engines: Mapping[str, str]) ->
 
 def what_is_to_be_mended(message: AgentEnded, node: str) -> str | None:
     """Why no start of an agent there can succeed before somebody has seen to it; None where one may."""
+    if message.is_refused:
+        return f"Ray does not start what {label('ray_runtime_env')} or {label('ray_resources')} says: {message.reason}"
     if message.lacks_package:
         return (
             f"Phalanx {__version__} is not installed for Ray's workers on node {node}: {message.reason}; install "

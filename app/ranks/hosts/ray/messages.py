@@ -7,6 +7,7 @@ import msgspec
 from engines.contract.node_keys import NodeKeys
 
 SEEN_EVERY_S = 1.0  # how often the driver says what it sees
+LOCAL = "local"  # the address of a cluster of the gateway's own
 MOST_LINE_BYTES = 64 * 2**20  # clusters may be large
 
 
@@ -120,6 +121,14 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return {node.id: node for node in self.nodes}
 
 
+class PlaceRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Ray does not take what was asked of it for a placement group, and why. There is none."""
+
+    placement: str
+    reason: str
+    is_final: bool  # what was asked for is wrong, and no later try can succeed
+
+
 class AgentEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An agent, or the actor that holds it, is no more."""
 
@@ -127,9 +136,10 @@ class AgentEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str
     exit_code: int | None = None  # the agent's own; None where it was ended, or Ray lost it
     lacks_package: bool = False  # Phalanx is not installed where it was to run
+    is_refused: bool = False  # what Ray was asked to start is wrong: nothing was started
 
 
-FromDriver = Connected | Refused | Seen | AgentEnded
+FromDriver = Connected | Refused | Seen | PlaceRefused | AgentEnded
 
 _encoder = msgspec.json.Encoder()
 _to_driver: msgspec.json.Decoder[ToDriver] = msgspec.json.Decoder(ToDriver)

@@ -8,7 +8,17 @@ import secrets
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.ranks.hosts.ray.messages import AgentEnded, EndAgent, Place, PlacementSeen, Seen, StartAgent, ToDriver, Unplace
+from app.ranks.hosts.ray.messages import (
+    AgentEnded,
+    EndAgent,
+    Place,
+    PlacementSeen,
+    PlaceRefused,
+    Seen,
+    StartAgent,
+    ToDriver,
+    Unplace,
+)
 from app.ranks.hosts.ray.shortage import could_ever_fit, fits, shortage
 
 CREATED = "CREATED"
@@ -112,6 +122,15 @@ class Placement:
         if not agent.has_joined:
             self.last_failure = message
             self._failed(agent.node_id, now)
+
+    def refused(self, message: PlaceRefused, now: float) -> bool:
+        """Ray does not take what it needs; asked again after a pause that grows. False for a former placement group."""
+        if message.placement != self._name:
+            return False
+        self.forget()
+        self._pause(now)
+        self.waits_for = f"Ray does not take what it needs: {message.reason}"
+        return True
 
     def forget(self) -> None:
         """The cluster is gone, and all that was there."""
@@ -237,10 +256,13 @@ class Placement:
         yield from self._anew(reason)
 
     def _failed(self, node_id: str, now: float) -> None:
-        self._failures += 1
-        self._not_before = now + min(MOST_PAUSE_S, 2.0 ** (self._failures - 1))
+        self._pause(now)
         if self._failures % FAILURES_ON_A_NODE == 0:
             self._avoid(node_id, now)
+
+    def _pause(self, now: float) -> None:
+        self._failures += 1
+        self._not_before = now + min(MOST_PAUSE_S, 2.0 ** (self._failures - 1))
 
     def _avoid(self, node_id: str, now: float) -> None:
         self._avoided[node_id] = now + AVOIDED_S

@@ -14,7 +14,8 @@ from app.logs import get_logger
 from app.ranks.hosts.node import NodeHost
 from app.ranks.hosts.ray.driver_process import DriverLost, DriverProcess
 from app.ranks.hosts.ray.faults import disagreement, misplacement, what_is_to_be_mended
-from app.ranks.hosts.ray.messages import AgentEnded, Connected, FromDriver, Seen
+from app.ranks.hosts.ray.groups import PlacedGroups
+from app.ranks.hosts.ray.messages import AgentEnded, Connected, FromDriver, PlaceRefused, Seen
 from app.ranks.hosts.ray.placement import NOT_YET, STARTING, Placement
 from app.settings.declaration import Settings, label
 from engines import tasks
@@ -48,7 +49,7 @@ class Placer:
         self._let_go = let_go
         self._on_failure = on_failure
         self._driver: DriverProcess | None = None
-        self._placements: dict[int, Placement] = {}  # by the number of the group
+        self._groups = PlacedGroups()
         self._living: asyncio.Task[None] | None = None
         self._began = time.monotonic()
         self._said: dict[int, str | None] = {}  # of each group, why it waits
@@ -70,7 +71,7 @@ class Placer:
 
     def place(self, placements: Sequence[Placement]) -> None:
         """Begins to place these groups, which others may follow."""
-        self._placements |= {placement.group: placement for placement in placements}
+        self._groups.add(placements)
         if self._living is None:
             self._began = time.monotonic()
             self._living = tasks.start(self._live(), "ray", self._on_failure)
@@ -85,7 +86,7 @@ class Placer:
 
     def remove(self, group: int) -> None:
         """It is not needed any more, and nothing runs there."""
-        placement = self._placements.pop(group, None)
+        placement = self._groups.pop(group)
         self._said.pop(group, None)
         if placement is not None and self._driver is not None:
             for order in placement.release():
@@ -93,14 +94,7 @@ class Placer:
 
     def waits_for(self) -> str | None:
         """Why some groups have no place, in words for everybody; None while all have one."""
-        if self._trouble is not None:
-            return self._trouble
-        reasons: dict[str, list[int]] = {}
-        for placement in self._placements.values():
-            if placement.waits_for is not None:
-                reasons.setdefault(placement.waits_for, []).extend(placement.ranks)
-        parts = [f"rank{'s' * (len(ranks) > 1)} {_listed(ranks)}: {reason}" for reason, ranks in reasons.items()]
-        return "; ".join(parts) or None
+        return self._trouble or self._groups.waits_for()
 
     # -- one driver after another
 
@@ -150,7 +144,7 @@ class Placer:
         if self._trouble is None:
             logger.error("ray_lost", reason=reason)
         self._trouble = reason
-        for placement in self._placements.values():
+        for placement in self._groups:
             placement.forget()
             for rank in placement.ranks:
                 self._expel(
@@ -167,9 +161,11 @@ class Placer:
         match message:
             case Seen():
                 self._seen = message
-                for placement in list(self._placements.values()):
+                for placement in self._groups:
                     self._look_at(placement, message, now)
                 self._check_deadline(now)
+            case PlaceRefused():
+                self._on_place_refused(message, now)
             case AgentEnded():
                 self._on_agent_ended(message, now)
             case _:
@@ -211,23 +207,30 @@ class Placer:
         else:
             logger.warning("group_awaits_place", group=placement.group, ranks=placement.ranks, reason=reason)
 
+    def _on_place_refused(self, message: PlaceRefused, now: float) -> None:
+        for placement in self._groups:
+            if placement.refused(message, now):
+                self._say(placement)
+        if message.is_final and not self._groups.was_any_placed:
+            reason = f"Ray does not take what {label('ray_resources')} says: {message.reason}"
+            self._on_failure("placement", FatalError(reason, 2))
+
     def _on_agent_ended(self, message: AgentEnded, now: float) -> None:
-        for placement in self._placements.values():
-            rank = placement.rank_of(message.ticket)
-            if rank is None:
-                continue
-            agent = placement.agent_of(rank)
-            placement.ended(message, now)
-            host = self._host_of(rank)
-            reason = f"node {host.number} ({host.name}) has ended: {message.reason}"
-            self._expel(host, reason)
-            if agent is not None and not agent.has_joined:
-                logger.warning("agent_start_failed", rank=rank, ray_node_id=agent.node_id, reason=message.reason)
-                self._check_hope(message, agent.node_id)
+        found = self._groups.with_agent(message.ticket)
+        if found is None:
+            return
+        placement, rank = found
+        agent = placement.agent_of(rank)
+        placement.ended(message, now)
+        host = self._host_of(rank)
+        self._expel(host, f"node {host.number} ({host.name}) has ended: {message.reason}")
+        if agent is not None and not agent.has_joined:
+            logger.warning("agent_start_failed", rank=rank, ray_node_id=agent.node_id, reason=message.reason)
+            self._check_hope(message, agent.node_id)
 
     def _check_hope(self, message: AgentEnded, node_id: str) -> None:
         """A service that never served anything ends where somebody has to mend something."""
-        if any(placement.was_ever_placed for placement in self._placements.values()):
+        if self._groups.was_any_placed:
             return
         where = self._seen.by_id.get(node_id) if self._seen else None
         reason = what_is_to_be_mended(message, f"{where.name} ({where.address})" if where else node_id)
@@ -237,8 +240,7 @@ class Placer:
     def _check_deadline(self, now: float) -> None:
         """Somebody is waiting for the service to come up."""
         limit_s = self._settings.node_timeout_s
-        placements = self._placements.values()
-        if now - self._began <= limit_s or any(placement.was_ever_placed for placement in placements):
+        if now - self._began <= limit_s or self._groups.was_any_placed:
             return
         reason = self.waits_for()
         self._on_failure(
@@ -256,11 +258,11 @@ class Placer:
                 f"it is Phalanx {join.version} (protocol {join.protocol}), and the gateway is {self._version} "
                 f"({NODE_PROTOCOL_VERSION}): install the same on all nodes of the Ray cluster"
             )
-        found = self._agent_with(join.facts.ticket)
+        found = self._groups.with_agent(join.facts.ticket)
         if found is None or self._host_of(found[1]).number != join.node:
             return "another agent has been started in its place"
         placement, rank = found
-        reason = misplacement(self._placements.values(), placement, rank, join.facts)
+        reason = misplacement(self._groups, placement, rank, join.facts)
         if reason is not None:
             logger.error("placement_wrong", group=placement.group, rank=rank, reason=reason)
             for order in placement.misplaced(rank, reason, time.monotonic()):
@@ -277,18 +279,7 @@ class Placer:
 
     def lost(self, host: NodeHost, reason: str) -> None:
         """Another agent takes its place, there or elsewhere."""
-        for placement in self._placements.values():
+        for placement in self._groups:
             for rank in placement.ranks:
                 if self._host_of(rank) is host:
                     placement.lost(rank, time.monotonic())
-
-    def _agent_with(self, ticket: str) -> tuple[Placement, int] | None:
-        for placement in self._placements.values():
-            rank = placement.rank_of(ticket)
-            if rank is not None:
-                return placement, rank
-        return None
-
-
-def _listed(things: Sequence[object]) -> str:
-    return ", ".join(map(str, things))
