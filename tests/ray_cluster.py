@@ -23,6 +23,7 @@ from tests.service import DEADLINE_S, Json, Service, until, with_title
 RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = str(Path(__file__).parents[1])
 OURS = ("phalanx-", "ray::AgentHolder", "app.placed_node", "hosts.ray.driver")
+FAKE_HEAD = "f" * 51 + "0" * 5  # what Ray's provider of pretended machines takes for the head's id
 NOTICE = {  # dead nodes are noticed after seconds, and a busy machine's are no dead ones
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
@@ -87,6 +88,10 @@ class RayNode:
         """Process numbers of those with this in their title."""
         return with_title(self.processes(), title)
 
+    def raylets(self) -> int:
+        """How many of Ray's nodes there are: an autoscaler starts them beside its head."""
+        return len(self.titled("raylet/raylet"))
+
     def kill(self) -> None:
         """As if its machine were gone: everything there, at once."""
         for _ in range(2):  # what was being started the first time, too
@@ -126,6 +131,9 @@ class RayCluster:
         self.nodes: list[RayNode] = []
         self.services: list[Service] = []
         self._temp = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
+        self._port = _free_port(f"{self._net}.1")
+        self._head_flags: tuple[str, ...] = ()
+        self._head_variables: dict[str, str] = {}
         self.head: RayNode
 
     @property
@@ -138,19 +146,26 @@ class RayCluster:
         """Of its head, for Ray Client."""
         return f"ray://{self._net}.1:{self._client_port}"
 
-    def start_head(self, port: int = 0) -> None:
-        """Until it answers. `port`: that of an earlier head."""
-        self._port = port or _free_port(f"{self._net}.1")
+    def autoscale(self, config: Path, *, is_v2: bool) -> None:
+        """Before it is started: Ray's autoscaler is to start nodes, as the file says."""
+        self._head_flags = (f"--autoscaling-config={config}",)
+        head_id = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD, "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD}
+        own = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_TMPDIR": str(self._temp)}
+        self._head_variables = own | ({"RAY_enable_autoscaler_v2": "1"} | head_id if is_v2 else {})
+
+    def start_head(self) -> None:
+        """Until it answers, at the port of an earlier head."""
         flags = ("--head", "--port", str(self._port), "--num-cpus", "0", "--include-dashboard=false")
         self._client_port = _free_port(f"{self._net}.1")
         files = ("--temp-dir", str(self._temp), "--ray-client-server-port", str(self._client_port))
-        self.head = RayNode(f"{self._net}.1", (*flags, *files), self._program, self._variables)
+        variables = self._variables | self._head_variables
+        self.head = RayNode(f"{self._net}.1", (*flags, *files, *self._head_flags), self._program, variables)
         self.head.wait_started()
 
     def restart_head(self) -> None:
         """The head dies, and another one comes in its place, which knows nothing of it."""
         self.head.discard()
-        self.start_head(self._port)
+        self.start_head()
 
     def add_node(self, *flags: str, cpus: int | None = None, **variables: str) -> RayNode:
         """Until it is part of the cluster. One after the other: Ray numbers their sockets."""
