@@ -1,4 +1,4 @@
-"""How many random rounds there are, and which."""
+"""How many random rounds there are, and which; and the schema that the manifest is checked against."""
 
 import random
 
@@ -6,9 +6,12 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """make ray ARGS='--rounds 50 --seed 7'"""
+    """make ray ARGS='--rounds 50 --seed 7 --crd ray.io_rayjobs.yaml'"""
     parser.addoption("--rounds", type=int, default=12, help="random rounds of kills")
     parser.addoption("--seed", type=int, default=None, help="of the rounds; printed where it is not given")
+    parser.addoption(
+        "--crd", default=None, help="file or URL of KubeRay's RayJob schema, to check the manifest against"
+    )
 
 
 @pytest.fixture
