@@ -56,7 +56,8 @@ def _why(address: str, said: str) -> str:
         theirs = dict(re.findall(r"(Ray|Python): ([\w.]+)", said.partition("This process")[0]))
         own = f"Ray {ray.__version__} with Python {platform.python_version()}"
         cluster = f"Ray {theirs.get('Ray', '?')} with Python {theirs.get('Python', '?')}"
-        return f"the cluster at {address} runs {cluster}, and the gateway {own}: install the same for both"
+        where = "on this machine" if address == AUTO else f"at {address}"
+        return f"the cluster {where} runs {cluster}, and the gateway {own}: install the same for both"
     if "InvalidAuthToken" in said or "AuthenticationError" in said:
         return (
             f"the Ray cluster at {address} asks for a token that this machine does not show: set RAY_AUTH_MODE=token, "
@@ -75,7 +76,11 @@ def _why(address: str, said: str) -> str:
             "--address HEAD:6379`, or say --ray-address local for one of the gateway's own"
         )
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it does not say why"]
-    return f"the Ray cluster at {address} cannot be joined: {lines[0]}"
+    reason = lines[-1] if lines[0].endswith(":") else lines[0]  # what is below may be a traceback of the head's
+    return (
+        f"the Ray cluster at {address} cannot be joined: {reason.rstrip('.')}; see the logs of its head, and that Ray "
+        "and Python are the same there and here"
+    )
 
 
 def _other_address(address: str) -> str:
