@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
+import pytest
+
 from app.ranks.hosts.ray.faults import disagreement, misplacement
 from app.ranks.hosts.ray.messages import (
     AgentEnded,
@@ -182,6 +184,49 @@ def test_what_is_missing_is_said() -> None:
     )
     words = shortage({"GPU": 2.0, "CPU": 1.0}, 1, [node(1)])
     assert words.startswith("no node of the Ray cluster has 2 GPU and 1 CPU, which each rank needs; the most that one")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "nodes", "words"),
+    [
+        (
+            "STRICT_PACK",
+            3,
+            [node(1), node(2)],
+            "no node of the Ray cluster has 6 CPU, which the 3 ranks need together on one (strict_pack); the most that "
+            "one of its nodes (2) has is 4 CPU: add such a node, or choose another --ray-strategy",
+        ),
+        (
+            "STRICT_SPREAD",
+            3,
+            [node(1), node(2), node(3, cpus=1)],
+            "the 3 ranks need a node each (strict_spread) with 2 CPU, and the Ray cluster has 2 such nodes: add nodes, "
+            "or choose another --ray-strategy",
+        ),
+        (
+            "STRICT_SPREAD",
+            2,
+            [node(1), node(2, free=0)],
+            "the Ray cluster has no room for 2 bundles of 2 CPU; 4 CPU free on all of its nodes (2) together, and "
+            "4 CPU at most on one of them; --ray-strategy is strict_spread",
+        ),
+        (
+            "PACK",
+            1,
+            [node(1, free=1), node(2, free=1)],
+            "the Ray cluster has no room for a bundle of 2 CPU; 2 CPU free on all of its nodes (2) together, and "
+            "1 CPU at most on one of them",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_of_how_the_ranks_are_to_lie(
+    strategy: str, ranks: int, nodes: list[RayNode], words: str
+) -> None:
+    bench = Bench(ranks=ranks, strategy=strategy, nodes=nodes)
+    bench.look()
+    bench.put(*[""] * ranks, state="PENDING", scheduling="NO_RESOURCES")
+    bench.look()
+    assert bench.placement.waits_for == words
 
 
 def test_a_ticket_of_an_agent_that_was_replaced_is_nobodys() -> None:

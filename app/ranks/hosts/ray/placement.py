@@ -273,7 +273,7 @@ class Placement:
     def _shortage(self, found: PlacementSeen, seen: Seen) -> str:
         missing = found.nodes.count("") or len(found.nodes)
         nodes = [node for node in seen.nodes if node.id not in self._avoided]
-        return shortage(self._wanted.bundle, missing, nodes)
+        return shortage(self._wanted.bundle, missing, nodes, self._wanted.strategy, len(self.ranks))
 
 
 def _is(agent: BundleAgent | None, ticket: str) -> bool:
@@ -285,5 +285,8 @@ def _trouble(agent: BundleAgent, now: float) -> str | None:
     if agent.lost_at is not None and now - agent.lost_at > ENDING_S:
         return "an agent fell silent, and Ray does not know why"
     if not agent.has_joined and now - agent.started_at > JOIN_TIMEOUT_S:
-        return f"an agent has not joined within {JOIN_TIMEOUT_S:g} s: its node may not reach --master-addr"
+        return (
+            f"an agent has not joined within {JOIN_TIMEOUT_S:g} s: its node may not reach --master-addr, or Ray cannot "
+            "start its process there (Ray's logs on that node say why)"
+        )
     return None
