@@ -133,6 +133,21 @@ def test_a_killed_gateway_leaves_nothing_on_any_node() -> None:
         assert not list(cluster.nodes[0].folder.glob("phalanx*"))
 
 
+def test_a_gateway_that_is_stopped_as_rays_jobs_are_finishes_what_runs() -> None:
+    with RayCluster(nodes=2) as cluster:
+        service = cluster.serve(dp_size=2, **PACE).wait_ready()
+        with service.begin(["a prompt"] * ITEMS, sampling_params=SHORT) as pending:
+            until(lambda: all(service.held), "not all ranks work")
+            gateway = psutil.Process(service.process.pid)
+            for process in (gateway, *gateway.children(recursive=True)):
+                process.terminate()
+            assert ended_once(pending.answer())
+        assert service.wait() == 0
+        assert not service.facts("ray_lost")
+        service.check_nothing_left()
+        cluster.check_nothing_left()
+
+
 def test_ranks_are_added_and_removed_in_a_cluster_under_load() -> None:
     with RayCluster(nodes=2, cpus=2) as cluster:
         service = cluster.serve(dp_size=2, **PACE).wait_ready()

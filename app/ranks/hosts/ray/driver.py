@@ -7,6 +7,7 @@ Orders come on standard input, whose end is the gateway's: all that runs in the 
 
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -232,6 +233,8 @@ def main() -> None:
     if isinstance(found, Refused):
         os.write(output, as_line(found))
         return
+    for number in (signal.SIGTERM, signal.SIGINT):  # `ray job stop` sends it to all of a job; the gateway drains
+        signal.signal(number, signal.SIG_IGN)
     driver = Driver(output, is_client=ray.util.client.ray.is_connected())
     try:
         driver.say(found)
