@@ -65,7 +65,7 @@ nodes: ## Nodes as network namespaces: links cut, agents and gateways killed; ro
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/netns $(ARGS)
 
-ray: ## Ranks that Ray places: clusters of three nodes on this machine, killed in parts and as a whole; about ten minutes
+ray: ## Ranks that Ray places: clusters of three nodes on this machine, killed in parts and as a whole; about half an hour
 	$(SETUP) --dev
 	$(BIN)/python -m pytest -s tests/ray $(ARGS)
 

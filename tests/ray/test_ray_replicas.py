@@ -13,6 +13,7 @@ from tests.service import Json, Service, until
 
 ITEMS = 2000
 SHORT = {"max_tokens": 16, "ignore_eos": True}
+LONG = {"max_tokens": 64, "ignore_eos": True}  # while ranks come up, on a busy machine, too
 PACE = {"step_ms": 20, "max_num_seqs": 32}  # a batch takes some seconds
 Pair = tuple[RayCluster, Service]
 
@@ -151,7 +152,7 @@ def test_a_gateway_that_is_stopped_as_rays_jobs_are_finishes_what_runs() -> None
 def test_ranks_are_added_and_removed_in_a_cluster_under_load() -> None:
     with RayCluster(nodes=2, cpus=2) as cluster:
         service = cluster.serve(dp_size=2, **PACE).wait_ready()
-        with service.begin(["a prompt"] * ITEMS, sampling_params=SHORT) as pending:
+        with service.begin(["a prompt"] * ITEMS, sampling_params=LONG) as pending:
             until(lambda: all(service.held), "not all ranks work")
             assert service.client.post("/v1/ranks/scale", json={"dp_size": 4}).status_code == 202
             until(lambda: len(service.held) == 4 and all(service.held), "the new ranks have no work")

@@ -22,7 +22,7 @@ from app.ranks.hosts.ray.messages import (
     read_from_driver,
 )
 
-CONNECT_TIMEOUT_S = 45.0  # a cluster of the gateway's own has to start
+CONNECT_TIMEOUT_S = 90.0  # a cluster of its own has to start, or a process of the head's for a client
 NODE_TIMEOUT = {"RAY_gcs_server_request_timeout_seconds": "20"}  # below it, for a node of the cluster to be here
 SILENCE_S = 15.0  # of a driver: the head of its cluster is away
 STOP_TIMEOUT_S = 20.0  # for agents and driver to end
