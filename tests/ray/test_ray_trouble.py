@@ -130,8 +130,9 @@ def test_a_cluster_of_another_version_is_said() -> None:
 
 
 def test_workers_without_the_package_are_said(tmp_path: Path) -> None:
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "__init__.py").touch()
+    # As if it were not installed: an editable installation is a finder of its own.
+    without = "import sys\nsys.meta_path[:] = [one for one in sys.meta_path if 'editable' not in str(one).lower()]\n"
+    (tmp_path / "sitecustomize.py").write_text(without)
     with RayCluster(nodes=0) as cluster:
         cluster.add_node(PYTHONPATH=str(tmp_path))
         last = last_words(cluster.serve(), 2)
