@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,16 @@ class Tuning:
         return self._said.read_text()
 
     def start(
-        self, *flags: str, service: tuple[str, ...] = (), log: Path | None = None, after: str = "", **given: str
+        self,
+        *flags: str,
+        service: tuple[str, ...] = (),
+        log: Path | None = None,
+        after: str = "",
+        operators: Mapping[str, str] = {},
     ) -> subprocess.Popen[str]:
-        """With a result as JSON; after something that a shell does first; with variables given."""
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")} | given
+        """With a result as JSON; after something that a shell does first; with the operator's variables."""
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PHALANX_")}
+        variables |= operators
         command = [COMMAND, "tune", "any/model", "--dp-size", "1", "--tuned-dir", str(self.tuned), "--json"]
         command += ["--output-tokens", "4", *flags, "--", *self._engine, *service]
         if after:
@@ -50,9 +57,9 @@ class Tuning:
         process.communicate(timeout=DEADLINE_S)
         return process.returncode, log.read_text()
 
-    def finish(self, *flags: str, service: tuple[str, ...] = (), **given: str) -> dict[str, Any]:
+    def finish(self, *flags: str, service: tuple[str, ...] = (), operators: Mapping[str, str] = {}) -> dict[str, Any]:
         """Until it has done what it can. Its result."""
-        process = self.start(*flags, service=service, **given)
+        process = self.start(*flags, service=service, operators=operators)
         out, _ = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, self.said
         found: dict[str, Any] = json.loads(out)

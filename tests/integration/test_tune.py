@@ -55,7 +55,7 @@ def test_a_disk_that_takes_no_more_is_said_before_anything_is_measured(tmp_path:
 def test_the_operators_journal_and_logs_do_not_concern_a_service_of_its_own(tmp_path: Path) -> None:
     operators = {"PHALANX_JOURNAL_URL": "postgresql://nobody@127.0.0.1:1/phalanx", "PHALANX_LOG_LEVEL": "error"}
     quiet = ("--log-format", "console", "--log-level", "warning")
-    result = Tuning(tmp_path).finish("--items", "8", "--budget", "1s", service=quiet, **operators)
+    result = Tuning(tmp_path).finish("--items", "8", "--budget", "1s", service=quiet, operators=operators)
     assert [trial["failure"] for trial in result["trials"]] == [None]
 
 
