@@ -48,8 +48,8 @@ def graphs_for(given: Mapping[str, Any]) -> dict[str, Any]:
     Any: vLLM's argument values.
     """
     sequences = given.get(SEQUENCES)
-    is_open = isinstance(sequences, int) and not any(name in given for name in DECIDING_GRAPHS)
-    return graph_arguments(sequences) if isinstance(sequences, int) and is_open else {}
+    are_decided = any(name in given for name in DECIDING_GRAPHS)
+    return graph_arguments(sequences) if isinstance(sequences, int) and not are_decided else {}
 
 
 def choose(config: Any, weights: Weights | None, gpu_bytes: int) -> Choice:  # Any: vLLM's VllmConfig

@@ -23,13 +23,15 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
     """
     arguments = engine_arguments(spec)
     config = _with_long_enough_steps(spec, arguments)
+    chosen: dict[str, Any] = {}
     if spec.device == "cuda" and SEQUENCES not in arguments:
         choice = _choice(config, spec.gpus)
         _say(SEQUENCES, choice.max_num_seqs, choice.reason)
-        arguments |= choice.arguments
-        config = _checked(arguments)
+        chosen |= choice.arguments
     if spec.ranks_per_gpu > 1 and CACHE not in arguments:
-        arguments[CACHE] = _part_of_cache(spec, config)
+        chosen[CACHE] = _part_of_cache(spec, config)
+    if chosen:
+        arguments |= chosen
         config = _checked(arguments)
     say_defaults(spec, arguments, config)
     if not pooling.pools(config):
