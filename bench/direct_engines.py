@@ -3,6 +3,8 @@
 The prompts are split evenly in order of arrival. The processes hang at exit on a CPU, so they are killed.
 """
 
+import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from bench.engine_settings import EngineSettings
 from bench.measured import Run
 from bench.processes import Child, MeasurementFailed, free_port
 from bench.workload import Workload
+from engines.host.mps import Mps
 
 START_TIMEOUT_S = 900.0
 # Ranks called this way have no coordinator that would wake one which has run out of requests early: the others then
@@ -31,6 +34,8 @@ class DirectEngines:
         self._settings = settings
         self._folder = folder
         self._ranks: list[Child] = []
+        self._mps: Mps | None = None
+        self._sharing: dict[str, str] = {}  # variables of ranks that share a GPU
 
     @property
     def pids(self) -> list[int]:
@@ -38,6 +43,9 @@ class DirectEngines:
 
     def start(self) -> None:
         port = free_port()
+        if self._settings.ranks_per_gpu > 1:
+            self._mps = Mps(os.environ)
+            self._sharing = asyncio.run(self._mps.ensure(self._folder))
         for number in range(self._settings.dp_size):
             self._ranks.append(self._spawn(number, port))
         for rank in self._ranks:
@@ -65,6 +73,9 @@ class DirectEngines:
         for rank in self._ranks:
             rank.stop(grace_s=0)
         self._ranks.clear()
+        if self._mps is not None:
+            self._mps.close()
+            self._mps = None
 
     def _share(self, number: int) -> Path:
         return self._folder / f"share-{number}.json"
@@ -85,9 +96,10 @@ class DirectEngines:
         if not settings.is_lockstep:
             variables = settings.environment(settings.cores[number] if settings.cores else None)
             if settings.device == "cuda":
-                gpus = range(number * settings.tp_size, (number + 1) * settings.tp_size)
+                first = number // settings.ranks_per_gpu * settings.tp_size
+                gpus = range(first, first + settings.tp_size)
                 variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-            return variables
+            return variables | self._sharing
         # vLLM takes a rank's part of the list itself, by VLLM_DP_RANK_LOCAL.
         return settings.environment("|".join(settings.cores)) | {
             "VLLM_DP_RANK": str(number),

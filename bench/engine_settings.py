@@ -39,6 +39,7 @@ class EngineSettings(msgspec.Struct, kw_only=True):
     is_moe: bool
     dp_size: int
     tp_size: int = 1
+    ranks_per_gpu: int = 1  # of dp_size; more than one are replicas, and clients of NVIDIA's MPS
     device: str
     arguments: dict[str, Any]  # by vLLM's names; Any: vLLM checks them
 

@@ -52,6 +52,8 @@ class PhalanxServer:
         arguments += ["--device", settings.device, "--engine-args", msgspec.json.encode(settings.arguments).decode()]
         if settings.device == "cpu":
             arguments += ["--cpu-kv-cache-gib", str(CPU_KV_CACHE_GIB)]
+        if settings.ranks_per_gpu > 1:
+            arguments += ["--ranks-per-gpu", str(settings.ranks_per_gpu)]
         return cls([*arguments, *flags], folder)
 
     @property

@@ -228,6 +228,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--tokens", type=int, default=64)
     add("--dp-size", type=int, default=2)
     add("--tp-size", type=int, default=1)
+    add("--ranks-per-gpu", type=int, default=1, help="more than one are replicas, which have a GPU together")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--engine-args", type=json.loads, default={}, metavar="JSON", help="over the defaults")
     return parser
@@ -243,13 +244,14 @@ def main(arguments: list[str], prog: str) -> int:
         model, defaults["load_format"] = build_model(given.out / BUILT_HERE), "dummy"
     settings = EngineSettings(
         model=inspect(model).model,
-        is_moe=True,
+        is_moe=given.ranks_per_gpu == 1,
         dp_size=given.dp_size,
         tp_size=given.tp_size,
+        ranks_per_gpu=given.ranks_per_gpu,
         device=given.device,
         arguments=merge(defaults, given.engine_args),
     )
-    server = PhalanxServer.on(settings, given.out)
+    server = PhalanxServer.on(settings, given.out, [] if settings.is_moe else ["--no-expert-parallel"])
     command = f"{prog} {' '.join(arguments)}"
     try:
         server.start()

@@ -78,8 +78,9 @@ def _contestants(given: argparse.Namespace, model: Model, arguments: dict[str, A
             settings = EngineSettings(
                 model=model.model,
                 is_moe=model.is_moe and name not in given.replicas,
-                dp_size=given.dp_size,
+                dp_size=given.dp_size * given.shared.get(name, 1),
                 tp_size=given.tp_size,
+                ranks_per_gpu=given.shared.get(name, 1),
                 device=given.device,
                 arguments=merge(arguments, over),
             )
@@ -103,6 +104,8 @@ def _floor(given: argparse.Namespace, model: str, name: str, arguments: dict[str
         return None
     work = _shape(given, model, lengths).make(0)
     shares = 1 if name in given.replicas or "--no-expert-parallel" in given.flags else given.dp_size
+    # Copies of a GPU read the weights each by itself: what its bandwidth allows is that of one with all sequences.
+    sequences *= given.shared.get(name, 1)
     return floor_tokens_per_s(DecoderShape.of(model), work, sequences, given.dp_size, shares, bandwidth)
 
 
@@ -181,6 +184,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add("--direct", type=json.loads, default={}, metavar="JSON", help="the same of the engines called directly")
     add("--replicas", type=lambda names: names.split(","), default=[], help="sides whose ranks share no experts")
+    add("--shared", type=json.loads, default={}, metavar="JSON", help="name: how many replicas of it share each GPU")
     add("--clients", default="", metavar="LIST", help=f"PROMPTSxCONNECTIONS of a client of `vllm serve`: {CONNECTIONS}")
     add("--flags", default="", help="more flags of every `phalanx serve`")
     add("--side-flags", type=json.loads, default={}, metavar="JSON", help="name: more flags of that side's")
@@ -213,6 +217,7 @@ def _start(side: Contestant) -> float:
 def main(given_arguments: list[str], prog: str) -> int:
     """1 when a side does not start or a run fails."""
     given = _parser(prog).parse_args(given_arguments)
+    given.replicas += given.shared
     given.out.mkdir(parents=True, exist_ok=True)
     arguments = {name: over for kind in KINDS for name, over in getattr(given, kind).items()}
     shared = DEFAULTS[given.device] | ({} if given.model else {"load_format": "dummy"})
