@@ -110,22 +110,23 @@ class Mps:
     async def _answers(self) -> bool:
         """Whether the daemon takes a command."""
         folder = self._folder
-        if folder is None:
-            return False
-        asking = await asyncio.create_subprocess_exec(
-            CONTROL,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=self._environ | variables(folder),
+        return folder is not None and await asyncio.to_thread(_ask, self._environ | variables(folder))
+
+
+def _ask(environ: Mapping[str, str]) -> bool:
+    # Not as a process of asyncio: without a daemon the program ends so early that uvloop finds its stdin closed.
+    try:
+        asked = subprocess.run(
+            [CONTROL],
+            input=b"get_server_list\n",
+            capture_output=True,
+            env=environ,
+            timeout=STOP_TIMEOUT_S,
+            check=False,
         )
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await asking.communicate(b"get_server_list\n")
-        except TimeoutError:
-            asking.kill()
-            await asking.wait()
-        return asking.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0
 
 
 def _last_words(log: Path) -> str:

@@ -8,15 +8,22 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 from engines.host.mps import Mps
 from tests.service import until
 
-DAEMON = """#!/usr/bin/env python3
+COMMAND = """#!/bin/sh
+# Without a daemon the real one ends at once.
+[ $# -gt 0 ] && exec "$PYTHON" "$0.py" "$@"
+kill -0 "$(cat "$CUDA_MPS_PIPE_DIRECTORY/control" 2>/dev/null)" 2>/dev/null
+"""
+DAEMON = """
 import os, pathlib, signal, subprocess, sys, time
 pipes = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
 assert "CUDA_VISIBLE_DEVICES" not in os.environ
@@ -29,10 +36,6 @@ if sys.argv[1:] == ["-f"]:
     (pipes / "control").write_text(str(os.getpid()))
     while True:
         time.sleep(600)
-try:
-    os.kill(int((pipes / "control").read_text()), 0)
-except (OSError, ValueError):
-    sys.exit("Cannot find MPS control daemon process")
 """
 OWNER = """
 import asyncio, sys, time
@@ -51,9 +54,15 @@ asyncio.run(main())
 def environ(tmp_path: Path) -> dict[str, str]:
     program = tmp_path / "bin" / "nvidia-cuda-mps-control"
     program.parent.mkdir()
-    program.write_text(DAEMON.replace("/usr/bin/env python3", sys.executable))
+    program.write_text(COMMAND)
+    program.with_name(f"{program.name}.py").write_text(DAEMON)
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "1"}
+    return {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "CUDA_VISIBLE_DEVICES": "1",
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +83,12 @@ def servers(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_it_runs_for_as_long_as_it_is_wanted(tmp_path: Path, environ: dict[str, str]) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_it_runs_for_as_long_as_it_is_wanted(
+    run: Callable[[Awaitable[dict[str, str]]], dict[str, str]], tmp_path: Path, environ: dict[str, str]
+) -> None:
     mps = Mps(environ)
-    found = asyncio.run(mps.ensure(tmp_path))
+    found = run(mps.ensure(tmp_path))
     try:
         assert found == {
             "CUDA_MPS_PIPE_DIRECTORY": str(tmp_path / "mps" / "pipes"),
@@ -84,7 +96,7 @@ def test_it_runs_for_as_long_as_it_is_wanted(tmp_path: Path, environ: dict[str, 
         }
         before = {process.pid for process in servers(tmp_path)}
         assert len(before) == 2, "the daemon, and its server"
-        assert asyncio.run(mps.ensure(tmp_path)) == found
+        assert run(mps.ensure(tmp_path)) == found
         assert {process.pid for process in servers(tmp_path)} == before, "one serves all ranks"
     finally:
         mps.close()
