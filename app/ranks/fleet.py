@@ -23,7 +23,7 @@ from app.ranks.plan import Plan
 from app.ranks.questions import Questions
 from app.ranks.rank import Rank, RankState
 from app.ranks.scaling import Scaled, Scaling
-from app.ranks.tuned import look_up
+from app.ranks.tuned import take_tuned
 from app.settings.declaration import Settings
 from app.settings.folders import log_folder
 from engines import tasks
@@ -61,9 +61,9 @@ class Fleet:
         listener: GroupListener,
         on_change: Callable[[], None],
     ) -> None:
+        settings, allotment, self._tuned = take_tuned(settings, allotment, environ)
         self._settings = settings
         self._environ = environ
-        self._machine = allotment.machine
         self._hosts = make_hosts(settings, environ, allotment, self, self.fail)
         self._listener = listener
         self._on_change = on_change
@@ -176,9 +176,8 @@ class Fleet:
         self._begin(self.plan, self.ranks)
 
     async def _make_plan(self, device: str) -> Plan:
-        model, dp_size = await model_of(self._settings, self._environ), len(self.ranks)
-        tuned = look_up(self._settings, self._machine, dp_size, self._environ)
-        return planning.make_plan(self._settings, model, device, dp_size, tuned)
+        model = await model_of(self._settings, self._environ)
+        return planning.make_plan(self._settings, model, device, len(self.ranks), self._tuned)
 
     def _begin(self, plan: Plan, ranks: Sequence[Rank]) -> None:
         """The groups of these ranks are placed, and start."""

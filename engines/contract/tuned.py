@@ -72,6 +72,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str  # in words
     arguments: dict[str, Any] = {}  # of the engine; Any: as above
     expert_parallel: bool | None = None  # None: as the service chooses
+    ranks_per_gpu: int | None = None  # None: one, unless the operator says more
     tiles_folder: str | None = None  # files of fused-MoE tiles, for VLLM_TUNED_CONFIG_FOLDER
     workload: str  # in words
     measured_at: str  # ISO 8601, UTC

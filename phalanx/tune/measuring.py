@@ -47,7 +47,8 @@ def engine_arguments(candidate: Candidate, device: str) -> dict[str, Any]:  # An
 
 
 class Measuring:
-    """Measures candidates one after another. `items` of a round are settled with the first, unless they were given."""
+    """Measures candidates one after another. `items` of a round are settled with the first, unless they were given.
+    `places` is how many ranks there are unless several share a GPU."""
 
     def __init__(
         self,
@@ -58,8 +59,10 @@ class Measuring:
         items: int | None,
         tiles: TileFolder | None,
         reporter: Reporter,
+        places: int,
     ) -> None:
         self.items = items
+        self._places = places
         self._request = request
         self._device = device
         self._environ = environ
@@ -116,6 +119,9 @@ class Measuring:
         own += ["--engine-args", msgspec.json.encode(arguments).decode()]
         if candidate.expert_parallel is not None:
             own.append("--expert-parallel" if candidate.expert_parallel else "--no-expert-parallel")
+        if candidate.ranks_per_gpu is not None:
+            many = candidate.ranks_per_gpu
+            own += ["--ranks-per-gpu", str(many), "--dp-size", str(many * self._places)]
         if baseline is not None:
             own += ["--start-timeout-s", f"{_patience_s(baseline.start_s):.0f}"]
         return (*flags[:end], *own, *flags[end:])
@@ -167,6 +173,7 @@ class Measuring:
             ranks=len(ranks),
             group_kind=ranks[0]["group_kind"],
             expert_parallel=bool(ranks[0]["expert_parallel"]),
+            ranks_per_gpu=candidate.ranks_per_gpu or (1 if self._device == "cuda" else None),
             sequences=ranks[0]["max_num_seqs"],
             step_tokens=ranks[0]["max_num_batched_tokens"],
             graph_tokens=(candidate.graph_tokens or graphs_up_to(ranks[0]["max_num_seqs"])) if has_graphs else None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from app.ranks.tuned import TILES
+from app.ranks.tuned import HOW_EXPERTS_LIE, SHARING, TILES
 from app.settings.checks import argument_name
 from app.settings.declaration import Settings, WorkSettings
 from app.settings.loading import load_settings
@@ -49,14 +49,16 @@ class TuneRequest:
     def space(self) -> Space:
         """What these settings leave open."""
         given = {*self.settings.engine_arguments(), *map(argument_name, self.settings.extra_args)}
+        said = self.settings.model_fields_set
         has_sequences = any(name in DECIDING_SEQUENCES or name.startswith(GRAPH_FLAGS) for name in given)
         numbers = {
+            Number.RANKS_PER_GPU: SHARING not in said,
             Number.GRAPH_TOKENS: not has_sequences,
             Number.SEQUENCES: not has_sequences,
             Number.STEP_TOKENS: STEP_TOKENS not in given,
         }
         return Space(
-            groups="expert_parallel" not in self.settings.model_fields_set,
+            groups=HOW_EXPERTS_LIE not in said,
             numbers=tuple(number for number, is_open in numbers.items() if is_open),
         )
 

@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from app.ranks.devices import allot
-from app.ranks.tuned import site_of
+from app.ranks.tuned import sharing, site_of
+from app.settings.declaration import SettingsError
 from app.settings.folders import find_home, tuned_folder
 from engines.contract.tuned import Tuned, tuned_file
 from phalanx.durable_file import write_durably
@@ -20,7 +21,7 @@ from phalanx.tune.budget import Budget
 from phalanx.tune.measuring import API_KEY, Measuring, engine_arguments
 from phalanx.tune.reporter import Reporter
 from phalanx.tune.request import TuneRequest
-from phalanx.tune.search import next_candidate, to_repeat, winner
+from phalanx.tune.search import Number, Space, next_candidate, to_repeat, winner
 from phalanx.tune.sweep import Sweep, alone, read_sweep, sweep_file, write_sweep
 from phalanx.tune.table import print_trials, shown
 from phalanx.tune.tiles import LONGEST_S, SHARE, VARIABLE, TileFolder
@@ -52,7 +53,7 @@ class TuneRun:
     """One run of the command."""
 
     def __init__(self, request: TuneRequest, environ: Mapping[str, str], folder: Path) -> None:
-        allotment = allot(request.settings, environ)
+        allotment = self._allotment = allot(request.settings, environ)
         self._request = request
         self._environ = environ
         self._device = allotment.device
@@ -61,6 +62,7 @@ class TuneRun:
         self._service_folder = self._state.with_suffix(".service")
         self._kept = tuned_file(folder, self._site)
         self._tiles = self._tile_folder(folder, allotment.shares[0].gpus)
+        self._space, self._unshared = self._open_space(environ)
         self._budget = Budget(request.budget_s)
         self._is_complete = False
 
@@ -93,7 +95,14 @@ class TuneRun:
 
     def _sweep(self, sweep: Sweep, reporter: Reporter) -> None:
         measuring = Measuring(
-            self._request, self._device, self._environ, self._service_folder, sweep.items, self._tiles, reporter
+            self._request,
+            self._device,
+            self._environ,
+            self._service_folder,
+            sweep.items,
+            self._tiles,
+            reporter,
+            len(self._allotment.shares),
         )
         while (candidate := self._next(sweep.trials)) is not None:
             trial = measuring.measure(candidate, sweep)
@@ -105,7 +114,7 @@ class TuneRun:
 
     def _next(self, trials: list[Trial]) -> Candidate | None:
         """What to measure now; None at the end, or when nothing more fits into the budget."""
-        new = next_candidate(replace(self._request.space, tiles=self._tiles is not None), trials)
+        new = next_candidate(self._space, trials)
         if new is not None and (not trials or self._budget.has_room_for_new(trials, new.tiles)):
             return new
         again = to_repeat(trials)
@@ -134,12 +143,25 @@ class TuneRun:
             candidate=best.candidate.words,
             arguments=engine_arguments(best.candidate, self._device),
             expert_parallel=best.candidate.expert_parallel,
+            ranks_per_gpu=best.candidate.ranks_per_gpu,
             tiles_folder=str(self._tiles.folder) if best.candidate.tiles and self._tiles else None,
             workload=self._request.workload.words,
             measured_at=measured_at,
             tokens_per_s=round(best.tokens_per_s, 1),
             baseline_tokens_per_s=round(baseline.tokens_per_s, 1),
         )
+
+    def _open_space(self, environ: Mapping[str, str]) -> tuple[Space, str | None]:
+        """What is searched; and why not whether ranks should share a GPU, where only that cannot be."""
+        space = replace(self._request.space, tiles=self._tiles is not None)
+        if Number.RANKS_PER_GPU not in space.numbers or self._device != "cuda":
+            return space, None
+        try:
+            sharing(self._request.settings, self._allotment, 2, environ)
+        except SettingsError as error:
+            numbers = tuple(number for number in space.numbers if number is not Number.RANKS_PER_GPU)
+            return replace(space, numbers=numbers), f"several ranks on a GPU ({error})"
+        return space, None
 
     def _tile_folder(self, folder: Path, gpus: Sequence[str]) -> TileFolder | None:
         """None where there is no GPU, or the user has tiles already."""
@@ -168,7 +190,8 @@ class TuneRun:
 
     def _left_out(self, baseline: Trial) -> list[str]:
         is_moe = baseline.facts is not None and baseline.facts.expert_parallel
-        return ["tiles of fused MoE, which are for GPUs"] if is_moe and self._device != "cuda" else []
+        tiles = "tiles of fused MoE, which are for GPUs" if is_moe and self._device != "cuda" else None
+        return [what for what in (tiles, self._unshared) if what is not None]
 
     def _conclusion(self, best: Trial, trials: Sequence[Trial]) -> str:
         if best is trials[0]:

@@ -2,8 +2,8 @@
 that was interrupted goes on by itself.
 
 One thing after another is changed, and what is clearly faster is kept (a greedy coordinate search): how experts lie,
-then the graphs, then the sequences, then the tokens of a step, then the tiles. Numbers are doubled as long as that
-helps, or else halved. Then the best two are measured again, so that no lucky round wins.
+how many ranks are on a GPU, then the graphs, the sequences, the tokens of a step, and the tiles. Numbers are doubled as
+long as that helps, or else halved. Then the best two are measured again, so that no lucky round wins.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,24 @@ FACTORS = (2.0, 0.5)
 class Number(StrEnum):
     """What is doubled and halved, by its name in Candidate and Facts."""
 
-    GRAPH_TOKENS = "graph_tokens"  # first: more sequences bring graphs for them, which may be all that helps
+    RANKS_PER_GPU = "ranks_per_gpu"
+    GRAPH_TOKENS = "graph_tokens"  # before them: more sequences bring graphs for them, which may be all that helps
     SEQUENCES = "sequences"
     STEP_TOKENS = "step_tokens"
 
 
-BOUNDS = {Number.SEQUENCES: (16, 4096), Number.GRAPH_TOKENS: (64, 8192), Number.STEP_TOKENS: (512, 65536)}
+BOUNDS = {
+    Number.RANKS_PER_GPU: (1, 8),
+    Number.SEQUENCES: (16, 4096),
+    Number.GRAPH_TOKENS: (64, 8192),
+    Number.STEP_TOKENS: (512, 65536),
+}
 
 
 @dataclass(frozen=True)
 class Space:
-    """What the user leaves open. `groups` counts only for a lock-step group, `tiles` only on a GPU."""
+    """What the user leaves open. `groups` counts only for a lock-step group; `tiles`, graphs and several ranks on one
+    only on a GPU."""
 
     groups: bool = True
     numbers: tuple[Number, ...] = tuple(Number)

@@ -35,6 +35,7 @@ def shown(trial: Trial, baseline: Trial) -> dict[str, Any]:  # Any: JSON
     return {
         "candidate": trial.candidate.words,
         "expert_parallel": trial.candidate.expert_parallel,
+        "ranks_per_gpu": trial.candidate.ranks_per_gpu,
         "sequences": trial.candidate.sequences,
         "graph_tokens": trial.candidate.graph_tokens,
         "step_tokens": trial.candidate.step_tokens,

@@ -9,6 +9,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A way to serve. What is None is left to the service."""
 
     expert_parallel: bool | None = None
+    ranks_per_gpu: int | None = None
     sequences: int | None = None  # that a rank runs at once
     graph_tokens: int | None = None  # of the largest step that a GPU has a graph for
     step_tokens: int | None = None  # of one step of a rank
@@ -17,7 +18,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def changes(self) -> int:
         """How many things are not as the service chooses."""
-        numbers = (self.expert_parallel, self.sequences, self.graph_tokens, self.step_tokens)
+        numbers = (self.expert_parallel, self.ranks_per_gpu, self.sequences, self.graph_tokens, self.step_tokens)
         return sum(number is not None for number in numbers) + self.tiles
 
     @property
@@ -25,6 +26,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         """It, for people."""
         parts = [
             "replicas" if self.expert_parallel is False else "",
+            f"{self.ranks_per_gpu} ranks a GPU" if self.ranks_per_gpu else "",
             f"{self.sequences} sequences" if self.sequences else "",
             f"graphs to {self.graph_tokens} tokens" if self.graph_tokens else "",
             f"{self.step_tokens} step tokens" if self.step_tokens else "",
@@ -52,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
     group_kind: str
     expert_parallel: bool = False
+    ranks_per_gpu: int | None = None  # None: they have none
     sequences: int  # of each rank
     step_tokens: int | None  # of each rank
     graph_tokens: int | None = None  # of each rank; None: it has no graphs

@@ -5,16 +5,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from rank_specs import rank_spec
 
-from app.ranks import devices
+from app.ranks import devices, tuned
 from app.ranks.devices import Allotment, DeviceError, Gpu, allot
 from app.ranks.model import ModelFacts
 from app.ranks.plan import figures, make_plan, make_spec
 from app.settings.checks import contradictions
 from app.settings.declaration import Settings
 from engines.contract.spec import GatewayAddress, GroupKind
+from engines.contract.tuned import Tuned, tuned_file
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import compat, configuring
 from engines.vllm_engine.arguments import engine_arguments
@@ -59,6 +61,36 @@ def test_a_machine_that_cannot_is_told_why(monkeypatch: pytest.MonkeyPatch, tmp_
         allotted(monkeypatch, [], ranks_per_gpu=2)
     with pytest.raises(DeviceError, match="needs 3 GPUs, 2 are visible"):
         allotted(monkeypatch, TWO, ranks_per_gpu=2, dp_size=6)
+
+
+def test_what_was_tuned_multiplies_the_ranks_that_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def served(environ: dict[str, str] = ADMINS_OWN, **given: Any) -> tuple[Settings, Allotment, tuned.Taken]:
+        settings = Settings(**{"model": "hub/model", "dp_size": 2, "tuned_dir": tmp_path} | given)
+        return tuned.take_tuned(settings, allotted(monkeypatch, TWO, environ, **given), environ | {"HOME": "/none"})
+
+    found = Tuned(
+        site=tuned.site_of(Settings(model="hub/model"), "H200", 2),
+        candidate="2 ranks a GPU",
+        ranks_per_gpu=2,
+        workload="",
+        measured_at="",
+        tokens_per_s=2.0,
+        baseline_tokens_per_s=1.0,
+    )
+    tuned_file(tmp_path, found.site).write_bytes(msgspec.json.encode(found))
+    settings, allotment, taken = served()
+    assert (settings.dp_size, settings.ranks_per_gpu, taken.ranks_per_gpu) == (4, 2, 2)
+    assert [share.gpus for share in allotment.shares] == [("0",), ("1",)] * 2
+    plan = make_plan(settings, ModelFacts("hub/model", is_moe=True), "cuda", 4, taken)
+    assert (plan.group_kind, plan.expert_parallel) == (GroupKind.REPLICAS, False)
+    for given in ({"ranks_per_gpu": 1}, {"expert_parallel": True}, {"tuned": False}):
+        settings, allotment, taken = served(**given)
+        assert (settings.dp_size, settings.ranks_per_gpu, taken.ranks_per_gpu) == (2, 1, None), given
+        assert len(allotment.shares) == 2
+    settings, allotment, taken = served({"PATH": str(tmp_path)})  # and there is no MPS here
+    assert (settings.ranks_per_gpu, len(allotment.shares), taken.ranks_per_gpu) == (1, 2, None)
 
 
 @pytest.mark.parametrize(

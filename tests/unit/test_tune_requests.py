@@ -24,6 +24,7 @@ from phalanx.tune.table import print_trials, shown
 from phalanx.tune.trials import Candidate, Facts, Round, Trial
 from phalanx.tune.workload import Workload
 
+SHARED = Number.RANKS_PER_GPU
 SITE = Site(model="hub/model", engine="vllm 0.32.0", machine="GPU", dp_size=2, tp_size=1, executor="auto")
 
 
@@ -127,14 +128,15 @@ def test_a_file_without_prompts_is_no_work(tmp_path: Path) -> None:
     ("settings", "expected"),
     [
         ({}, Space()),
-        ({"max_num_seqs": 64}, Space(numbers=(Number.STEP_TOKENS,))),
-        ({"enforce_eager": True}, Space(numbers=(Number.STEP_TOKENS,))),
-        ({"engine_args": {"compilation_config": {}}}, Space(numbers=(Number.STEP_TOKENS,))),
-        ({"extra_args": ["-O3"]}, Space(numbers=(Number.STEP_TOKENS,))),
-        ({"extra_args": ["-cc.mode=3"]}, Space(numbers=(Number.STEP_TOKENS,))),
-        ({"extra_args": ["--max-num-seqs", "64", "--max-num-batched-tokens=512"]}, Space(numbers=())),
-        ({"max_num_batched_tokens": 512}, Space(numbers=(Number.GRAPH_TOKENS, Number.SEQUENCES))),
+        ({"max_num_seqs": 64}, Space(numbers=(SHARED, Number.STEP_TOKENS))),
+        ({"enforce_eager": True}, Space(numbers=(SHARED, Number.STEP_TOKENS))),
+        ({"engine_args": {"compilation_config": {}}}, Space(numbers=(SHARED, Number.STEP_TOKENS))),
+        ({"extra_args": ["-O3"]}, Space(numbers=(SHARED, Number.STEP_TOKENS))),
+        ({"extra_args": ["-cc.mode=3"]}, Space(numbers=(SHARED, Number.STEP_TOKENS))),
+        ({"extra_args": ["--max-num-seqs", "64", "--max-num-batched-tokens=512"]}, Space(numbers=(SHARED,))),
+        ({"max_num_batched_tokens": 512}, Space(numbers=(SHARED, Number.GRAPH_TOKENS, Number.SEQUENCES))),
         ({"expert_parallel": False}, Space(groups=False)),
+        ({"ranks_per_gpu": 1}, Space(numbers=(Number.GRAPH_TOKENS, Number.SEQUENCES, Number.STEP_TOKENS))),
     ],
 )
 def test_what_the_user_has_set_is_not_searched(settings: dict[str, Any], expected: Space) -> None:

@@ -36,9 +36,10 @@ def tried(speed: Speed, space: Space, *, group_kind: str = "replicas", graphs: b
         assert len(trials) < 50, "the search does not end"
         facts = Facts(
             ranks=2,
-            group_kind="replicas" if candidate.expert_parallel is False else group_kind,
+            group_kind="replicas" if candidate.expert_parallel is False or candidate.ranks_per_gpu else group_kind,
             sequences=candidate.sequences or 256,
             step_tokens=candidate.step_tokens or 4096,
+            ranks_per_gpu=(candidate.ranks_per_gpu or 1) if graphs else None,
             graph_tokens=(candidate.graph_tokens or graphs_up_to(candidate.sequences or 256)) if graphs else None,
             missing_tiles=["E=20,N=512,device_name=GPU.json"],
         )
@@ -94,6 +95,27 @@ def test_one_thing_after_another_is_changed_on_top_of_the_best() -> None:
     ]
     best = winner(found)
     assert best is not None and best.candidate.words == "replicas, 512 sequences, 8192 step tokens"
+
+
+def test_ranks_share_a_gpu_where_that_helps() -> None:
+    """Which they do only with all experts each, so that replicas of one GPU need not be faster."""
+
+    def speed(candidate: Candidate, facts: Facts) -> float:
+        of_host = min(facts.ranks_per_gpu or 1, 2)
+        return of_host * (0.9 if facts.group_kind == "replicas" else 1.0) * (1.5 if candidate.step_tokens else 1.0)
+
+    space = Space(numbers=(Number.RANKS_PER_GPU, Number.STEP_TOKENS))
+    found = tried(speed, space, group_kind="lockstep", graphs=True)
+    assert words(found) == [
+        "baseline",
+        "replicas",
+        "2 ranks a GPU",
+        "4 ranks a GPU",
+        "2 ranks a GPU, 8192 step tokens",
+        "2 ranks a GPU, 16384 step tokens",
+    ]
+    assert [trial.candidate.ranks_per_gpu for trial in found] == [None, None, 2, 4, 2, 2]
+    assert words(tried(speed, Space(numbers=(Number.RANKS_PER_GPU,)))) == ["baseline"], "there are no GPUs"
 
 
 def test_graphs_grow_beyond_the_sequences_where_that_helps() -> None:
