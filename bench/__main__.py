@@ -19,6 +19,7 @@ MEASUREMENTS = {
     "exchanges": "OpenAI's API beside `vllm serve`; streams; a chat's first token under a batch",
     "run-batch": "a file of OpenAI's batch lines: `vllm run-batch` beside Phalanx's /v1/batches",
     "scale": "8 and 64 ranks by simulation, with the real dispatcher: cost, tail, losses, fairness, several gateways",
+    "ray-cost": "a gateway with ranks placed by Ray beside one without: start, memory, lag; two ranks, four, one",
     "readme": "no measurement: README's table and plot of the speed, from figures that are kept",
     "gpu-moe": "PowerMoE-3b's shape over two GPUs, with a report in JSON and markdown",
 }
