@@ -46,7 +46,7 @@ class EngineSettings(msgspec.Struct, kw_only=True):
     @property
     def is_lockstep(self) -> bool:
         """Whether the ranks share the experts of a MoE model; otherwise they are independent."""
-        return self.is_moe and self.dp_size > 1
+        return self.is_moe and self.dp_size > 1 and self.ranks_per_gpu == 1
 
     @property
     def cores(self) -> list[str]:

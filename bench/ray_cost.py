@@ -121,10 +121,10 @@ def cost(side: str, folder: Path, seconds: float) -> Cost:
         return found
 
 
-def scale(side: str, folder: Path, seconds: float) -> list[Phase]:
-    """All items must be answered, each at its first attempt. Raises MeasurementFailed."""
+def scale(folder: Path, seconds: float) -> list[Phase]:
+    """Of ranks placed by Ray. All items must be answered, each at its first attempt. Raises MeasurementFailed."""
     items = int(50 * sum(PHASES) * seconds) + 1000
-    flags = ["--engine", "simulated", "--engine-args", json.dumps(PACE), "--dp-size", str(PHASES[0]), *SIDES[side]]
+    flags = ["--engine", "simulated", "--engine-args", json.dumps(PACE), "--dp-size", str(PHASES[0]), *BY_RAY]
     with serving(flags, folder) as server:
         answers: list[dict[str, object]] = []
         client = threading.Thread(target=lambda: answers.append(_post(server, items, SCALED)))
@@ -146,7 +146,7 @@ def scale(side: str, folder: Path, seconds: float) -> list[Phase]:
         attempts = Counter(result["attempts"] for result in answers[0]["results"])  # type: ignore[attr-defined]
         if attempts != {1: items}:
             raise MeasurementFailed(f"attempts of the {items} items: {dict(attempts)}")
-        print(f"{side}: all {items} items were answered at their first attempt", flush=True)
+        print(f"all {items} items were answered at their first attempt", flush=True)
     return phases
 
 
@@ -181,7 +181,6 @@ def main(arguments: list[str], prog: str) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     costs: list[Cost] = []
-    phases: dict[str, list[Phase]] = {}
     try:
         for number in range(given.runs):
             for side in (list(SIDES), list(SIDES)[::-1])[number % 2]:
@@ -190,11 +189,11 @@ def main(arguments: list[str], prog: str) -> int:
                     print(f"run {number} {side}: ready after {costs[-1].ready_s:.2f} s", flush=True)
         _say(costs)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            phases["with Ray"] = scale("with Ray", Path(folder), given.seconds)
+            phases = scale(Path(folder), given.seconds)
     except MeasurementFailed as error:
         print(error, file=sys.stderr)
         return 1
-    for phase in phases["with Ray"]:
+    for phase in phases:
         print(f"{phase.ranks} ranks, {phase.changed_after_s:.2f} s after the request: {phase.items_per_s:.1f} items/s")
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode({"costs": costs, "scale": phases}), indent=1))

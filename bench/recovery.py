@@ -244,14 +244,14 @@ def main(arguments: list[str], prog: str) -> int:
         model, defaults["load_format"] = build_model(given.out / BUILT_HERE), "dummy"
     settings = EngineSettings(
         model=inspect(model).model,
-        is_moe=given.ranks_per_gpu == 1,
+        is_moe=True,
         dp_size=given.dp_size,
         tp_size=given.tp_size,
         ranks_per_gpu=given.ranks_per_gpu,
         device=given.device,
         arguments=merge(defaults, given.engine_args),
     )
-    server = PhalanxServer.on(settings, given.out, [] if settings.is_moe else ["--no-expert-parallel"])
+    server = PhalanxServer.on(settings, given.out)
     command = f"{prog} {' '.join(arguments)}"
     try:
         server.start()

@@ -110,19 +110,18 @@ class Mps:
     async def _answers(self) -> bool:
         """Whether the daemon takes a command."""
         folder = self._folder
-        return folder is not None and await asyncio.to_thread(_ask, self._environ | variables(folder))
+        return folder is not None and await asyncio.to_thread(
+            ask, b"get_server_list\n", STOP_TIMEOUT_S, self._environ | variables(folder)
+        )
 
 
-def _ask(environ: Mapping[str, str]) -> bool:
+def ask(command: bytes, timeout_s: float, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the daemon takes a command; that of this process's own environment where none is given. Raises OSError
+    where the program is missing."""
     # Not as a process of asyncio: without a daemon the program ends so early that uvloop finds its stdin closed.
     try:
         asked = subprocess.run(
-            [CONTROL],
-            input=b"get_server_list\n",
-            capture_output=True,
-            env=environ,
-            timeout=STOP_TIMEOUT_S,
-            check=False,
+            [CONTROL], input=command, capture_output=True, env=environ, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
         return False

@@ -4,6 +4,7 @@ The daemon starts servers, which are clients' way to their GPU; what they have i
 process, and are killed with it.
 """
 
+import contextlib
 import os
 import select
 import shutil
@@ -16,7 +17,7 @@ import setproctitle
 from engines.contract.spec import FAREWELL
 from engines.host import processes
 from engines.host.guarding import clear, exit_code, hold, signal_pipe
-from engines.host.mps import CONTROL
+from engines.host.mps import CONTROL, ask
 from engines.host.shared_memory import SharedMemory
 
 TITLE = "phalanx-mps"
@@ -57,8 +58,6 @@ def main(folder: Path) -> int:
 
 
 def _quit() -> None:
-    """Asks it, so that what it holds of the GPUs is given back in order."""
-    try:
-        subprocess.run([CONTROL], input=b"quit -t 1\n", timeout=QUIT_TIMEOUT_S, check=False, capture_output=True)
-    except (OSError, subprocess.TimeoutExpired):
-        return  # it is killed
+    """Asks it, so that what it holds of the GPUs is given back in order. One that does not answer is killed."""
+    with contextlib.suppress(OSError):
+        ask(b"quit -t 1\n", QUIT_TIMEOUT_S)

@@ -168,12 +168,13 @@ class Measuring:
 
     def _facts(self, url: str, candidate: Candidate) -> Facts:
         ranks = self._standing_ranks(url)
-        has_graphs = self._device == "cuda" and not self._request.settings.enforce_eager
+        settings = self._request.settings
+        has_graphs = self._device == "cuda" and not settings.enforce_eager
         return Facts(
             ranks=len(ranks),
             group_kind=ranks[0]["group_kind"],
             expert_parallel=bool(ranks[0]["expert_parallel"]),
-            ranks_per_gpu=candidate.ranks_per_gpu or (1 if self._device == "cuda" else None),
+            ranks_per_gpu=(candidate.ranks_per_gpu or settings.ranks_per_gpu) if self._device == "cuda" else None,
             sequences=ranks[0]["max_num_seqs"],
             step_tokens=ranks[0]["max_num_batched_tokens"],
             graph_tokens=(candidate.graph_tokens or graphs_up_to(ranks[0]["max_num_seqs"])) if has_graphs else None,
