@@ -63,14 +63,17 @@ def choose(config: Any, weights: Weights | None, gpu_bytes: int) -> Choice:  # A
         return Choice(min(FEWER, most), f"a step has at most {most} tokens (max_num_batched_tokens)")
     cache = cache_bytes(config, weights, gpu_bytes)
     tokens = int(cache / of_token)
-    holds = f"about {cache / GIB:.1f} GiB of KV cache hold {tokens} tokens"
+    said = "about " if config.cache_config.kv_cache_memory_bytes is None else ""
+    holds = f"{said}{cache / GIB:.1f} GiB of KV cache hold {tokens} tokens"
     length = f"{MANY} sequences of {EXPECTED_PROMPT_TOKENS} + {EXPECTED_OUTPUT_TOKENS} tokens take"
     needed = MANY * min(EXPECTED_TOKENS, config.model_config.max_model_len)
     return Choice(MANY if tokens >= needed else FEWER, f"{holds}, {length} {needed}")
 
 
 def cache_bytes(config: Any, weights: Weights, gpu_bytes: int) -> float:  # Any: vLLM's VllmConfig
-    """About what is left for the KV cache of a rank on one GPU."""
+    """What the operator gives to the KV cache of a rank on one GPU, or else about what is left for it."""
+    if config.cache_config.kv_cache_memory_bytes is not None:
+        return float(config.cache_config.kv_cache_memory_bytes)
     given = gpu_bytes * config.cache_config.gpu_memory_utilization
     return max(0.0, float(given - resident_bytes(weights, config.parallel_config) - WORKING_BYTES))
 

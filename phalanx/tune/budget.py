@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from phalanx.tune.trials import Trial
 
-REPEATS = 2  # that a new candidate leaves time for
+REPEATS = 1  # that a new candidate leaves time for: of the best, which is repeated first
 
 
 class Budget:
@@ -21,9 +21,9 @@ class Budget:
         return self._clock() - self._began + starts * expected_s(trials) <= self.total_s
 
     def has_room_for_new(self, trials: Sequence[Trial], more: int = 0) -> bool:
-        """Whether a candidate fits that takes so many starts more than one, and the repeats after it. Of the second
+        """Whether a candidate fits that takes so many starts more than one, and the repeat after it. Of the second
         start of all nothing is known but that it is no longer than the first, which filled the compilers' caches and
-        may have taken three times as long: it leaves no time for repeats, or there would be no second in ten minutes.
+        may have taken three times as long: it leaves no time for a repeat, or there would be no second in ten minutes.
         """
         known = sum(len(trial.took_s) for trial in trials if trial.is_usable) > 1
         return self.has_room_for(trials, 1 + more + REPEATS * known)
@@ -36,7 +36,7 @@ def expected_s(trials: Sequence[Trial]) -> float:
     return max(took[1:] or took, default=0.0)
 
 
-def choose_items(sequences: int, fill_s: float, budget_s: float) -> int:
-    """How many items a round has: all sequences are filled four times, or twice where that takes too much of the
-    budget. `fill_s` is what one time took, warming up included."""
-    return sequences * (4 if 4 * fill_s <= budget_s / 30 else 2)
+def choose_fills(fill_s: float, budget_s: float) -> int:
+    """How often all sequences are filled in a round: twice, or once where that takes too much of the budget. `fill_s`
+    is what one time took, warming up included."""
+    return 2 if 4 * fill_s <= budget_s / 30 else 1

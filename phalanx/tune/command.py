@@ -17,7 +17,10 @@ _FLAGS: tuple[Flag, ...] = (
     *PROMPT_FLAGS,
     click.option("--sampling-params", metavar="JSON", help="More of vLLM's SamplingParams. Default: temperature 0."),
     click.option(
-        "--items", type=click.IntRange(min=1), metavar="N", help="Of a round. Default: all sequences 2 to 4 times."
+        "--items",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Of your batches, if they are small: then their beginnings and ends count. Default: one long batch.",
     ),
     click.option("--fresh", is_flag=True, help="Forget what was measured before, and begin anew."),
     click.option("--json", "as_json", is_flag=True, help="The result as JSON, for scripts."),

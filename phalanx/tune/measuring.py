@@ -6,7 +6,7 @@ A candidate that does not start, loses a rank or fails items is measured as well
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,19 @@ from phalanx.generate.errors import JobError
 from phalanx.generate.local import LocalService
 from phalanx.ranks_table import NoGatewayError, fetch_ranks
 from phalanx.service_flags import DASHES
-from phalanx.tune.budget import choose_items
+from phalanx.tune.budget import choose_fills
 from phalanx.tune.memory import memory_bytes
 from phalanx.tune.reporter import Reporter
 from phalanx.tune.request import TuneRequest
-from phalanx.tune.search import ROUNDS
+from phalanx.tune.rounds import CandidateFailed, Work
 from phalanx.tune.sweep import Sweep
 from phalanx.tune.tiles import NoTiles, TileFolder, missing_tiles
-from phalanx.tune.trials import Candidate, Facts, Round, Trial
+from phalanx.tune.trials import Candidate, Facts, Trial
 
-WARM_UP = 0  # the number of the round that does not count
 PATIENCE = 10  # times as long as the baseline took: then a round, or a start, is given up
 LEAST_PATIENCE_S = 60.0
 API_KEY = "PHALANX_API_KEY"
-
-
-class CandidateFailed(Exception):
-    """It cannot be used. The message says why."""
+LARGE_BATCHES = ("--max-batch-items", "500000", "--max-body-bytes", "1GiB")  # one fills all sequences several times
 
 
 def engine_arguments(candidate: Candidate, device: str) -> dict[str, Any]:  # Any: the engine's argument values
@@ -47,8 +43,9 @@ def engine_arguments(candidate: Candidate, device: str) -> dict[str, Any]:  # An
 
 
 class Measuring:
-    """Measures candidates one after another. `items` of a round are settled with the first, unless they were given.
-    `places` is how many ranks there are unless several share a GPU."""
+    """Measures candidates one after another. How often all sequences are filled in a round, `fills`, is settled with
+    the first, unless the user says how many items a round has. `places` is how many ranks there are unless several
+    share a GPU."""
 
     def __init__(
         self,
@@ -56,12 +53,12 @@ class Measuring:
         device: str,
         environ: Mapping[str, str],
         folder: Path,
-        items: int | None,
+        fills: int | None,
         tiles: TileFolder | None,
         reporter: Reporter,
         places: int,
     ) -> None:
-        self.items = items
+        self.fills = fills
         self._places = places
         self._request = request
         self._device = device
@@ -81,7 +78,7 @@ class Measuring:
                 self._make_tiles(sweep.of(replace(candidate, tiles=False)))
             with self._service(candidate, baseline) as service:
                 trial.start_s = [time.monotonic() - began]
-                self._run(service.url, trial, len(former.rounds) if former else 0, baseline)
+                self._run(service.url, trial, former, baseline)
         except (JobError, CandidateFailed, PhalanxError, NoGatewayError, NoTiles) as error:
             if baseline is None:
                 raise error if isinstance(error, JobError) else JobError(str(error)) from None
@@ -96,7 +93,7 @@ class Measuring:
             self._tiles.fill(base.facts.missing_tiles)
 
     def _service(self, candidate: Candidate, baseline: Trial | None) -> LocalService:
-        self._reporter.stage(f"{candidate.words}: starting")
+        self._stage(candidate)("starting")
         self._logs = self._folder / re.sub(r"\W+", "-", candidate.words)
         shutil.rmtree(self._logs, ignore_errors=True)  # of a former start: what is read there is this one's
         tiles = self._tiles.variables if candidate.tiles and self._tiles is not None else {}
@@ -105,7 +102,7 @@ class Measuring:
             self._request.model,
             self._flags(candidate, baseline),
             lambda sentence: self._reporter.say(sentence) if baseline is None else None,
-            lambda sentence: self._reporter.stage(f"{candidate.words}: {sentence}"),
+            self._stage(candidate),
             {**self._environ, **tiles},
             with_all_ranks=True,
         )
@@ -115,7 +112,7 @@ class Measuring:
         flags = self._request.serve_flags
         end = flags.index(DASHES) if DASHES in flags else len(flags)
         arguments = self._request.settings.engine_args | engine_arguments(candidate, self._device)
-        own = ["--no-tuned", "--log-dir", str(self._logs)]
+        own = ["--no-tuned", "--log-dir", str(self._logs), *LARGE_BATCHES]
         own += ["--engine-args", msgspec.json.encode(arguments).decode()]
         if candidate.expert_parallel is not None:
             own.append("--expert-parallel" if candidate.expert_parallel else "--no-expert-parallel")
@@ -126,37 +123,24 @@ class Measuring:
             own += ["--start-timeout-s", f"{_patience_s(baseline.start_s):.0f}"]
         return (*flags[:end], *own, *flags[end:])
 
-    def _run(self, url: str, trial: Trial, rounds: int, baseline: Trial | None) -> None:
+    def _run(self, url: str, trial: Trial, former: Trial | None, baseline: Trial | None) -> None:
         trial.facts = self._facts(url, trial.candidate)
         fill = trial.facts.sequences * trial.facts.ranks
-        timeout_s = None if baseline is None else _patience_s([one.seconds for one in baseline.rounds])
+        timeout_s = None if baseline is None else _patience_s([baseline.rounds_s])
+        starts = len(former.tails_s) if former else 0
         with Client(url, api_key=self._api_key) as client:
-            self._reporter.stage(f"{trial.candidate.words}: warming up")
-            warm_up = self._round(client, WARM_UP, min(fill, self.items or fill), timeout_s)
-            if self.items is None:
-                self.items = choose_items(fill, warm_up.seconds, self._request.budget_s)
-            for number in range(1, ROUNDS + 1):
-                self._reporter.stage(f"{trial.candidate.words}: round {number} of {ROUNDS}, {self.items} items")
-                trial.rounds.append(self._round(client, rounds + number, self.items, timeout_s))
+            work = Work(self._request.workload, client, self._stage(trial.candidate), timeout_s)
+            if (items := self._request.items) is not None:
+                work.warm_up(min(fill, items))
+                work.whole(trial, starts, items)
+            else:
+                if self.fills is None:
+                    self.fills = choose_fills(work.warm_up(fill), self._request.budget_s)
+                work.steady(trial, starts, fill, self.fills * fill)
         trial.memory_bytes = memory_bytes(self._standing_ranks(url))
 
-    def _round(self, client: Client, number: int, count: int, timeout_s: float | None) -> Round:
-        """Items that are refused for what they are would be refused by every candidate, and count for none."""
-        workload, failed, why = self._request.workload, 0, ""
-        options: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}  # Any: as the client types them
-        items = workload.items(number, count)
-        began = time.monotonic()
-        with client.generate(items, sampling_params=workload.sampling_params, **options) as results:
-            for result in results:
-                if not result.ok:
-                    why = result.error.message if result.error else result.status
-                    failed += result.error is None or result.error.retryable
-        seconds = time.monotonic() - began
-        summary = results.summary
-        if failed or summary is None or summary.stats is None or not summary.request_counts.ok:
-            raise CandidateFailed(f"{failed or count} of {count} items failed, the last because: {why}")
-        tail_s = float(summary.stats["tail_s"])
-        return Round(seconds=seconds, output_tokens=summary.usage.completion_tokens, tail_s=tail_s)
+    def _stage(self, candidate: Candidate) -> Callable[[str], None]:
+        return lambda sentence: self._reporter.stage(f"{candidate.words}: {sentence}")
 
     def _standing_ranks(self, url: str) -> list[dict[str, Any]]:  # Any: the gateway's JSON
         """All ranks. Raises CandidateFailed when one was lost meanwhile."""

@@ -91,7 +91,7 @@ class TuneRun:
             reporter.say(f"going on: {_count(sweep)} is there already")
             return sweep
         reporter.say(f"{self._site.model} on {self._site.machine}: {self._request.workload.words}")
-        return Sweep(site=self._site, workload=self._request.workload.words, items=self._request.items)
+        return Sweep(site=self._site, workload=self._request.workload.words)
 
     def _sweep(self, sweep: Sweep, reporter: Reporter) -> None:
         measuring = Measuring(
@@ -99,7 +99,7 @@ class TuneRun:
             self._device,
             self._environ,
             self._service_folder,
-            sweep.items,
+            sweep.fills,
             self._tiles,
             reporter,
             len(self._allotment.shares),
@@ -107,7 +107,7 @@ class TuneRun:
         while (candidate := self._next(sweep.trials)) is not None:
             trial = measuring.measure(candidate, sweep)
             sweep.add(trial)
-            sweep.items = measuring.items
+            sweep.fills = measuring.fills
             sweep.measured_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             write_sweep(self._state, sweep)
             reporter.say(_said(trial))
@@ -180,7 +180,8 @@ class TuneRun:
         return {
             "site": self._site,
             "workload": sweep.workload,
-            "items": sweep.items,
+            "items": self._request.items,
+            "fills": sweep.fills,
             "is_complete": self._is_complete,
             "left_out": self._left_out(sweep.trials[0]),
             "file": str(self._kept),

@@ -1,9 +1,10 @@
 """What is measured next, from what was measured before. Pure: the same figures give the same answer, so that a sweep
 that was interrupted goes on by itself.
 
-One thing after another is changed, and what is clearly faster is kept (a greedy coordinate search): how experts lie,
-how many ranks are on a GPU, then the graphs, the sequences, the tokens of a step, and the tiles. Numbers are doubled as
-long as that helps, or else halved. Then the best two are measured again, so that no lucky round wins.
+One thing after another is changed, and what is clearly faster is kept (a greedy coordinate search): how many ranks are
+on a GPU, how experts lie, then the graphs, the sequences, the tokens of a step, and the tiles. What may gain most comes
+first, for a budget may not last. Numbers are doubled as long as that helps, or else halved. Then the best two are
+measured again, so that no lucky round wins.
 """
 
 from collections.abc import Sequence
@@ -94,10 +95,13 @@ class _Search:
         self._best = self._measured(BASELINE)
         if not self._best.is_usable or self._best.facts is None:
             return
-        if space.groups and self._best.facts.group_kind == "lockstep":
-            self._keep_if_faster(replace(BASELINE, expert_parallel=False))
+        if Number.RANKS_PER_GPU in space.numbers:
+            self._walk(Number.RANKS_PER_GPU)
+        if space.groups and self._best.facts is not None and self._best.facts.group_kind == "lockstep":
+            self._keep_if_faster(replace(BASELINE, expert_parallel=False))  # as ranks that share a GPU are anyway
         for number in space.numbers:
-            self._walk(number)
+            if number is not Number.RANKS_PER_GPU:
+                self._walk(number)
         if space.tiles and self._best.facts is not None and self._best.facts.missing_tiles:
             self._keep_if_faster(replace(self._best.candidate, tiles=True))
 

@@ -13,7 +13,7 @@ from phalanx.durable_file import write_durably
 from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.tune.trials import Candidate, Trial
 
-VERSION = 1
+VERSION = 2
 SUFFIX = ".sweep.json"
 LOCK = "sweep.lock"
 ROOM_BYTES = 16 << 20  # for the service's journal and logs, and for what is measured
@@ -25,7 +25,7 @@ class Sweep(msgspec.Struct, kw_only=True):
     version: int = VERSION
     site: Site
     workload: str  # in words
-    items: int | None = None  # of each round; None: not settled yet
+    fills: int | None = None  # of all sequences in a round; None: not settled yet, or the user says how many items
     trials: list[Trial] = []
     measured_at: str = ""  # when the last start had ended: ISO 8601, UTC
 

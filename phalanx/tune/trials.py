@@ -40,7 +40,6 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     output_tokens: int
-    tail_s: float  # from the first rank running dry to the end
 
     @property
     def tokens_per_s(self) -> float:
@@ -68,6 +67,7 @@ class Trial(msgspec.Struct, kw_only=True):
     facts: Facts | None = None  # None: it never stood
     start_s: list[float] = []  # until all ranks were ready
     rounds: list[Round] = []  # those that warm up are not among them
+    tails_s: list[float] = []  # of each batch, from the first rank running dry to the end
     memory_bytes: int | None = None  # of all ranks, after the rounds
     took_s: list[float] = []  # of each start, from its beginning until nothing was left
     failure: str | None = None  # why it cannot be used
@@ -95,7 +95,12 @@ class Trial(msgspec.Struct, kw_only=True):
     @property
     def tail_s(self) -> float:
         """The median."""
-        return median(one.tail_s for one in self.rounds)
+        return median(self.tails_s)
+
+    @property
+    def rounds_s(self) -> float:
+        """All of them together."""
+        return sum(one.seconds for one in self.rounds)
 
     @property
     def mean_start_s(self) -> float:
@@ -110,6 +115,7 @@ class Trial(msgspec.Struct, kw_only=True):
         """Another start of the same candidate."""
         self.start_s += other.start_s
         self.rounds += other.rounds
+        self.tails_s += other.tails_s
         self.took_s += other.took_s
         self.failure = other.failure
 

@@ -21,7 +21,13 @@ POWERMOE_3B = Weights(expert_bytes=6_039_797_760, shared_bytes=557_779_968)
 
 
 def config(
-    *, dp_size: int = 1, tp_size: int = 1, utilization: float = 0.9, step_tokens: int = 16384, **model: Any
+    *,
+    dp_size: int = 1,
+    tp_size: int = 1,
+    utilization: float = 0.9,
+    cache: int | None = None,
+    step_tokens: int = 16384,
+    **model: Any,
 ) -> Any:
     """The parts of vLLM's own configuration that matter, of PowerMoE-3b unless told otherwise."""
     shape = {"layers": 32, "kv_heads": 8, "head_size": 64, "use_mla": False, "max_model_len": 4096} | model
@@ -41,7 +47,9 @@ def config(
             enable_expert_parallel=dp_size > 1,
         ),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=step_tokens),
-        cache_config=SimpleNamespace(gpu_memory_utilization=utilization, cache_dtype="auto"),
+        cache_config=SimpleNamespace(
+            gpu_memory_utilization=utilization, kv_cache_memory_bytes=cache, cache_dtype="auto"
+        ),
         compilation_config=SimpleNamespace(cudagraph_capture_sizes=[1, 2, 4, 1024]),
     )
 
@@ -51,6 +59,12 @@ def test_a_small_model_on_a_large_gpu_runs_a_thousand_sequences_with_graphs_for_
     assert choice.arguments["max_num_seqs"] == MANY
     assert max(choice.arguments["compilation_config"]["cudagraph_capture_sizes"]) == 2 * MANY
     assert "sequences of 256 + 256 tokens" in choice.reason
+
+
+def test_a_cache_that_the_operator_has_sized_counts_as_it_is() -> None:
+    choice = choose(config(utilization=0.1, cache=32 * GIB), POWERMOE_3B, 80 * GIB)
+    assert choice.max_num_seqs == MANY and choice.reason.startswith("32.0 GiB of KV cache hold 524288 tokens")
+    assert choose(config(cache=31 * GIB), POWERMOE_3B, 80 * GIB).max_num_seqs == FEWER
 
 
 def test_a_cache_that_would_preempt_gets_half_as_many() -> None:

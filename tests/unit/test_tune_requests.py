@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.ranks.tuned import TILES
@@ -184,11 +185,13 @@ def test_graphs_are_for_all_steps_up_to_the_largest_and_pad_none_by_more_than_an
 def trials() -> list[Trial]:
     """The baseline, one that is faster, and one that does not start."""
     facts = Facts(ranks=2, group_kind="replicas", sequences=256, step_tokens=4096)
-    rounds = [Round(seconds=2.0, output_tokens=400, tail_s=0.25), Round(seconds=2.0, output_tokens=404, tail_s=0.35)]
-    fast = [Round(seconds=1.0, output_tokens=400, tail_s=0.1)] * 2
+    rounds = [Round(seconds=2.0, output_tokens=400), Round(seconds=2.0, output_tokens=404)]
+    fast = [Round(seconds=1.0, output_tokens=400)] * 2
+    baseline = Trial(candidate=Candidate(), facts=facts, start_s=[3.0], rounds=rounds, memory_bytes=3 << 30)
+    faster = Trial(candidate=Candidate(sequences=512), facts=facts, start_s=[5.0], rounds=fast, took_s=[9.0])
     return [
-        Trial(candidate=Candidate(), facts=facts, start_s=[3.0], rounds=rounds, memory_bytes=3 << 30, took_s=[9.0]),
-        Trial(candidate=Candidate(sequences=512), facts=facts, start_s=[5.0], rounds=fast, took_s=[9.0]),
+        msgspec.structs.replace(baseline, tails_s=[0.25, 0.35], took_s=[9.0]),
+        msgspec.structs.replace(faster, tails_s=[0.1]),
         Trial(candidate=Candidate(sequences=1024), took_s=[1.0], failure="out of [memory]"),
     ]
 
@@ -196,12 +199,12 @@ def trials() -> list[Trial]:
 def test_a_sweep_is_found_again(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, SITE, "abc")
     assert read_sweep(path) is None
-    sweep = Sweep(site=SITE, workload="some", items=100, trials=trials())
+    sweep = Sweep(site=SITE, workload="some", fills=2, trials=trials())
     write_sweep(path, sweep)
     assert read_sweep(path) == sweep
     sweep.add(trials()[0])
     assert len(sweep.trials) == 3 and len(sweep.trials[0].rounds) == 4 and sweep.trials[0].start_s == [3.0, 3.0]
-    for bad in (b"{", b'{"version": 2, "workload": "", "site": {}}'):
+    for bad in (b"{", b'{"version": 1, "workload": "", "site": {}}'):
         path.write_bytes(bad)
         with pytest.raises(UsageProblem, match="--fresh begins anew"):
             read_sweep(path)

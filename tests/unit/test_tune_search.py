@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from engines.contract.tuned import graphs_up_to
-from phalanx.tune.budget import Budget, choose_items, expected_s
+from phalanx.tune.budget import Budget, choose_fills, expected_s
 from phalanx.tune.search import BASELINE, ROUNDS, Number, Space, next_candidate, to_repeat, winner
 from phalanx.tune.trials import Candidate, Facts, Round, Trial, is_clearly_faster
 
@@ -19,7 +19,8 @@ def trial(candidate: Candidate, *rates: float, took_s: float = 10.0, facts: Fact
         candidate=candidate,
         facts=facts or Facts(ranks=2, group_kind="replicas", sequences=candidate.sequences or 256, step_tokens=4096),
         start_s=[1.0],
-        rounds=[Round(seconds=100 / rate, output_tokens=100, tail_s=0.1) for rate in rates],
+        rounds=[Round(seconds=100 / rate, output_tokens=100) for rate in rates],
+        tails_s=[0.1],
         took_s=[took_s],
     )
 
@@ -98,7 +99,7 @@ def test_one_thing_after_another_is_changed_on_top_of_the_best() -> None:
 
 
 def test_ranks_share_a_gpu_where_that_helps() -> None:
-    """Which they do only with all experts each, so that replicas of one GPU need not be faster."""
+    """Which they do only with all experts each, so that replicas of one GPU need not be tried."""
 
     def speed(candidate: Candidate, facts: Facts) -> float:
         of_host = min(facts.ranks_per_gpu or 1, 2)
@@ -108,13 +109,14 @@ def test_ranks_share_a_gpu_where_that_helps() -> None:
     found = tried(speed, space, group_kind="lockstep", graphs=True)
     assert words(found) == [
         "baseline",
-        "replicas",
         "2 ranks a GPU",
         "4 ranks a GPU",
         "2 ranks a GPU, 8192 step tokens",
         "2 ranks a GPU, 16384 step tokens",
     ]
-    assert [trial.candidate.ranks_per_gpu for trial in found] == [None, None, 2, 4, 2, 2]
+    assert [trial.candidate.ranks_per_gpu for trial in found] == [None, 2, 4, 2, 2]
+    of_gpus = tried(lambda _, facts: 3.0 - (facts.ranks_per_gpu or 1), space, group_kind="lockstep", graphs=True)
+    assert words(of_gpus)[:3] == ["baseline", "2 ranks a GPU", "replicas"]
     assert words(tried(speed, Space(numbers=(Number.RANKS_PER_GPU,)))) == ["baseline"], "there are no GPUs"
 
 
@@ -267,13 +269,13 @@ def test_nothing_begins_that_would_not_fit() -> None:
     assert not budget.has_room_for(trials, 3) and budget.has_room_for(trials, 1)
 
 
-def test_a_new_one_leaves_time_for_the_repeats() -> None:
+def test_a_new_one_leaves_time_to_repeat_the_best() -> None:
     now = [40.0]
     budget = Budget(100, lambda: now[0] - 40)
     trials = [trial(BASELINE, 1, 1, took_s=60), trial(REPLICAS, 1, 1, took_s=20)]
-    now[0] = 80
+    now[0] = 100
     assert budget.has_room_for_new(trials) and not budget.has_room_for_new(trials, 1)
-    now[0] = 81
+    now[0] = 101
     assert not budget.has_room_for_new(trials)
 
 
@@ -293,5 +295,5 @@ def test_the_first_is_all_that_is_known_of_the_second() -> None:
 
 
 def test_sequences_are_filled_several_times_unless_that_takes_too_long() -> None:
-    assert choose_items(512, fill_s=1, budget_s=600) == 2048
-    assert choose_items(512, fill_s=6, budget_s=600) == 1024
+    assert choose_fills(fill_s=1, budget_s=600) == 2
+    assert choose_fills(fill_s=6, budget_s=600) == 1
