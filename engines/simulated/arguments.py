@@ -42,7 +42,7 @@ class SimulatedArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared_memory_kib: Annotated[int, Meta(ge=0)] = 0  # to hold in /dev/shm, as vLLM's workers do
     fail_config: str | None = None  # refuse to start, with this message
     max_seqs_that_fit: Annotated[int, Meta(ge=0)] = 0  # with more it refuses to start, as out of memory; 0: any number
-    crash_at_start: bool = False  # die by SIGKILL while loading
+    crash_at_start: bool | list[int] = False  # die by SIGKILL while loading: every rank, or these
     crash_on: Needle = None  # die by SIGKILL
     crash_midstream_on: Needle = None  # the same, at the step after the third chunk of this exchange's stream
     hang_on: Needle = None  # make no further step

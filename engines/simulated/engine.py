@@ -67,7 +67,7 @@ class SimulatedEngine(Engine):
         self._prompts_file = open_prompts_file(self._args)
         time.sleep(self._args.block_loop_s)  # noqa: ASYNC251  it is what this argument asks for
         await asyncio.sleep(self._args.start_s)
-        if self._args.crash_at_start:
+        if self._args.crash_at_start is True or self.spec.rank in (self._args.crash_at_start or ()):
             _kill_self()
         report(Stage.WARMING_UP)
         self._warm_up()

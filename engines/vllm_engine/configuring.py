@@ -28,8 +28,10 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
         choice = _choice(config, spec.gpus)
         _say(SEQUENCES, choice.max_num_seqs, choice.reason)
         chosen |= choice.arguments
-    if spec.ranks_per_gpu > 1 and CACHE not in arguments:
-        chosen[CACHE] = _part_of_cache(spec, config)
+    if spec.ranks_per_gpu > 1:
+        if CACHE not in arguments:
+            chosen[CACHE] = _part_of_cache(spec, config)
+        _check_room(spec, config, (arguments | chosen)[CACHE])
     if chosen:
         arguments |= chosen
         config = _checked(arguments)
@@ -98,6 +100,21 @@ def _part_of_cache(spec: RankSpec, config: Any) -> int:  # Any: vLLM's VllmConfi
         )
     _say(CACHE, int(share), "an estimate: ranks that share a GPU load side by side, and cannot measure what is left")
     return int(share)
+
+
+def _check_room(spec: RankSpec, config: Any, cache_bytes: int) -> None:  # Any: vLLM's VllmConfig
+    """Raises EngineConfigError for caches that cannot all lie on the GPU: some ranks would start, and others fail for
+    ever."""
+    weights, memory = read_weights(config.model_config), compat.gpu_bytes()
+    resident = batch_defaults.resident_bytes(weights, config.parallel_config) if weights is not None else 0.0
+    needed = spec.ranks_per_gpu * (cache_bytes + resident)
+    if needed > memory:
+        gib = batch_defaults.GIB
+        raise EngineConfigError(
+            f"{spec.ranks_per_gpu} ranks share a GPU of {memory / gib:.1f} GiB, and with {CACHE}={cache_bytes} "
+            f"({cache_bytes / gib:.1f} GiB) and {resident / gib:.1f} GiB of weights each they need "
+            f"{needed / gib:.1f} GiB: lower one of them, or --ranks-per-gpu"
+        )
 
 
 def _choice(config: Any, gpus: list[str]) -> Choice:  # Any: vLLM's VllmConfig

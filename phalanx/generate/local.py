@@ -46,7 +46,7 @@ class LocalService:
         with_all_ranks: bool = False,
     ) -> None:
         self.url = ""
-        self._is_up: tuple[str, ...] = ("ok",) if with_all_ranks else ("ok", "degraded")
+        self._with_all_ranks = with_all_ranks
         self._folder = folder
         end = flags.index(DASHES) if DASHES in flags else len(flags)
         self._arguments = ["serve", model, "--host", "127.0.0.1", "--port", "0"]
@@ -129,10 +129,10 @@ class LocalService:
                     health = http.get("/health/ready").json()
                 except httpx.TransportError:
                     health = {}
-                if health.get("status") in self._is_up:
+                if health.get("status") in ("ok",) if self._with_all_ranks else ("ok", "degraded"):
                     return
-                if why := _hopeless(health):
-                    raise ServiceProblem(f"no rank of the service can start: {why} (its log is {self._log})")
+                if why := _hopeless(health, self._with_all_ranks):
+                    raise ServiceProblem(f"{why} (its log is {self._log})")
                 self._stage(f"starting the service: {health.get('reason', 'it does not answer yet')}")
                 time.sleep(POLL_S)
 
@@ -177,9 +177,11 @@ def _log_level(flags: Sequence[str], environ: Mapping[str, str]) -> str:
     return "debug" if wanted[-1].strip().lower() == "debug" else "info"
 
 
-def _hopeless(health: dict[str, Any]) -> str | None:
-    """Why nothing will be ready, when all ranks are broken."""
+def _hopeless(health: dict[str, Any], with_all_ranks: bool) -> str | None:
+    """Why it will not be ready: all ranks are broken, or one of those that all are needed."""
     ranks = health.get("ranks") or []
-    if not ranks or any(rank["state"] != "broken" for rank in ranks):
+    broken = [rank for rank in ranks if rank["state"] == "broken"]
+    if not broken or (len(broken) < len(ranks) and not with_all_ranks):
         return None
-    return str(ranks[0].get("last_error") or health.get("reason"))
+    which = "no rank of the service can" if len(broken) == len(ranks) else f"rank {broken[0]['rank']} cannot"
+    return f"{which} start: {broken[0].get('last_error') or health.get('reason')}"

@@ -31,6 +31,7 @@ from phalanx.tune.trials import Candidate, Facts, Trial
 PATIENCE = 10  # times as long as the baseline took: then a round, or a start, is given up
 LEAST_PATIENCE_S = 60.0
 API_KEY = "PHALANX_API_KEY"
+NO_PATIENCE = ("--breaker-failures", "1")  # a candidate that loses a rank is none
 LARGE_BATCHES = ("--max-batch-items", "500000", "--max-body-bytes", "1GiB")  # one fills all sequences several times
 
 
@@ -112,7 +113,7 @@ class Measuring:
         flags = self._request.serve_flags
         end = flags.index(DASHES) if DASHES in flags else len(flags)
         arguments = self._request.settings.engine_args | engine_arguments(candidate, self._device)
-        own = ["--no-tuned", "--log-dir", str(self._logs), *LARGE_BATCHES]
+        own = ["--no-tuned", "--log-dir", str(self._logs), *LARGE_BATCHES, *NO_PATIENCE]
         own += ["--engine-args", msgspec.json.encode(arguments).decode()]
         if candidate.expert_parallel is not None:
             own.append("--expert-parallel" if candidate.expert_parallel else "--no-expert-parallel")

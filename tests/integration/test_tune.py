@@ -52,6 +52,11 @@ def test_a_disk_that_takes_no_more_is_said_before_anything_is_measured(tmp_path:
     assert code == 3 and "File exists): make room there, or name another folder" in said
 
 
+def test_a_rank_that_cannot_start_is_not_waited_for(tmp_path: Path) -> None:
+    code, said = Tuning(tmp_path, crash_at_start=[1]).refused("--dp-size", "2", "--budget", "1s")
+    assert code == 3 and "phalanx: rank 1 cannot start: " in said
+
+
 def test_the_operators_journal_and_logs_do_not_concern_a_service_of_its_own(tmp_path: Path) -> None:
     operators = {"PHALANX_JOURNAL_URL": "postgresql://nobody@127.0.0.1:1/phalanx", "PHALANX_LOG_LEVEL": "error"}
     quiet = ("--log-format", "console", "--log-level", "warning")

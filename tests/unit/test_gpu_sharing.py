@@ -143,7 +143,7 @@ def test_memory_is_divided_unless_it_was_given() -> None:
 
 def test_the_cache_of_each_is_what_its_part_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     config: Any = SimpleNamespace(
-        cache_config=SimpleNamespace(gpu_memory_utilization=0.45),
+        cache_config=SimpleNamespace(gpu_memory_utilization=0.45, kv_cache_memory_bytes=None),
         model_config=None,
         parallel_config=SimpleNamespace(
             tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1, enable_expert_parallel=False
@@ -159,6 +159,20 @@ def test_the_cache_of_each_is_what_its_part_leaves(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(configuring, "read_weights", lambda _: None)
     with pytest.raises(EngineConfigError, match="kv_cache_memory_bytes in --engine-args"):
         configuring._part_of_cache(spec, config)
+
+
+def test_caches_that_do_not_all_lie_on_the_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config: Any = SimpleNamespace(
+        model_config=None,
+        parallel_config=SimpleNamespace(
+            tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1, enable_expert_parallel=False
+        ),
+    )
+    monkeypatch.setattr(compat, "gpu_bytes", lambda: 140 * GIB)
+    monkeypatch.setattr(configuring, "read_weights", lambda _: Weights(6 * GIB, 0))
+    configuring._check_room(rank_spec(device="cuda", ranks_per_gpu=4), config, 29 * GIB)
+    with pytest.raises(EngineConfigError, match=r"4 ranks share a GPU of 140.0 GiB, .* they need 156.0 GiB: lower one"):
+        configuring._check_room(rank_spec(device="cuda", ranks_per_gpu=4), config, 33 * GIB)
 
 
 def test_this_machine_has_no_mps_of_its_own() -> None:
