@@ -2,6 +2,7 @@
 
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -94,6 +95,9 @@ class Metrics:
             buckets=REQUEST_SECONDS,
             registry=self.registry,
         )
+        # Looked up by the library, a child costs a microsecond, and a small batch needs a dozen.
+        self._request_count = cache(self._requests.labels)
+        self._request_seconds = cache(self._seconds.labels)
         self._cut = Counter(
             "phalanx_connections_cut_total", "Connections that the gateway ended.", ["reason"], registry=self.registry
         )
@@ -125,6 +129,8 @@ class Metrics:
         self._completion_tokens = Counter(
             "phalanx_completion_tokens_total", "Generated tokens of answered items.", ["rank"], registry=self.registry
         )
+        self._prompt_tokens_of_rank = cache(self._prompt_tokens.labels)
+        self._completion_tokens_of_rank = cache(self._completion_tokens.labels)
         self._exchanges = Counter(
             "phalanx_exchanges_total", "Exchanges that have ended.", ["path", "status"], registry=self.registry
         )
@@ -142,6 +148,8 @@ class Metrics:
         self._tenant_tokens = Counter(
             "phalanx_tenant_tokens_total", "Tokens of answered items.", ["tenant", "kind"], registry=self.registry
         )
+        self._items_of_tenant = cache(self._tenant_items.labels)
+        self._tokens_of_tenant = cache(self._tenant_tokens.labels)
         self._prediction = Histogram(
             "phalanx_prediction_error_ratio",
             "How far the time left, predicted when half of a batch was done, was from the true time, as a share of it.",
@@ -158,14 +166,14 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._request_count(method, route, str(status)).inc()
+        self._request_seconds(route).observe(seconds)
 
     def results(self, rank: int, results: list[Result]) -> None:
         """A rank has answered items."""
         label = str(rank)
-        self._prompt_tokens.labels(label).inc(sum(result.prompt_tokens for result in results))
-        self._completion_tokens.labels(label).inc(sum(result.completion_tokens for result in results))
+        self._prompt_tokens_of_rank(label).inc(sum(result.prompt_tokens for result in results))
+        self._completion_tokens_of_rank(label).inc(sum(result.completion_tokens for result in results))
 
     def group_lost(self, kind: str) -> None:
         """A group of ranks was lost."""
@@ -196,9 +204,9 @@ class Metrics:
         if tenant not in self._tenants and len(self._tenants) < MOST_TENANTS:
             self._tenants.add(tenant)
         label = tenant if tenant in self._tenants else OTHER_TENANTS
-        self._tenant_items.labels(label).inc(items)
-        self._tenant_tokens.labels(label, "prompt").inc(prompt_tokens)
-        self._tenant_tokens.labels(label, "completion").inc(completion_tokens)
+        self._items_of_tenant(label).inc(items)
+        self._tokens_of_tenant(label, "prompt").inc(prompt_tokens)
+        self._tokens_of_tenant(label, "completion").inc(completion_tokens)
 
     def journal_commit(self, seconds: float) -> None:
         """The journal has committed. Called in its own thread."""

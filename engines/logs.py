@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
@@ -60,6 +61,7 @@ class _Stderr:
 
 
 _stderr = _Stderr()
+_second = (0, "")  # the last that a line was written in: since the epoch, and in words
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,25 @@ def set_up(rendering: Rendering, level: int, write: Callable[[str], object]) -> 
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_logger_name,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _stamp,
             _rendered(rendering.processors),
         ],
         logger_factory=lambda *names: _Lines(names[0], write),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+def _stamp(_: object, __: str, fact: EventDict) -> EventDict:
+    """Adds the time, as ISO 8601 in UTC with microseconds. Only what changes within a second is worked out anew."""
+    global _second  # noqa: PLW0603  what structlog's own does with each line costs a hundredth of a small batch
+    now = time.time_ns() // 1000
+    seconds, microseconds = divmod(now, 1_000_000)
+    second = _second  # other threads log, too
+    if second[0] != seconds:
+        second = _second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)))
+    fact["timestamp"] = f"{second[1]}.{microseconds:06}Z"
+    return fact
 
 
 def _rendered(processors: Sequence[Processor]) -> Callable[["_Lines", str, EventDict], str]:
@@ -153,7 +167,7 @@ def foreign_formatter(rendering: Rendering, *, with_pid: bool = False) -> struct
             structlog.stdlib.add_logger_name,
             structlog.stdlib.add_log_level,
             structlog.stdlib.ExtraAdder(),
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _stamp,
         ],
         processors=[
             *([add_pid] if with_pid else []),

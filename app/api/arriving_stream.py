@@ -44,10 +44,11 @@ class ArrivingStream(BatchStream):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
         keeper = tasks.start(self._sink.keep_up(), f"spool of {self._run.record.id}", self._lose_client)
+        taker = tasks.start(self._take_in(), f"body of {self._run.record.id}", self._lose_client)
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await tasks.end(keeper)
+            await tasks.end(keeper, taker)
             self._arrival.close()
 
     async def _wait_to_begin(self) -> None:
@@ -57,14 +58,13 @@ class ArrivingStream(BatchStream):
             raise self._failure
         self._has_begun = True
 
-    async def _watch_client(self, receive: Receive) -> None:
+    async def _take_in(self) -> None:
         try:
             await self._arrival.take_in(self._bodies)
         except RequestError as error:
             self._fail(error)
             return
         self._sink.news.set()
-        await super()._watch_client(receive)
 
     def _fail(self, error: RequestError) -> None:
         self._failure = error

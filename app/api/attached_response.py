@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.leaving import until_gone
+from app.api.leaving import leaving_of
 from app.batches.result_stream import ResultStream
 from app.batches.results_in_memory import ResultsInMemory
 from app.batches.run import BatchRun
@@ -40,16 +40,17 @@ class AttachedResponse(Response, ABC, Generic[SinkT]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer. Never leaves the batch running behind a client that is gone."""
-        watcher = tasks.start(self._watch_client(receive), f"client of {self._run.record.id}", self._lose_client)
+        leaving = leaving_of(scope)
+        leaving.when_gone(self._lose_client)
         try:
             await self._wait_to_begin()
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if await self._send_answer(send):
                 self._run.trace.answered()
         finally:
+            leaving.forget(self._lose_client)
             self._cancel(self._run)
             self._run.sink.release()
-            await tasks.end(watcher)
 
     async def _wait_to_begin(self) -> None:
         """Until the headers may be sent. Raises RequestError, which is answered instead."""
@@ -70,10 +71,6 @@ class AttachedResponse(Response, ABC, Generic[SinkT]):
     async def _comes_soon(self, event: asyncio.Event, within_s: float = math.inf) -> bool:
         """Whether it comes before the client has to hear something, and within so many seconds."""
         return await tasks.comes_within(event, min(within_s, self._keepalive_s))
-
-    async def _watch_client(self, receive: Receive) -> None:
-        await until_gone(receive)
-        self._lose_client()
 
     def _lose_client(self, *_: object) -> None:
         """It is gone, or nobody can tell any more."""

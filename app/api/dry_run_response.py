@@ -32,7 +32,7 @@ class DryRunResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer, unless the client has gone before."""
         try:
-            done = await unless_gone(self._work, receive, "dry run")
+            done = await unless_gone(self._work, scope, "dry run")
             if done is not None:
                 await self._send(_encode(done), send)
         finally:

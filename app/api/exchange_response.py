@@ -5,13 +5,11 @@ A stream's status is sent with its first byte, so that a refusal has a status of
 for a while is sent a comment, which keeps it and the proxies before it waiting; what goes wrong then is an event.
 """
 
-import asyncio
-
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.errors import answer, event
-from app.api.leaving import until_gone
+from app.api.leaving import Leaving, leaving_of
 from app.api.silence import Silence
 from app.batches.memory import Holding
 from app.batches.one_line import escape_wide_line_ends
@@ -19,7 +17,6 @@ from app.errors import RequestError
 from app.exchanges.exchange import Ending
 from app.exchanges.refusals import refusal_of_answer, refusal_of_item
 from app.exchanges.service import BegunExchange
-from engines import tasks
 from engines.contract.exchanges import AnswerHead
 
 STREAM = AnswerHead(200, "text/event-stream; charset=utf-8")
@@ -39,23 +36,23 @@ class ExchangeResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Until all is sent, or the client is gone."""
-        leaving = tasks.awaited(until_gone(receive), f"client of {scope['path']}")
-        leaving.add_done_callback(lambda _: self._answer.news.set())
+        leaving = leaving_of(scope)
+        leaving.when_gone(self._answer.news.set)
         try:
             with Silence(self._keepalive_s if self._exchange.streams else None, self._answer.news) as silence:
                 await self._send_answer(leaving, silence, scope, receive, send)
         finally:
             self._exchange.cancel()
             self._holding.close()
-            await tasks.end(leaving)
+            leaving.forget(self._answer.news.set)
 
     async def _send_answer(
-        self, leaving: "asyncio.Task[None]", silence: Silence, scope: Scope, receive: Receive, send: Send
+        self, leaving: Leaving, silence: Silence, scope: Scope, receive: Receive, send: Send
     ) -> None:
         answer = self._answer
         while True:
             await answer.news.next()
-            if leaving.done():
+            if leaving.is_gone:
                 return
             body = answer.take()
             ending = answer.ending

@@ -49,7 +49,7 @@ class PipedResponse(Response):
         """Until all is sent, or the client is gone. Before that it raises JournalError, which is answered instead."""
         first = await anext(self._pieces, b"")
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await unless_gone(self._send_all(first, send), receive, f"answer to {scope['path']}")
+        await unless_gone(self._send_all(first, send), scope, f"answer to {scope['path']}")
 
     async def _send_all(self, first: bytes, send: Send) -> None:
         await self._send(first, send)

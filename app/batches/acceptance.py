@@ -14,7 +14,7 @@ from app.batches.record import BatchRecord, Label
 from app.batches.request import DEFAULT_PRIORITY, BatchRequest, bytes_of
 from app.batches.run import BatchRun
 from app.batches.runs import Runs
-from app.batches.sampling import ParamsRefused, SamplingResolver
+from app.batches.sampling import KnownParams, ParamsRefused, SamplingResolver
 from app.batches.sink import ResultSink
 from app.batches.splitting import Entries, batched, split
 from app.batches.turnstile import Turnstile
@@ -59,6 +59,7 @@ class Acceptance:
         self._traces = traces
         self._dispatcher = dispatcher
         self.turnstile = Turnstile()
+        self._known_params = KnownParams()
 
     async def read(self, body: bytearray) -> BatchRequest:
         """What a body asks for, checked as far as the batch as a whole goes. Raises RequestError."""
@@ -199,7 +200,7 @@ class Acceptance:
     def resolve(self, request: BatchRequest) -> SamplingResolver:
         """The batch-wide sampling parameters."""
         try:
-            return SamplingResolver(self._settings, bytes_of(request.sampling_params))
+            return SamplingResolver(self._settings, bytes_of(request.sampling_params), self._known_params)
         except ParamsRefused as refused:
             found = refused.complaint
             raise InvalidRequest(found.message, param=found.param, code="invalid_sampling_params") from refused

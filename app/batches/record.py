@@ -1,11 +1,11 @@
 """What a batch is, apart from how it runs: who asked for it and when, and what its results repeat of its prompts."""
 
 import re
-import secrets
 import time
 from dataclasses import dataclass, field
 
 from app.dispatch.item import EVERYBODY, Owner
+from app.fresh_ids import fresh_id
 from app.keys.key import DEFAULT_TENANT
 from app.logs import current_ids
 
@@ -25,7 +25,7 @@ BATCH_ID = re.compile("batchgen-[0-9a-f]{32}")
 
 def new_batch_id() -> str:
     """One that no other batch has."""
-    return f"batchgen-{secrets.token_hex(16)}"
+    return f"batchgen-{fresh_id()}"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Types, ranges and limits are checked here, the rest by the engine. Equal parameters of many items are worked out once.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -40,13 +41,34 @@ class ParamsRefused(Exception):
         self.complaint = found
 
 
-class SamplingResolver:
-    """Works out the parameters of one batch's items. What is the batch's own is checked once, not with every item."""
+class KnownParams:
+    """What batches had of batch-wide parameters, by their JSON: clients send the same with each of many small ones."""
 
-    def __init__(self, settings: Settings, batch_wide: bytes | None) -> None:
+    MOST, MOST_BYTES = 256, 1024  # of each
+
+    def __init__(self) -> None:
+        self._fields: dict[bytes, SamplingFields] = {}
+
+    def fields(self, raw: bytes, check: Callable[[bytes], SamplingFields]) -> SamplingFields:
+        """What is set in it, which is not to be changed."""
+        found = self._fields.get(raw)
+        if found is None:
+            found = check(raw)
+            if len(raw) <= self.MOST_BYTES:
+                if len(self._fields) == self.MOST:
+                    self._fields.clear()
+                self._fields[raw] = found
+        return found
+
+
+class SamplingResolver:
+    """Works out the parameters of one batch's items. What is the batch's own is checked once, not with every item, nor
+    again where it is `known` from another batch of the same settings."""
+
+    def __init__(self, settings: Settings, batch_wide: bytes | None, known: KnownParams | None = None) -> None:
         self._settings = settings
         self._limits = parameter_limits(settings)
-        self._base, _ = self._checked(batch_wide or b"{}")
+        self._base = (known or KnownParams()).fields(batch_wide or b"{}", lambda raw: self._checked(raw)[0])
         self._own: dict[bytes, Params | Complaint] = {}  # by an item's own JSON
         self._merged: dict[bytes, Params] = {}  # by what it sets besides the seed
         self._wires: dict[bytes, bytes] = {}  # equal ones are kept once

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, cast
 
 from uvicorn._types import (
     ASGI3Application,
@@ -13,6 +14,7 @@ from uvicorn._types import (
 )
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from app.api.leaving import LEAVING, Leaving
 from app.errors import BrokenOff
 from app.logs import get_logger
 
@@ -72,6 +74,7 @@ def is_old(version: str) -> bool:
 
 def framed(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:
     """The application, whose answer is framed as the client of this request can read it."""
+    _extras(cycle)[LEAVING] = Leaving()
     is_plain = not is_old(cycle.scope["http_version"]) and not cycle.waiting_for_100_continue
     return _ending(app if is_plain else _Framing(app, cycle), cycle)
 
@@ -81,6 +84,13 @@ def tell_gone(cycle: RequestResponseCycle) -> None:
     if not cycle.response_complete:
         cycle.disconnected = True
         cycle.message_event.set()
+        if LEAVING in _extras(cycle):  # else its turn never came
+            _extras(cycle)[LEAVING].tell()
+
+
+def _extras(cycle: RequestResponseCycle) -> dict[str, Any]:  # Any: what an application puts there
+    """The scope, which ASGI lets hold more than uvicorn's type says."""
+    return cast("dict[str, Any]", cycle.scope)
 
 
 def _ending(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Application:

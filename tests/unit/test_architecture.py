@@ -36,7 +36,7 @@ LAYERS = {
         ("app.settings.ray", "app.settings.spooling", "app.settings.tuning"),
         ("app.keys", "app.journal"),
         ("app.errors", "app.logs", "app.validation", "app.settings.field_types", "app.settings.section"),
-        ("engines.agent",),
+        ("app.fresh_ids", "engines.agent"),
         ("engines.tasks", "engines.host"),  # this machine as a host of ranks
         ("engines.logs", "engines.traces", "engines.signals"),
         ("engines.contract", "engines.failures", "phalanx"),

@@ -1,9 +1,11 @@
 """Logs: what an operator, or the machine that collects them, reads on stderr."""
 
 import asyncio
+import datetime
 import gc
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +35,25 @@ def test_every_fact_is_one_json_line(capfd: pytest.CaptureFixture[str]) -> None:
     first, second = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert (first["event"], first["rank"], first["level"], first["logger"]) == ("rank_lost", 1, "info", "app.ranks")
     assert (second["event"], second["level"]) == ("cannot bind", "warning")
+
+
+def test_a_line_has_its_time_as_utc_with_microseconds(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure("json", "info")
+    for now in (1_790_000_000_000_001_999, 1_790_000_000_999_999_000, 1_790_000_001_000_000_000, 0):
+        monkeypatch.setattr("engines.logs.time.time_ns", lambda now=now: now)
+        logs.get_logger("app.ranks").info("rank_lost")
+    monkeypatch.undo()
+    logging.getLogger("uvicorn.error").warning("of another logger")
+    *ours, other = [json.loads(line)["timestamp"] for line in capfd.readouterr().err.splitlines()]
+    assert ours == [
+        "2026-09-21T14:13:20.000001Z",
+        "2026-09-21T14:13:20.999999Z",
+        "2026-09-21T14:13:21.000000Z",
+        "1970-01-01T00:00:00.000000Z",
+    ]
+    assert abs(datetime.datetime.fromisoformat(other).timestamp() - time.time()) < 60
 
 
 PROMPT = "a prompt"  # named where it is used: a traceback quotes the source
