@@ -181,8 +181,7 @@ class SimulatedEngine(Engine):
             self._next_fault = self._next_fault or job.fault
         if job.stream is not None:
             self._streaming[job.result.attempt] = job
-        steps = 1 if self._is_instant and job.stream is None else job.steps
-        heapq.heappush(self._ends, (self.load.steps + steps, job.result.attempt, job))
+        heapq.heappush(self._ends, (self.load.steps + job.steps, job.result.attempt, job))
 
     def _account(self, job: Job, sign: int) -> None:
         """Counts a job that comes (1) or goes (-1)."""
@@ -202,7 +201,7 @@ class SimulatedEngine(Engine):
         self._leave(job)
         job.state = JobState.MADE
         self.load.prompt_tokens += job.result.prompt_tokens
-        self.load.completion_tokens += job.result.completion_tokens
+        self.load.completion_tokens += job.result.completion_tokens - job.width * job.steps  # were counted
         self._awaiting.add(job.result.attempt)
         self.load.awaiting = len(self._awaiting)
         self._end_if_told(job)
@@ -219,10 +218,6 @@ class SimulatedEngine(Engine):
         self.load.awaiting = len(self._awaiting)
 
     # -- steps
-
-    @property
-    def _is_instant(self) -> bool:
-        return not (self._args.step_ms or self._args.seq_us)
 
     def _continue(self) -> None:
         """Starts stepping again after idleness."""
@@ -255,6 +250,7 @@ class SimulatedEngine(Engine):
             self._suffer(self._next_fault)
             return
         self.load.step()
+        self.load.completion_tokens += self.load.running  # as they are made, like vLLM
         for job in self._streaming.values():
             self._stream(job)
         while self._ends and self._ends[0][0] <= self.load.steps:

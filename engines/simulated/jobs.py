@@ -43,6 +43,7 @@ class JobMaker:
     """Makes jobs of items and exchanges."""
 
     def __init__(self, model: str, args: SimulatedArgs, planner: Planner, emit: Emit) -> None:
+        self._is_instant = not (args.step_ms or args.seq_us)
         self._max_model_len = args.max_model_len
         self._needles = args.needles()
         self._planner = planner
@@ -55,6 +56,7 @@ class JobMaker:
         is_exchange = item.kind is PromptKind.EXCHANGE
         job = self._exchange(item, params) if is_exchange else self._generation(item, params)
         if isinstance(job, Job):
+            job.steps = 1 if self._is_instant and job.stream is None else job.steps
             job.fault = next((fault for fault, needle in self._needles if needle in item.prompt), None)
         return job
 
