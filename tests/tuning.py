@@ -1,12 +1,15 @@
-"""`phalanx tune` as a user runs it, on simulated ranks."""
+"""`phalanx tune` as a user runs it, on simulated ranks; and candidates as it has measured them."""
 
 import json
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from phalanx.ranks_table import NoGatewayError, fetch_ranks
+from phalanx.tune.trials import Candidate, Facts, Round, Trial
 from tests.service import COMMAND, DEADLINE_S
 
 
@@ -23,6 +26,16 @@ class Tuning:
     def said(self) -> str:
         """What the last one has printed on stderr."""
         return self._said.read_text()
+
+    def busy_ranks(self) -> list[int]:
+        """Process numbers of ranks that have work just now."""
+        logs = [path.read_text().splitlines() for path in self.tuned.glob("*.service/gateway.log")]
+        listening = [json.loads(line) for lines in logs for line in lines if '"gateway_listening"' in line]
+        ranks = []
+        for said in listening:
+            with suppress(NoGatewayError):
+                ranks += fetch_ranks(said["address"]).ranks
+        return [rank["pid"] for rank in ranks if rank["running"]]
 
     def start(
         self,
@@ -64,3 +77,20 @@ class Tuning:
         assert process.returncode == 0, self.said
         found: dict[str, Any] = json.loads(out)
         return found
+
+
+def trial(candidate: Candidate, *rates: float, took_s: float = 10.0, facts: Facts | None = None) -> Trial:
+    """A candidate that had these rounds."""
+    return Trial(
+        candidate=candidate,
+        facts=facts or Facts(ranks=2, group_kind="replicas", sequences=candidate.sequences or 256, step_tokens=4096),
+        start_s=[1.0],
+        rounds=[Round(seconds=100 / rate, output_tokens=100) for rate in rates],
+        tails_s=[0.1],
+        took_s=[took_s],
+    )
+
+
+def failed(candidate: Candidate) -> Trial:
+    """One that does not start."""
+    return Trial(candidate=candidate, took_s=[1.0], failure="out of memory")

@@ -18,6 +18,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
+from phalanx.address import authorization
 from phalanx.generate.errors import JobError, ServiceProblem, UsageProblem
 from phalanx.service_flags import DASHES
 
@@ -82,6 +83,17 @@ class LocalService:
         code = None if self._process is None else self._process.poll()
         if code is not None:
             raise self._ended(code)
+
+    def metrics(self, api_key: str | None) -> str:
+        """In Prometheus' text format. Raises ServiceProblem."""
+        try:
+            answer = httpx.get(
+                f"{self.url}/metrics", headers=authorization(api_key), timeout=HEALTH_TIMEOUT_S, trust_env=False
+            )
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise ServiceProblem(f"the service does not tell its metrics ({error}): see {self._log}") from error
+        return answer.text
 
     def _start(self) -> None:
         command = [sys.executable, "-P", "-m", "phalanx.generate.tether", str(os.getpid()), *self._arguments]

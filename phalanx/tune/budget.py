@@ -1,10 +1,13 @@
 """How long a sweep may take. Pure but for the clock."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
 from phalanx.tune.trials import Trial
 
+SHORTEST_ROUND_S = 1.0
+MOST_FILLS = 50
 REPEATS = 1  # that a new candidate leaves time for: of the best, which is repeated first
 
 
@@ -37,6 +40,8 @@ def expected_s(trials: Sequence[Trial]) -> float:
 
 
 def choose_fills(fill_s: float, budget_s: float) -> int:
-    """How often all sequences are filled in a round: twice, or once where that takes too much of the budget. `fill_s`
-    is what one time took, warming up included."""
-    return 2 if 4 * fill_s <= budget_s / 30 else 1
+    """How often all sequences are filled in a round: twice, or once where that takes too much of the budget, or as
+    often as it takes for a round to last long enough. `fill_s` is what one time took, warming up included."""
+    if 4 * fill_s > budget_s / 30:
+        return 1
+    return min(MOST_FILLS, max(2, math.ceil(SHORTEST_ROUND_S / fill_s)))

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from phalanx.tune.budget import choose_fills
 from phalanx.tune.memory import memory_bytes
 from phalanx.tune.reporter import Reporter
 from phalanx.tune.request import TuneRequest
-from phalanx.tune.rounds import CandidateFailed, Work
+from phalanx.tune.rounds import CandidateFailed, Work, items_of_steady
+from phalanx.tune.search import BASELINE
 from phalanx.tune.sweep import Sweep
 from phalanx.tune.tiles import NoTiles, TileFolder, missing_tiles
-from phalanx.tune.trials import Candidate, Facts, Trial
+from phalanx.tune.trials import ROUNDS, Candidate, Facts, Trial
 
 PATIENCE = 10  # times as long as the baseline took: then a round, or a start, is given up
 LEAST_PATIENCE_S = 60.0
@@ -79,7 +81,7 @@ class Measuring:
                 self._make_tiles(sweep.of(replace(candidate, tiles=False)))
             with self._service(candidate, baseline) as service:
                 trial.start_s = [time.monotonic() - began]
-                self._run(service.url, trial, former, baseline)
+                self._measure(service, trial, former, baseline)
         except (JobError, CandidateFailed, PhalanxError, NoGatewayError, NoTiles) as error:
             if baseline is None:
                 raise error if isinstance(error, JobError) else JobError(str(error)) from None
@@ -124,21 +126,36 @@ class Measuring:
             own += ["--start-timeout-s", f"{_patience_s(baseline.start_s):.0f}"]
         return (*flags[:end], *own, *flags[end:])
 
-    def _run(self, url: str, trial: Trial, former: Trial | None, baseline: Trial | None) -> None:
-        trial.facts = self._facts(url, trial.candidate)
-        fill = trial.facts.sequences * trial.facts.ranks
+    def _measure(self, service: LocalService, trial: Trial, former: Trial | None, baseline: Trial | None) -> None:
+        trial.facts = self._facts(service.url, trial.candidate)
         timeout_s = None if baseline is None else _patience_s([baseline.rounds_s])
         starts = len(former.tails_s) if former else 0
-        with Client(url, api_key=self._api_key) as client:
-            work = Work(self._request.workload, client, self._stage(trial.candidate), timeout_s)
-            if (items := self._request.items) is not None:
-                work.warm_up(min(fill, items))
-                work.whole(trial, starts, items)
-            else:
-                if self.fills is None:
-                    self.fills = choose_fills(work.warm_up(fill), self._request.budget_s)
-                work.steady(trial, starts, fill, self.fills * fill)
-        trial.memory_bytes = memory_bytes(self._standing_ranks(url))
+        with Client(service.url, api_key=self._api_key) as client:
+            metrics = partial(service.metrics, self._api_key)
+            work = Work(self._request.workload, client, metrics, self._stage(trial.candidate), timeout_s)
+            self._run(work, trial, starts, trial.facts.sequences * trial.facts.ranks)
+        trial.memory_bytes = memory_bytes(self._standing_ranks(service.url))
+
+    def _run(self, work: Work, trial: Trial, starts: int, fill: int) -> None:
+        """After so many batches in former starts. `fill` sequences run at once."""
+        if (items := self._request.items) is not None:
+            self._say_repetition(trial.candidate, starts, (1 + ROUNDS) * items)
+            work.warm_up(min(fill, items))
+            work.whole(trial, starts, items)
+            return
+        if self.fills is None:
+            self.fills = choose_fills(work.warm_up(fill), self._request.budget_s)
+        self._say_repetition(trial.candidate, starts, items_of_steady(fill, self.fills * fill))
+        work.steady(trial, starts, fill, self.fills * fill)
+
+    def _say_repetition(self, candidate: Candidate, starts: int, count: int) -> None:
+        """Once in a sweep."""
+        distinct = self._request.workload.distinct
+        if distinct is not None and distinct < count and candidate == BASELINE and not starts:
+            self._reporter.say(
+                f"{distinct:,} prompts are given in turn, {count:,} in all of a start: a prefix cache may answer those "
+                "that come again, which it cannot do for new ones; give a file with more of them"
+            )
 
     def _stage(self, candidate: Candidate) -> Callable[[str], None]:
         return lambda sentence: self._reporter.stage(f"{candidate.words}: {sentence}")

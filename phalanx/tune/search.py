@@ -13,9 +13,8 @@ from enum import StrEnum
 
 from msgspec.structs import replace
 
-from phalanx.tune.trials import Candidate, Trial, is_clearly_faster
+from phalanx.tune.trials import ROUNDS, Candidate, Trial, is_clearly_faster
 
-ROUNDS = 3  # of each start that count
 BASELINE = Candidate()
 FACTORS = (2.0, 0.5)
 

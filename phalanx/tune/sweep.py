@@ -13,7 +13,7 @@ from phalanx.durable_file import write_durably
 from phalanx.generate.errors import ServiceProblem, UsageProblem
 from phalanx.tune.trials import Candidate, Trial
 
-VERSION = 2
+VERSION = 3
 SUFFIX = ".sweep.json"
 LOCK = "sweep.lock"
 ROOM_BYTES = 16 << 20  # for the service's journal and logs, and for what is measured

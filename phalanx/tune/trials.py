@@ -4,6 +4,8 @@ from statistics import mean, median
 
 import msgspec
 
+ROUNDS = 3  # of each start that count
+
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A way to serve. What is None is left to the service."""
@@ -121,8 +123,17 @@ class Trial(msgspec.Struct, kw_only=True):
 
 
 def is_clearly_faster(trial: Trial, other: Trial) -> bool:
-    """Whether noise does not explain it: its median beats all rounds of the other, and all its rounds the other's
-    median. One round that something else disturbed decides nothing."""
+    """Whether noise does not explain it: in each place of a start, all its rounds beat the other's median there, and
+    its median all rounds of the other.
+
+    Only the same places are compared: where lengths differ, the first round of a batch has other answers than the last,
+    for all candidates alike.
+    """
     if not (trial.is_usable and other.is_usable):
         return False
-    return trial.tokens_per_s > max(other.rates) and min(trial.rates) > other.tokens_per_s
+    places = range(min(len(trial.rates), len(other.rates), ROUNDS))
+    return all(_beats(trial.rates[place::ROUNDS], other.rates[place::ROUNDS]) for place in places)
+
+
+def _beats(rates: list[float], others: list[float]) -> bool:
+    return median(rates) > max(others) and min(rates) > median(others)

@@ -1,6 +1,7 @@
-"""The work that every candidate gets: the very same prompts in the same order, and others in each round.
+"""The work that every candidate gets: the very same prompts in the same order, however many of them it takes, and
+others in each batch of a start.
 
-Others, because a prefix cache would answer most of a second round with the same.
+Others, because a prefix cache would answer most of a second batch with the same.
 """
 
 import hashlib
@@ -41,8 +42,12 @@ class Workload(Protocol):
     def sampling_params(self) -> Item:
         """Of all items."""
 
-    def items(self, number: int, count: int) -> list[Item]:
-        """Those of a round, by its number."""
+    @property
+    def distinct(self) -> int | None:
+        """How many of its prompts there are, until they come again; None: they never do."""
+
+    def items(self, number: int, begin: int, count: int) -> list[Item]:
+        """Those of a batch. What is made up goes by its number, and rows by where they begin."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,11 @@ class MadeUp:
     def sampling_params(self) -> Item:
         return {"temperature": 0, **EXACT, **self.more}
 
-    def items(self, number: int, count: int) -> list[Item]:
+    @property
+    def distinct(self) -> int | None:
+        return None
+
+    def items(self, number: int, begin: int, count: int) -> list[Item]:
         source = random.Random(number)  # noqa: S311  no secret
         return [
             {
@@ -99,9 +108,13 @@ class FromFile:
         answers = self._outputs or f"at most {self.sampling_params['max_tokens']}"
         return f"{len(self._rows):,} prompts of {self._path.name}, {answers} tokens out"
 
-    def items(self, number: int, count: int) -> list[Item]:
+    @property
+    def distinct(self) -> int | None:
+        return len(self._rows)
+
+    def items(self, number: int, begin: int, count: int) -> list[Item]:
         source = random.Random(number)  # noqa: S311  no secret
-        rows = [self._rows[place % len(self._rows)] for place in range(number * count, (number + 1) * count)]
+        rows = [self._rows[place % len(self._rows)] for place in range(begin, begin + count)]
         if self._outputs is None:
             return rows
         return [{**row, "sampling_params": {"max_tokens": self._outputs.draw(source)}} for row in rows]

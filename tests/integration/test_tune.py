@@ -10,6 +10,7 @@ import psutil
 from app.ranks.tuned import site_of
 from app.settings.loading import load_settings
 from engines.contract.tuned import Tuned, tuned_file
+from phalanx.tune.sweep import Sweep
 from tests.service import DEADLINE_S, serving, until, with_title
 from tests.tuning import Tuning
 
@@ -62,6 +63,15 @@ def test_the_operators_journal_and_logs_do_not_concern_a_service_of_its_own(tmp_
     quiet = ("--log-format", "console", "--log-level", "warning")
     result = Tuning(tmp_path).finish("--items", "8", "--budget", "1s", service=quiet, operators=operators)
     assert [trial["failure"] for trial in result["trials"]] == [None]
+
+
+def test_no_round_is_faster_than_the_engine(tmp_path: Path) -> None:
+    """The longest answers leave first: those that come in a round were begun before it."""
+    tuning = Tuning(tmp_path, step_ms=20, max_num_seqs=64)
+    tuning.finish("--output-tokens", "lognormal:32:256", "--budget", "1s")
+    sweep = next(tuning.tuned.glob("*.sweep.json")).read_bytes()
+    rates = msgspec.json.decode(sweep, type=Sweep).trials[0].rates
+    assert len(rates) == 3 and max(rates) < 1.15 * 64 / 0.02
 
 
 def test_serve_takes_what_was_found(tmp_path: Path) -> None:

@@ -74,11 +74,11 @@ def test_spread_lengths_have_their_mean_and_end_at_their_limit() -> None:
 
 def test_every_candidate_gets_the_same_work_and_every_round_other() -> None:
     first, second = workload(output_tokens="lognormal:128:1024"), workload(output_tokens="lognormal:128:1024")
-    assert first.items(1, 50) == second.items(1, 50)
+    assert first.items(1, 0, 50) == second.items(1, 0, 50)
     assert first.fingerprint == second.fingerprint
-    assert first.items(2, 50) != first.items(1, 50)
+    assert first.items(2, 0, 50) != first.items(1, 0, 50)
     assert first.fingerprint != workload(output_tokens="128").fingerprint
-    assert {len(item["prompt"]) for item in first.items(1, 50)} == {100}
+    assert {len(item["prompt"]) for item in first.items(1, 0, 50)} == {100}
     assert first.sampling_params["ignore_eos"] is True
 
 
@@ -86,14 +86,16 @@ def test_rows_of_a_file_are_had_in_turn(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"question": "a"}\n{broken\n{"question": "b"}\n{"question": "c"}\n')
     work = workload(prompts=str(path), template="Q: {question}", max_tokens=7)
-    assert [item["prompt"] for item in work.items(0, 2)] == ["Q: a", "Q: b"]
-    assert [item["prompt"] for item in work.items(1, 2)] == ["Q: c", "Q: a"]
+    assert [item["prompt"] for item in work.items(0, 0, 2)] == ["Q: a", "Q: b"]
+    assert [item["prompt"] for item in work.items(1, 2, 2)] == ["Q: c", "Q: a"]
+    assert work.items(1, 0, 7)[:2] == work.items(2, 0, 2), "a candidate that takes more of them begins elsewhere"
+    assert (work.distinct, workload().distinct) == (3, None)
     assert work.sampling_params == {"temperature": 0, "max_tokens": 7}
     before = work.fingerprint
     path.write_text('{"question": "d"}\n')
     assert workload(prompts=str(path), template="Q: {question}", max_tokens=7).fingerprint != before
     exact = workload(prompts=str(path), template="Q: {question}", output_tokens="9", sampling_params='{"top_p": 0.5}')
-    assert exact.items(0, 1) == [{"prompt": "Q: d", "sampling_params": {"max_tokens": 9}}]
+    assert exact.items(0, 0, 1) == [{"prompt": "Q: d", "sampling_params": {"max_tokens": 9}}]
     assert exact.sampling_params["ignore_eos"] is True and exact.sampling_params["top_p"] == 0.5
 
 

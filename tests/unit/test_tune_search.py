@@ -5,29 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from engines.contract.tuned import graphs_up_to
-from phalanx.tune.budget import Budget, choose_fills, expected_s
-from phalanx.tune.search import BASELINE, ROUNDS, Number, Space, next_candidate, to_repeat, winner
-from phalanx.tune.trials import Candidate, Facts, Round, Trial, is_clearly_faster
+from phalanx.tune.search import BASELINE, Number, Space, next_candidate, to_repeat, winner
+from phalanx.tune.trials import ROUNDS, Candidate, Facts, Trial, is_clearly_faster
+from tests.tuning import failed, trial
 
 REPLICAS = Candidate(expert_parallel=False)
 Speed = Callable[[Candidate, Facts], float | None]  # tokens/s; None: it does not start
-
-
-def trial(candidate: Candidate, *rates: float, took_s: float = 10.0, facts: Facts | None = None) -> Trial:
-    """A candidate that had these rounds."""
-    return Trial(
-        candidate=candidate,
-        facts=facts or Facts(ranks=2, group_kind="replicas", sequences=candidate.sequences or 256, step_tokens=4096),
-        start_s=[1.0],
-        rounds=[Round(seconds=100 / rate, output_tokens=100) for rate in rates],
-        tails_s=[0.1],
-        took_s=[took_s],
-    )
-
-
-def failed(candidate: Candidate) -> Trial:
-    """One that does not start."""
-    return Trial(candidate=candidate, took_s=[1.0], failure="out of memory")
 
 
 def tried(speed: Speed, space: Space, *, group_kind: str = "replicas", graphs: bool = False) -> list[Trial]:
@@ -230,7 +213,7 @@ def test_one_alone_is_not_repeated() -> None:
 def test_the_fastest_wins_by_more_than_noise_or_not_at_all() -> None:
     faster = trial(Candidate(sequences=512), 110, 112, 114)
     assert winner([trial(BASELINE, 100, 102, 104), faster]) is faster
-    baseline = trial(BASELINE, 100, 110, 113)
+    baseline = trial(BASELINE, 100, 113, 110)
     assert winner([baseline, faster]) is baseline
 
 
@@ -241,9 +224,20 @@ def test_one_disturbed_round_does_not_hide_a_gain(disturbed: tuple[float, ...]) 
     assert is_clearly_faster(trial(faster.candidate, 120, 180, 181), trial(BASELINE, 100, 101, 102))
 
 
+def test_rounds_are_compared_with_those_of_the_same_place() -> None:
+    """The longest answers leave first, so that the rounds of one batch differ by more than candidates do."""
+    slow, fast = trial(BASELINE, 160, 100, 60), trial(Candidate(sequences=512), 176, 110, 66)
+    assert is_clearly_faster(fast, slow) and not is_clearly_faster(slow, fast)
+    assert not is_clearly_faster(trial(fast.candidate, 176, 99, 66), slow)
+    slow.add(trial(BASELINE, 162, 101, 61))
+    assert is_clearly_faster(fast, slow)
+    slow.add(trial(BASELINE, 150, 90, 67))
+    assert not is_clearly_faster(fast, slow), "one of its rounds was as fast in the same place"
+
+
 def test_of_equals_the_one_that_changes_least_wins() -> None:
     fastest = trial(Candidate(sequences=512, step_tokens=8192), 120, 124, 130)
-    simpler = trial(Candidate(sequences=512), 119, 122, 125)
+    simpler = trial(Candidate(sequences=512), 121, 122, 125)
     assert winner([trial(BASELINE, 100, 102, 104), simpler, fastest]) is simpler
     assert winner([failed(BASELINE)]) is None
 
@@ -253,47 +247,3 @@ def test_a_repeat_that_fails_takes_a_candidate_out() -> None:
     faster.add(failed(faster.candidate))
     baseline = trial(BASELINE, 100, 104)
     assert winner([baseline, faster]) is baseline
-
-
-# ---------------------------------------------------------------- time
-
-
-def test_nothing_begins_that_would_not_fit() -> None:
-    now = [0.0]
-    budget = Budget(100, lambda: now[0])
-    trials = [trial(BASELINE, 1, 1, took_s=60), trial(REPLICAS, 1, 1, took_s=20), failed(Candidate(sequences=512))]
-    assert expected_s(trials) == 20, "the first start filled the caches; what failed took no time"
-    now[0] = 40
-    assert budget.has_room_for(trials, 3)
-    now[0] = 41
-    assert not budget.has_room_for(trials, 3) and budget.has_room_for(trials, 1)
-
-
-def test_a_new_one_leaves_time_to_repeat_the_best() -> None:
-    now = [40.0]
-    budget = Budget(100, lambda: now[0] - 40)
-    trials = [trial(BASELINE, 1, 1, took_s=60), trial(REPLICAS, 1, 1, took_s=20)]
-    now[0] = 100
-    assert budget.has_room_for_new(trials) and not budget.has_room_for_new(trials, 1)
-    now[0] = 101
-    assert not budget.has_room_for_new(trials)
-
-
-def test_a_cold_first_start_is_no_reason_to_try_nothing_else() -> None:
-    """As on an H200: 218 s of ten minutes for the first, 70 to 100 s for each after it."""
-    now = [0.0]
-    budget = Budget(600, lambda: now[0])
-    now[0] = 245
-    assert budget.has_room_for_new([trial(BASELINE, 1, 1, took_s=245)])
-    now[0] = 360
-    assert not budget.has_room_for_new([trial(BASELINE, 1, 1, took_s=245)])
-
-
-def test_the_first_is_all_that_is_known_of_the_second() -> None:
-    assert expected_s([]) == 0
-    assert expected_s([trial(BASELINE, 1, 1, took_s=60)]) == 60
-
-
-def test_sequences_are_filled_several_times_unless_that_takes_too_long() -> None:
-    assert choose_fills(fill_s=1, budget_s=600) == 2
-    assert choose_fills(fill_s=6, budget_s=600) == 1
