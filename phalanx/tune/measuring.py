@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from app.settings.declaration import flag
 from engines.contract.tuned import STEP_TOKENS, graphs_up_to, sequence_arguments
 from phalanx.client import Client, PhalanxError
 from phalanx.generate.errors import JobError
@@ -23,7 +24,7 @@ from phalanx.service_flags import DASHES
 from phalanx.tune.budget import choose_fills
 from phalanx.tune.memory import memory_bytes
 from phalanx.tune.reporter import Reporter
-from phalanx.tune.request import TuneRequest
+from phalanx.tune.request import UNBOUNDED, TuneRequest
 from phalanx.tune.rounds import CandidateFailed, Work, items_of_steady
 from phalanx.tune.search import BASELINE
 from phalanx.tune.sweep import Sweep
@@ -34,7 +35,6 @@ PATIENCE = 10  # times as long as the baseline took: then a round, or a start, i
 LEAST_PATIENCE_S = 60.0
 API_KEY = "PHALANX_API_KEY"
 NO_PATIENCE = ("--breaker-failures", "1")  # a candidate that loses a rank is none
-LARGE_BATCHES = ("--max-batch-items", "500000", "--max-body-bytes", "1GiB")  # one fills all sequences several times
 
 
 def engine_arguments(candidate: Candidate, device: str) -> dict[str, Any]:  # Any: the engine's argument values
@@ -115,7 +115,8 @@ class Measuring:
         flags = self._request.serve_flags
         end = flags.index(DASHES) if DASHES in flags else len(flags)
         arguments = self._request.settings.engine_args | engine_arguments(candidate, self._device)
-        own = ["--no-tuned", "--log-dir", str(self._logs), *LARGE_BATCHES, *NO_PATIENCE]
+        own = ["--no-tuned", "--log-dir", str(self._logs), *NO_PATIENCE]
+        own += [part for name, value in UNBOUNDED.items() for part in (flag(name), value)]
         own += ["--engine-args", msgspec.json.encode(arguments).decode()]
         if candidate.expert_parallel is not None:
             own.append("--expert-parallel" if candidate.expert_parallel else "--no-expert-parallel")

@@ -21,6 +21,14 @@ from phalanx.tune.workload import FromFile, MadeUp, Workload, digest
 
 INPUT_TOKENS, OUTPUT_TOKENS, MAX_TOKENS = "100", "128", 1024
 PROMPT_FLAGS = ("input_format", "prompt_column", "template", "messages_column", "chat", "system")
+UNBOUNDED = {  # the service's: a batch fills all sequences several times, and an operator's limits are for clients
+    "max_batch_items": "100M",
+    "max_waiting_items": "100M",
+    "max_waiting_tokens": "1000000M",
+    "max_body_bytes": "64GiB",
+    "max_held_bytes": "256GiB",
+    "max_timeout_s": "30d",
+}
 GRAPH_FLAGS = ("O", "cc", "compilation_config")  # of vLLM, also with something after them
 
 
@@ -39,7 +47,7 @@ class TuneRequest:
 
     def fingerprint(self, environ: Mapping[str, str]) -> str:
         """The same only for the same work, done the same way: but for where it is done, and for what is searched."""
-        given = self.settings.model_fields_set & WorkSettings.model_fields.keys()
+        given = (self.settings.model_fields_set & WorkSettings.model_fields.keys()) - UNBOUNDED.keys()
         ways: dict[str, Any] = {name: getattr(self.settings, name) for name in given}  # Any: settings' values
         ways |= {TILES: environ[TILES]} if TILES in environ else {}
         parts = [self.workload.fingerprint, digest(ways) if ways else "", str(self.items or "")]

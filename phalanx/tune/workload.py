@@ -137,5 +137,5 @@ def _prompts(path: Path, parameters: Parameters) -> Iterator[Item]:
 
 
 def digest(*parts: object) -> str:
-    """Of what JSON can say."""
-    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:10]
+    """Of what JSON can say, and sizes in bytes."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic", enc_hook=int)).hexdigest()[:10]

@@ -58,10 +58,12 @@ def test_a_rank_that_cannot_start_is_not_waited_for(tmp_path: Path) -> None:
     assert code == 3 and "phalanx: rank 1 cannot start: " in said
 
 
-def test_the_operators_journal_and_logs_do_not_concern_a_service_of_its_own(tmp_path: Path) -> None:
+def test_the_operators_journal_logs_and_limits_do_not_concern_a_service_of_its_own(tmp_path: Path) -> None:
     operators = {"PHALANX_JOURNAL_URL": "postgresql://nobody@127.0.0.1:1/phalanx", "PHALANX_LOG_LEVEL": "error"}
+    operators |= {f"PHALANX_MAX_{name}": "50" for name in ("BATCH_ITEMS", "WAITING_ITEMS", "WAITING_TOKENS")}
+    operators |= {"PHALANX_MAX_BODY_BYTES": "1KiB", "PHALANX_MAX_HELD_BYTES": "1KiB", "PHALANX_MAX_TIMEOUT_S": "1"}
     quiet = ("--log-format", "console", "--log-level", "warning")
-    result = Tuning(tmp_path).finish("--items", "8", "--budget", "1s", service=quiet, operators=operators)
+    result = Tuning(tmp_path).finish("--items", "60", "--budget", "1s", service=quiet, operators=operators)
     assert [trial["failure"] for trial in result["trials"]] == [None]
 
 

@@ -156,6 +156,8 @@ def test_work_that_is_done_in_another_way_is_another_sweep() -> None:
     ]
     assert len(set(ways)) == len(ways)
     assert asked(seed=7, port=0, max_num_seqs=64).fingerprint({"HOME": "/x"}) == ways[0], "the site says the rest"
+    assert asked(max_batch_items=5, max_body_bytes="1GiB").fingerprint({}) == ways[0], "such limits are for clients"
+    assert asked(stream_window_bytes="1MiB").fingerprint({}) != ways[0]
 
 
 def test_a_sweep_is_gone_on_with_by_one_at_a_time(tmp_path: Path) -> None:
