@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from app.settings.declaration import flag
 from engines.contract.tuned import STEP_TOKENS, graphs_up_to, sequence_arguments
 from phalanx.client import Client, PhalanxError
-from phalanx.generate.errors import JobError
+from phalanx.generate.errors import JobError, ServiceProblem
 from phalanx.generate.local import LocalService
 from phalanx.ranks_table import NoGatewayError, fetch_ranks
 from phalanx.service_flags import DASHES
@@ -134,7 +135,13 @@ class Measuring:
         with Client(service.url, api_key=self._api_key) as client:
             metrics = partial(service.metrics, self._api_key)
             work = Work(self._request.workload, client, metrics, self._stage(trial.candidate), timeout_s)
-            self._run(work, trial, starts, trial.facts.sequences * trial.facts.ranks)
+            try:
+                self._run(work, trial, starts, trial.facts.sequences * trial.facts.ranks)
+            except (CandidateFailed, PhalanxError, ServiceProblem):
+                service.check()  # what became of it says more than what became of the batch
+                with suppress(NoGatewayError):
+                    self._standing_ranks(service.url)
+                raise
         trial.memory_bytes = memory_bytes(self._standing_ranks(service.url))
 
     def _run(self, work: Work, trial: Trial, starts: int, fill: int) -> None:

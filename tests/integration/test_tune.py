@@ -1,6 +1,7 @@
 """`phalanx tune` as a user runs it, on simulated ranks: gone on with, interrupted, and taken up by `phalanx serve`."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def test_no_round_is_faster_than_the_engine(tmp_path: Path) -> None:
     sweep = next(tuning.tuned.glob("*.sweep.json")).read_bytes()
     rates = msgspec.json.decode(sweep, type=Sweep).trials[0].rates
     assert len(rates) == 3 and max(rates) < 1.15 * 64 / 0.02
+
+
+def test_a_rank_that_dies_in_the_midst_of_the_work_is_why_a_candidate_is_of_no_use(tmp_path: Path) -> None:
+    tuning = Tuning(tmp_path, step_ms=10)
+    work = ("--output-tokens", "100", "--items", "32")
+    assert [trial["failure"] for trial in tuning.finish(*work, "--budget", "1s")["trials"]] == [None]
+    process = tuning.start(*work, "--budget", "1h", service=("--breaker-failures", "1"))
+    try:
+        (rank,) = until(tuning.busy_ranks, "no candidate has work")
+        os.kill(rank, signal.SIGKILL)
+        (other,) = until(lambda: [busy for busy in tuning.busy_ranks() if busy != rank], "it has no second life")
+        os.kill(other, signal.SIGKILL)  # now the breaker opens, and all items fail
+        until(lambda: "512 sequences: rank 0 was lost: " in tuning.said, "nobody says so")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    until(lambda: not with_title(list(psutil.process_iter()), str(tuning.folder)), "its service is left")
 
 
 def test_serve_takes_what_was_found(tmp_path: Path) -> None:
