@@ -49,6 +49,7 @@ class SimulatedEngine(Engine):
         self._streaming: dict[int, Job] = {}  # by attempt: those that run and stream
         self._tokens_held = 0
         self._slow_running = 0
+        self._making = self._made = 0.0  # tokens: in each step, by what runs; and so far
         self._next_fault: Fault | None = None
         self._step_due_at = 0.0  # time.monotonic()
         self._timer: asyncio.Handle | None = None
@@ -188,6 +189,7 @@ class SimulatedEngine(Engine):
         self.load.given += sign
         self.load.running += sign * job.width
         self._tokens_held += sign * job.tokens
+        self._making += sign * job.result.completion_tokens / job.steps
         self._slow_running += sign * (job.fault is Fault.SLOW)
         if self._args.kv_cache_tokens:
             self.load.kv_cache_usage = min(1.0, self._tokens_held / self._args.kv_cache_tokens)
@@ -201,7 +203,6 @@ class SimulatedEngine(Engine):
         self._leave(job)
         job.state = JobState.MADE
         self.load.prompt_tokens += job.result.prompt_tokens
-        self.load.completion_tokens += job.result.completion_tokens - job.width * job.steps  # were counted
         self._awaiting.add(job.result.attempt)
         self.load.awaiting = len(self._awaiting)
         self._end_if_told(job)
@@ -250,7 +251,8 @@ class SimulatedEngine(Engine):
             self._suffer(self._next_fault)
             return
         self.load.step()
-        self.load.completion_tokens += self.load.running  # as they are made, like vLLM
+        self._made += self._making
+        self.load.completion_tokens = round(self._made)  # as they are made, like vLLM
         for job in self._streaming.values():
             self._stream(job)
         while self._ends and self._ends[0][0] <= self.load.steps:
