@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from phalanx.tune.trials import Trial
 
 SHORTEST_ROUND_S = 1.0
-MOST_FILLS = 50
+SHORTEST_FILL_S = 0.01  # that is believed
 REPEATS = 1  # that a new candidate leaves time for: of the best, which is repeated first
 
 
@@ -27,9 +27,17 @@ class Budget:
         """Whether a candidate fits that takes so many starts more than one, and the repeat after it. Of the second
         start of all nothing is known but that it is no longer than the first, which filled the compilers' caches and
         may have taken three times as long: it leaves no time for a repeat, or there would be no second in ten minutes.
+        Nor does one that would not fit with its repeat into a whole budget, or a sweep of long starts would not go on.
         """
         known = sum(len(trial.took_s) for trial in trials if trial.is_usable) > 1
-        return self.has_room_for(trials, 1 + more + REPEATS * known)
+        starts = 1 + more + REPEATS * known
+        fits = starts * expected_s(trials) <= self.total_s
+        return self.has_room_for(trials, starts if fits else 1 + more)
+
+    def never_has_room_s(self, trials: Sequence[Trial], more: int = 0) -> float | None:
+        """What a new candidate takes, where that is more than a whole budget: then the sweep does not go on with it."""
+        needed_s = (1 + more) * expected_s(trials)
+        return needed_s if needed_s > self.total_s else None
 
 
 def expected_s(trials: Sequence[Trial]) -> float:
@@ -40,8 +48,7 @@ def expected_s(trials: Sequence[Trial]) -> float:
 
 
 def choose_fills(fill_s: float, budget_s: float) -> int:
-    """How often all sequences are filled in a round: twice, or once where that takes too much of the budget, or as
+    """How often all sequences are filled in a round: twice, or once where that takes too much of the budget, but as
     often as it takes for a round to last long enough. `fill_s` is what one time took, warming up included."""
-    if 4 * fill_s > budget_s / 30:
-        return 1
-    return min(MOST_FILLS, max(2, math.ceil(SHORTEST_ROUND_S / fill_s)))
+    wanted = 2 if 4 * fill_s <= budget_s / 30 else 1
+    return max(wanted, math.ceil(SHORTEST_ROUND_S / max(fill_s, SHORTEST_FILL_S)))

@@ -135,7 +135,16 @@ class TuneRun:
             click.echo(f"Left out: {what}")
         click.echo(self._conclusion(best, sweep.trials))
         if not self._is_complete:
-            click.echo("The budget did not last for all that is worth trying: the same command goes on.")
+            click.echo(self._what_is_left(sweep.trials))
+
+    def _what_is_left(self, trials: list[Trial]) -> str:
+        new = next_candidate(self._space, trials)
+        needed_s = None if new is None else self._budget.never_has_room_s(trials, new.tiles)
+        if needed_s is not None:
+            return (
+                f"The next candidate takes some {needed_s:.0f} s: with a --budget above that the same command goes on."
+            )
+        return "The budget did not last for all that is worth trying: the same command goes on."
 
     def _tuned(self, best: Trial, baseline: Trial, measured_at: str) -> Tuned:
         return Tuned(

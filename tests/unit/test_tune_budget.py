@@ -39,6 +39,17 @@ def test_a_cold_first_start_is_no_reason_to_try_nothing_else() -> None:
     assert not budget.has_room_for_new([trial(BASELINE, 1, 1, took_s=245)])
 
 
+def test_a_sweep_of_long_starts_goes_on_with_each_command() -> None:
+    """Two of them do not fit into ten minutes."""
+    now = [0.0]
+    budget = Budget(600, lambda: now[0])
+    trials = [trial(BASELINE, 1, 1, took_s=420), trial(REPLICAS, 1, 1, took_s=350)]
+    assert budget.has_room_for_new(trials) and budget.never_has_room_s(trials) is None
+    assert budget.never_has_room_s(trials, 1) == 700
+    now[0] = 350
+    assert not budget.has_room_for_new(trials)
+
+
 def test_the_first_is_all_that_is_known_of_the_second() -> None:
     assert expected_s([]) == 0
     assert expected_s([trial(BASELINE, 1, 1, took_s=60)]) == 60
@@ -48,4 +59,5 @@ def test_sequences_are_filled_several_times_unless_that_takes_too_long() -> None
     assert choose_fills(fill_s=1, budget_s=600) == 2
     assert choose_fills(fill_s=6, budget_s=600) == 1
     assert choose_fills(fill_s=0.09, budget_s=600) == 12, "a second is the least that can be timed"
-    assert choose_fills(fill_s=0.001, budget_s=600) == 50
+    assert choose_fills(fill_s=0.09, budget_s=0) == 12, "whatever the budget: it is little beside a start"
+    assert choose_fills(fill_s=0.001, budget_s=600) == 100
