@@ -48,6 +48,7 @@ class LocalService:
     ) -> None:
         self.url = ""
         self._with_all_ranks = with_all_ranks
+        self._is_up: tuple[str, ...] = ("ok",) if with_all_ranks else ("ok", "degraded")
         self._folder = folder
         end = flags.index(DASHES) if DASHES in flags else len(flags)
         self._arguments = ["serve", model, "--host", "127.0.0.1", "--port", "0"]
@@ -141,7 +142,7 @@ class LocalService:
                     health = http.get("/health/ready").json()
                 except httpx.TransportError:
                     health = {}
-                if health.get("status") in ("ok",) if self._with_all_ranks else ("ok", "degraded"):
+                if health.get("status") in self._is_up:
                     return
                 if why := _hopeless(health, self._with_all_ranks):
                     raise ServiceProblem(f"{why} (its log is {self._log})")
