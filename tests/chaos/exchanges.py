@@ -121,11 +121,12 @@ class ExchangeClient(Client):
         return self.planned.is_poisoned and is_alone and played.convicts_surely
 
     def _check_refusal(self, service: Service) -> None:
-        """At once, and at the cost of no rank."""
+        """At once, however the answer is to come, and at the cost of no rank."""
         restarts = [rank["restarts"] for rank in service.ranks()]
-        again = ask(service, self.planned.path, **self.planned.body)
-        if again.status_code != httpx.codes.BAD_REQUEST or again.json()["error"]["code"] != "poisoned":
-            raise Broken(f"{self._error}, and then {again.status_code} {again.text} for what crashes its engine")
+        for body in (self.planned.body, unstreamed(self.planned)):
+            again = ask(service, self.planned.path, **body)
+            if again.status_code != httpx.codes.BAD_REQUEST or again.json()["error"]["code"] != "poisoned":
+                raise Broken(f"{self._error}, and then {again.status_code} {again.text} for what crashes its engine")
         if [rank["restarts"] for rank in service.ranks()] != restarts:
             raise Broken("a rank was lost with what is known to crash it")
         self.counts["exchanges convicted"] += 1
@@ -145,9 +146,14 @@ class ExchangeClient(Client):
         return [event["usage"] for event in self._events if isinstance(event, dict) and not event["choices"]]
 
 
+def unstreamed(planned: PlannedExchange) -> Json:
+    """The same request for a whole answer."""
+    return {name: value for name, value in planned.body.items() if not name.startswith("stream")}
+
+
 def undisturbed(service: Service, planned: PlannedExchange) -> Json:
     """The whole answer to what may be asked as a stream. A rank whose end was noticed only now is waited for."""
-    body = {name: value for name, value in planned.body.items() if not name.startswith("stream")}
+    body = unstreamed(planned) | {"user": "undisturbed"}  # another request: the planned one may have been convicted
     deadline = time.monotonic() + PATIENCE_S
     while (answer := ask(service, planned.path, **body)).is_error:
         if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
