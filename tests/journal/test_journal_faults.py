@@ -6,9 +6,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from app.journal import writer
@@ -18,6 +20,7 @@ from app.journal.journal import Journal
 from app.journal.opening import upgrade
 from app.journal.place import FolderPlace, Place, ServerPlace
 from app.journal.records import Counts, NewItem
+from app.journal.sql.owner import LOCK
 from app.journal.states import BatchState
 from tests.journal.killed import GONE
 from tests.journal.stored import new_batch, opened, queued, results, running, seen
@@ -222,6 +225,24 @@ def test_a_server_may_go_and_come_back(cluster: Cluster, mode: str) -> None:
 
     asyncio.run(check())
     assert stored == list(range(3000))
+
+
+def test_the_session_of_a_gateway_that_has_just_ended_is_waited_for(cluster: Cluster) -> None:
+    cluster.create("ending")
+    place = ServerPlace(cluster.url("ending"))
+    upgrade(place)
+
+    async def check() -> None:
+        async with opened(place) as journal:
+            assert journal.epoch == 1
+
+    with psycopg.connect(place.url, autocommit=True) as session:
+        session.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+        ending = threading.Timer(0.5, session.close)
+        ending.start()
+        asyncio.run(check())
+        ending.join()
+    cluster.drop("ending")
 
 
 def test_a_gateway_comes_up_elsewhere_after_the_server_lost_the_first(cluster: Cluster) -> None:

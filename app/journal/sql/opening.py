@@ -7,6 +7,7 @@ A server's database is upgraded by `phalanx db upgrade` alone: it may need anoth
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 
 from sqlalchemy import Connection, Engine
@@ -28,6 +29,8 @@ from app.journal.sql.schema import NEWEST
 from app.journal.sql.store import Store
 
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
+LOCK_PATIENCE_S = 2.0  # a server notices a moment later that a process has ended, and then lets go of its lock
+LOCK_RETRY_S = 0.02
 NOT_READY = ("starting up", "shutting down", "too many", "in recovery", "remaining connection slots")
 
 
@@ -106,10 +109,15 @@ def _engine(place: Place) -> Engine:
 
 
 def _take_session_lock(connection: Connection, place: Place) -> None:
-    if owner.try_session_lock(connection):
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        is_taken = owner.try_session_lock(connection)
         connection.rollback()
-        return
-    connection.rollback()
+        if is_taken:
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(LOCK_RETRY_S)
     holder = owner.holder(connection) if version.revision(connection, place) else "another process"
     raise JournalInUse(f"{place} is used by {holder}: stop that one, or name another database with --journal-url")
 
