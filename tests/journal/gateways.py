@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class Gateways:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(ranks[0], signal.SIGKILL)
 
-    def end(self, number: signal.Signals) -> str:
-        """Returns its log when nothing of it runs any more."""
+    def end(self, number: signal.Signals, reading: threading.Thread | None = None) -> str:
+        """Returns its log when nothing of it runs any more, and who reads has noticed."""
         service = self.service
         assert service is not None
         service.signal(number)
@@ -66,6 +67,8 @@ class Gateways:
         assert list(service.folder.glob("phalanx*")) == []
         log = service.log
         assert "Traceback" not in log, log
+        if reading is not None:
+            reading.join()
         self.discard()
         return log
 

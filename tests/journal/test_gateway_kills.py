@@ -57,8 +57,7 @@ def test_no_end_of_a_gateway_loses_or_repeats_what_is_durable(
         time.sleep(chance.uniform(0, LONGEST_LIFE_S))
         if loses_rank:
             gateways.kill_rank()
-        gateways.end(number)
-        reading.join()
+        gateways.end(number, reading)
         if errors:
             raise errors[0]
         before, durable = durable, gateways.stored()
