@@ -1,14 +1,17 @@
 """What the gateway believes of a node by what it hears from there."""
 
+import asyncio
 import time
 from types import SimpleNamespace
 
 import pytest
+from rank_specs import rank_spec
 from test_fleet import Bench, play
 
+from app.ranks.hosts.host import HostLost
 from app.ranks.hosts.node import DOUBT_S, NodeHost
 from engines.contract.node_protocol import BEAT_S, SILENCE_S, NodeFacts
-from engines.contract.spec import Share
+from engines.contract.spec import RankVariables, Share
 
 FACTS = NodeFacts(name="there", pid=1, device="cpu", cores=1, gpus=[], shares=[Share()])
 
@@ -59,6 +62,19 @@ def test_a_silent_node_may_be_to_blame_and_for_a_while_after_it_is_heard_again(c
 
 def test_a_node_that_is_not_connected_any_more_may_be_to_blame_before_anybody_has_noticed() -> None:
     assert joined(is_connected=False).may_be_lost()
+
+
+def test_no_rank_is_awaited_from_a_node_that_was_lost_before_it_was_told() -> None:
+    """While its group got ready for the start, say."""
+    host = joined()
+    host.lose("node 1 (there) broke off its connection")
+
+    async def start() -> None:
+        async with asyncio.timeout(10):
+            await host.start(rank_spec(rank=1), RankVariables({}))
+
+    with pytest.raises(HostLost, match="node 1 is lost"):
+        asyncio.run(start())
 
 
 def test_a_rank_that_ends_with_the_connection_of_its_node_makes_no_suspects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,7 @@ class NodeHost:
 
     async def start(self, draft: RankSpec, variables: RankVariables) -> NodeRank:
         """Has the agent start it. Raises OSError."""
+        self.open()  # it may be gone again; one that cannot be reached is lost with the next beat, and the rank with it
         rank = NodeRank(draft.rank, draft.incarnation, self.tell, self._ranks)
         try:
             self.tell(StartRank(epoch=self._epoch, spec=draft, variables=variables))
