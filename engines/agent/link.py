@@ -60,7 +60,9 @@ class GatewayLink:
             for descriptor in self._descriptors:
                 self._loop.remove_reader(descriptor)
             self._socket.disable_monitor()
-            self._socket.close(linger=LAST_WORDS_MS)
+            # A gateway that has not answered in time is not to hear of a life that is over: it would take it for one
+            # that begins, and start ranks.
+            self._socket.close(linger=LAST_WORDS_MS if self.epoch else 0)
             self._monitor.close()
 
     def _look(self) -> None:
