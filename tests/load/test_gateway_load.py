@@ -25,6 +25,7 @@ ROUNDS = 5
 ALLOWED_GROWTH_MIB = 16.0
 ALLOWED_CPU_US = 150.0  # of the gateway, per item
 SETTLE_S = 10.0
+GIVEN_BACK_S = 180.0  # ten million prompts take the gateway 56 s of CPU time, and others may have its core
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +118,4 @@ def test_a_hundred_large_batches_at_once_do_not_hold_the_event_loop(server: Phal
             assert server.client.get("/health/live").status_code == 200
             waits.append(time.monotonic() - began)
     assert max(waits) < 3, f"the slowest of {len(waits)} probes took {max(waits):.1f} s"
-    assert wait_until(lambda: "phalanx_held_bytes 0.0" in server.client.get("/metrics").text, 60)
+    assert wait_until(lambda: "phalanx_held_bytes 0.0" in server.client.get("/metrics").text, GIVEN_BACK_S)
