@@ -27,6 +27,7 @@ from app.validation import DECODE_ERRORS, complaint
 
 router = APIRouter()
 MAX_PAGE = 1000
+MAX_NUMBER = 2**53  # of a result, or of several: what every JSON library and SQL's integers hold
 VISIBLE = [state for state in BatchState if state is not BatchState.RECEIVING]
 _encode = msgspec.json.Encoder().encode
 
@@ -127,8 +128,8 @@ async def one_batch(request: Request, batch_id: str) -> Response:
 async def batch_results(
     request: Request,
     batch_id: str,
-    after: Annotated[int, Query(ge=0)] = 0,
-    limit: Annotated[int | None, Query(ge=1)] = None,
+    after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0,
+    limit: Annotated[int | None, Query(ge=1, le=MAX_NUMBER)] = None,
     follow: bool = False,
 ) -> Response:
     """Lines in the order in which the results became durable, each with its `seq`; `after` goes on from one. The last

@@ -87,6 +87,17 @@ def test_results_are_read_from_any_seq_and_gzipped(service: Service) -> None:
     assert service.client.delete(f"{BATCH}/{batch['id']}").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "asked", [{"after": -1}, {"after": 2**53 + 1}, {"after": 10**30}, {"limit": 0}, {"limit": 2**63}]
+)
+def test_numbers_that_no_result_has_are_refused(service: Service, asked: dict[str, int]) -> None:
+    batch = submit(service, ["a"], sampling_params=SHORT)
+    answer = service.client.get(f"{BATCH}/{batch['id']}/results", params=asked)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(asked)))
+    for large in ({"after": 2**53}, {"after": 2**53, "limit": 2**53}):
+        assert service.client.get(f"{BATCH}/{batch['id']}/results", params=large).status_code == 200
+
+
 def test_batches_are_listed_page_by_page_and_by_status(service: Service) -> None:
     ids = [submit(service, ["x"], sampling_params=SHORT)["id"] for _ in range(5)]
     endless = submit(service, ["x"], sampling_params=ENDLESS)
