@@ -80,6 +80,7 @@ class Gateway:
             self._soon,
             self,
             settings.online_share,
+            waves=settings.waves,
         )
         self.changed = asyncio.Event()
         self.fleet = Fleet(settings, environ, allotment, self.dispatcher, self._on_change)

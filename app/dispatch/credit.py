@@ -3,11 +3,15 @@
 import math
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from app.dispatch.item import Item
 from app.dispatch.prefixes import Prefix, size_of
 from app.dispatch.refill import Clock, Refill
 from engines.contract.protocol import Outcome, RankFacts, Result
+
+if TYPE_CHECKING:
+    from app.dispatch.waves import Wave
 
 MIN_PREFETCH = 8
 BURST_DECAY = 0.98  # of the largest burst, with every message of results: after 34 smaller ones half of it is forgotten
@@ -64,6 +68,8 @@ class RankCredit:
         self._most_reserved = min(facts.max_num_seqs - 1, math.ceil(online_share * facts.max_num_seqs))
         self.reserves = False  # whether sequences are kept for those that somebody waits for
         self.refill = Refill(facts.max_num_seqs, clock)
+        self.wave: Wave | None = None  # of its group, if that is in lock-step
+        self.has_graphs = facts.device != "cpu"
         self._kv_cache_tokens = facts.kv_cache_tokens
         self._max_model_len = facts.max_model_len
         self._caches_prefixes = facts.caches_prefixes
@@ -94,6 +100,16 @@ class RankCredit:
             self._most_held = self._with_prefetch()
 
     @property
+    def is_told_prefetch(self) -> bool:
+        """Whether the operator has said how much it holds in advance."""
+        return self._prefetch is not None
+
+    @property
+    def burst(self) -> float:
+        """The most sequences that have lately ended at once."""
+        return self._burst
+
+    @property
     def held(self) -> int:
         """Sequences that the rank holds."""
         return self._sequences
@@ -111,8 +127,8 @@ class RankCredit:
 
     @property
     def may_begin(self) -> bool:
-        """Whether a batch may begin an item here now, if it fits."""
-        return not self.reserves or self.refill.is_open
+        """Whether a batch may begin an item here now, if it fits. Where both could say, online items come first."""
+        return self.refill.is_open if self.reserves else self.wave is None or self.wave.is_open
 
     @property
     def credit(self) -> int:

@@ -7,26 +7,23 @@ group is lost run again: at the head of the backlog, or on trial if one of them 
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable
 
 from app.dispatch.backlog import Backlog
 from app.dispatch.credit import Fill, RankCredit
 from app.dispatch.figures import DispatchFigures
 from app.dispatch.group import DispatchGroup
 from app.dispatch.item import Flow, Item, ItemState
-from app.dispatch.lanes import Lanes, Later
+from app.dispatch.lanes import Lanes, Later, Soon
 from app.dispatch.observer import DispatchObserver
-from app.dispatch.outbox import Outbox
+from app.dispatch.outbox import Outbox, Send
 from app.dispatch.placement import Placement, in_order
 from app.dispatch.refill import Clock
 from app.dispatch.reservations import Reservations
 from app.dispatch.trial import verdict
 from app.ranks.events import Aftermath, Loss, Member
-from engines.contract.protocol import Abort, Chunk, Outcome, Result, Run
+from engines.contract.protocol import Abort, Chunk, Outcome, Result
 
 LONGEST_PUMP_S = 0.02  # in one pass of the event loop: a thousand batches with unlike items are slow to order
-Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
-Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
 
 
 class Dispatcher(DispatchFigures):
@@ -43,6 +40,7 @@ class Dispatcher(DispatchFigures):
         observer: DispatchObserver | None = None,
         online_share: float = 0.0,
         clock: Clock = time.monotonic,
+        waves: bool = True,
     ) -> None:
         super().__init__(Backlog(quantum_tokens, keeps_together=placement.keeps_together))
         self._send = send
@@ -51,7 +49,7 @@ class Dispatcher(DispatchFigures):
         self._soon = soon
         self._observer = observer
         self.reservations = Reservations(self.backlog)
-        self._lanes = Lanes(self.backlog, placement, self.reservations, online_share, later, clock)
+        self._lanes = Lanes(self.backlog, placement, self.reservations, online_share, later, clock, waves)
         self._clock = clock
         self._is_pump_due = False
         self._fill = Fill()
@@ -120,6 +118,7 @@ class Dispatcher(DispatchFigures):
         share, clock = self._lanes.online_share, self._clock
         ranks = [RankCredit(m.rank, m.incarnation, m.facts, self._prefetch, self._fill, share, clock) for m in members]
         self._groups[group] = DispatchGroup(group, ranks, takes_items)
+        self._lanes.join(ranks)
         self._ranks |= {rank.rank: rank for rank in ranks}
         self._given_up.discard(group)
         for other in self._given_up if takes_items else ():

@@ -16,10 +16,12 @@ from app.dispatch.item import Item
 from app.dispatch.placement import Placement
 from app.dispatch.refill import PERIOD_S, Clock
 from app.dispatch.reservations import Reservations
+from app.dispatch.waves import Wave, makes_waves
 
 LINGER_S = 30.0  # after the last online item has come: who talks to a model reads its answers meanwhile
 Assign = Callable[[Item, RankCredit], None]
 Later = Callable[[float, Callable[[], None]], object]  # does it after so many seconds
+Soon = Callable[[Callable[[], None]], object]  # does it once all that has come at the same time is here
 
 
 class Lanes:
@@ -33,8 +35,10 @@ class Lanes:
         online_share: float,
         later: Later,
         clock: Clock = time.monotonic,
+        waves: bool = True,
     ) -> None:
         self.online_share = online_share  # of each rank's sequences
+        self._waves = waves
         self._backlog = backlog
         self._placement = placement
         self._reservations = reservations
@@ -42,6 +46,13 @@ class Lanes:
         self._clock = clock
         self._keep_until = -math.inf  # by the clock
         self._is_return_due = False
+
+    def join(self, ranks: Sequence[RankCredit]) -> None:
+        """These are a group from now on, until it is lost."""
+        if self._waves and makes_waves(ranks):
+            wave = Wave(ranks, self._clock)
+            for rank in ranks:
+                rank.wave = wave
 
     def serve(self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]) -> None:
         """Assigns what there is room for, until the clock is so late. `pump` is called once batches may begin
@@ -62,7 +73,7 @@ class Lanes:
             assign(item, chosen)
 
     def _keep_room(self, ranks: Sequence[RankCredit]) -> None:
-        """Keeps room for online items on these ranks, or does not.
+        """Keeps room for online items on these ranks, or does not, and asks the groups in lock-step for their waves.
 
         And when no more is to come, a rank holds little in advance: half of its part of what is left, for it may turn
         out that it cannot run that while others have nothing.
@@ -73,7 +84,13 @@ class Lanes:
         most_in_advance = left // (2 * len(ranks)) if is_end else None
         for rank in ranks:
             rank.reserves = keeps_room
-            rank.bound_prefetch(most_in_advance)
+        waves = {rank.wave for rank in ranks if rank.wave is not None}
+        if waves and (flow := self._backlog.current()) is not None:
+            for wave in waves:
+                wave.look(None if self._backlog.open_ended else left, flow.waiting.first())
+        for rank in ranks:
+            is_in_waves = rank.wave is not None and rank.wave.is_active
+            rank.bound_prefetch(0 if is_in_waves else most_in_advance)
 
     def _serve_batches(
         self, ranks: Sequence[RankCredit], assign: Assign, until: float, pump: Callable[[], None]

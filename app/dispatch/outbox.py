@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from app.dispatch.credit import RankCredit
 from app.dispatch.item import Item
-from engines.contract.protocol import Run
+from engines.contract.protocol import Abort, Run
+
+Send = Callable[[int, Run | Abort], None]  # to a rank's current incarnation
 
 
 class Outbox:
@@ -19,7 +21,7 @@ class Outbox:
             self._parcels[rank.rank] = _Parcel(rank.incarnation)
         self._parcels[rank.rank].add(item)
 
-    def send(self, send: Callable[[int, Run], None]) -> None:
+    def send(self, send: Send) -> None:
         """Sends everything."""
         for rank, parcel in self._parcels.items():
             send(rank, parcel.message)

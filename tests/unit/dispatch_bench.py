@@ -74,7 +74,11 @@ def make_items(count: int, flow: Flow, prompts: Sequence[bytes] = (PROMPT,), **f
 
 
 def facts(
-    max_num_seqs: int = 4, kv_cache_tokens: int = 0, max_model_len: int = LARGE, caches_prefixes: bool = False
+    max_num_seqs: int = 4,
+    kv_cache_tokens: int = 0,
+    max_model_len: int = LARGE,
+    caches_prefixes: bool = False,
+    device: str = "cpu",
 ) -> RankFacts:
     return RankFacts(
         engine="played",
@@ -88,7 +92,7 @@ def facts(
         kv_cache_tokens=kv_cache_tokens,
         vocab_size=100,
         dtype="none",
-        device="cpu",
+        device=device,
         caches_prefixes=caches_prefixes,
     )
 
@@ -103,12 +107,13 @@ class Bench:
         self,
         ranks: int = 0,
         *,
-        prefetch: int = 0,
+        prefetch: int | None = 0,
         dispatch: Dispatch = Dispatch.ROUND_ROBIN,
         quantum: int = 100,
         soon: Callable[[Callable[[], None]], object] = lambda act: act(),
         online_share: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        waves: bool = True,
     ) -> None:
         self.sent: list[tuple[int, Run | Abort]] = []
         self.held: dict[int, dict[int, int]] = {}  # rank -> attempt -> the incarnation it was sent to
@@ -117,7 +122,7 @@ class Bench:
         self.completed_tokens = 0  # the cost of what ranks have answered
         self.due: list[tuple[float, Callable[[], None]]] = []  # seconds, and what is to be done after them
         self.dispatcher = Dispatcher(
-            self._send, placement(dispatch), quantum, prefetch, self._later, soon, self, online_share, clock
+            self._send, placement(dispatch), quantum, prefetch, self._later, soon, self, online_share, clock, waves
         )
         for rank in range(ranks):
             self.ready(rank)
@@ -137,7 +142,7 @@ class Bench:
     def group_lost(self, loss: Loss) -> None:
         pass
 
-    def ready(self, *ranks: int, group: int | None = None, takes_items: bool = True, **of_facts: int) -> None:
+    def ready(self, *ranks: int, group: int | None = None, takes_items: bool = True, **of_facts: Any) -> None:
         for rank in ranks:
             self.lives[rank] = self.lives.get(rank, 0) + 1
             self.held[rank] = {}
@@ -175,6 +180,23 @@ class Bench:
         for attempt in ended:
             self.held[rank].pop(attempt, None)
         self.dispatcher.results(rank, self.lives[rank], [(make or ok)(attempt) for attempt in ended])
+
+
+class Clock:
+    """Time as a test has it."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def turn(bench: Bench, clock: Clock) -> None:
+    """Until what is due later has been done."""
+    due, bench.due = bench.due, []
+    clock.now += max((seconds for seconds, _ in due), default=0)
+    for _, act in due:
+        act()
 
 
 def ok(attempt: int) -> Result:

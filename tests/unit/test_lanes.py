@@ -6,22 +6,13 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from dispatch_bench import Bench, make_item, make_items
+from dispatch_bench import Bench, Clock, make_item, make_items, turn
 
 from app.dispatch.item import Flow, Owner
 from app.dispatch.lanes import LINGER_S
 from app.dispatch.refill import PERIOD_S, PROMPT_TOKENS, SMALLEST_PART
 
 KEPT = 2  # of the eight sequences of each rank
-
-
-class Clock:
-    """Time as a test has it."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -38,10 +29,7 @@ def bench(clock: Callable[[], float] = time.monotonic, *, prefetch: int = 4) -> 
 def wait(bench: Bench, clock: Clock, times: int = 1) -> None:
     """Until what is due later has been done, so many times."""
     for _ in range(times):
-        due, bench.due = bench.due, []
-        clock.now += max((seconds for seconds, _ in due), default=0)
-        for _, act in due:
-            act()
+        turn(bench, clock)
 
 
 def come(bench: Bench, owner: str = "chats", n: int = 1) -> Flow:
