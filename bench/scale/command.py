@@ -11,12 +11,13 @@ import msgspec
 
 from app.dispatch.placement import Dispatch
 from app.ranks.events import LossKind
-from bench.scale import curve, ends, gateways, losses, sharing
+from bench.scale import curve, ends, gateways, losses, sharing, waves
 from bench.scale.curve import Point
 from bench.scale.ends import End
 from bench.scale.gateways import Choose, Comparison
 from bench.scale.losses import Recovery
 from bench.scale.sharing import Shares, Waits
+from bench.scale.waves import Refilled
 from bench.scale.work import EQUAL, KNOWN, TAILED, Lengths
 
 LONGER = Lengths(name="long-tailed, mean 256", mean=256.0, sigma=1.0, max_tokens=1024)
@@ -34,6 +35,7 @@ class Report(msgspec.Struct, kw_only=True):
     shares: list[Shares] = []
     ends: list[End] = []
     gateways: list[Comparison] = []
+    waves: list[Refilled] = []
 
 
 def _curve(report: Report, given: argparse.Namespace) -> str:
@@ -96,12 +98,18 @@ def _gateways(report: Report, given: argparse.Namespace) -> str:
     return gateways.table(report.gateways)
 
 
+def _waves(report: Report, given: argparse.Namespace) -> str:
+    report.waves = waves.measure_all(given.wave_items)
+    return waves.table(report.waves)
+
+
 SCENARIOS: dict[str, Callable[[Report, argparse.Namespace], str]] = {
     "curve": _curve,
     "losses": _losses,
     "sharing": _sharing,
     "ends": _ends,
     "gateways": _gateways,
+    "waves": _waves,
 }
 
 
@@ -112,6 +120,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--ranks", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 128])
     add("--items-per-rank", type=int, default=4096)
     add("--loss-items", type=int, default=1_400_000)
+    add("--wave-items", type=int, default=10_000, help="a rank")
     add("--gateway-us", nargs="+", type=float, default=[30.0, 90.0], help="CPU of a whole gateway for an item")
     add("--json", type=Path, metavar="FILE", help="what it has of other scenarios stays")
     add("--plots", type=Path, metavar="DIR", help="SVG files; needs the extra `plots`")

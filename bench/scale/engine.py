@@ -29,6 +29,10 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     base_s: float = 0.007
     sequence_s: float = 14.5e-6
     prompt_token_s: float = 2e-6
+    mixed_s: float = 0.0  # more, for a step that takes in prompts: attention runs outside of the graphs
+    eager_s: float = 0.0  # more than that, for a step beyond the largest graph
+    graph_tokens: int = 2048  # of the largest graph: a token of each sequence, and prompts
+    prefill_interval: int = 1  # steps from one that takes in prompts to the next (vLLM's prefill_schedule_interval)
     sequences: int = 1024  # that a rank runs at once
     batched_tokens: int = 16_384  # of one step, prompts counted in
     kv_cache_tokens: int = 1_000_000
@@ -36,7 +40,15 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
     def step_s(self, sequences: int, prompt_tokens: int = 0) -> float:
         """One step of one rank."""
-        return self.base_s + self.sequence_s * sequences + self.prompt_token_s * prompt_tokens
+        return self.group_step_s([(sequences, prompt_tokens)])
+
+    def group_step_s(self, ranks: Sequence[tuple[int, int]]) -> float:
+        """One step of ranks with so many sequences and tokens of prompts: as long as the one with the most to do takes
+        in the mode of the one that has the least of a graph."""
+        work_s = max(self.sequence_s * running + self.prompt_token_s * prompts for running, prompts in ranks)
+        is_mixed = any(prompts for _, prompts in ranks)
+        is_eager = any(running + prompts > self.graph_tokens for running, prompts in ranks)
+        return self.base_s + work_s + self.mixed_s * is_mixed + self.eager_s * is_eager
 
     def items_per_s(self, prompt_tokens: float, tokens: float) -> float:
         """Of one rank that is always full: no order or placement does better."""
@@ -69,9 +81,13 @@ class SimulatedRank:
         self.speed = speed
         self.waiting: deque[tuple[int, int, int]] = deque()  # attempt, tokens of its prompt and of its answer
         self.running: list[tuple[int, int, int, int]] = []  # heap: the step that ends it, and the same
+        self._had_too_many = False  # some still waited after the last step that took in prompts
 
     def admit(self, step: int) -> int:
-        """Lets in what there is room for. Returns the tokens of these prompts."""
+        """Lets in what there is room for, unless the step is none that takes in prompts: vLLM keeps to its interval as
+        long as each such step has room for all that wait. Returns the tokens of these prompts."""
+        if step % self.speed.prefill_interval and self.running and not self._had_too_many:
+            return 0
         left = self.speed.batched_tokens - len(self.running)
         room = self.speed.sequences - len(self.running)
         taken = 0
@@ -80,6 +96,7 @@ class SimulatedRank:
             heapq.heappush(self.running, (step + tokens, attempt, prompt_tokens, tokens))
             taken += prompt_tokens
             room -= 1
+        self._had_too_many = bool(self.waiting)
         return taken
 
     def end(self, step: int) -> list[Result]:
@@ -139,15 +156,17 @@ class SimulatedGroup:
 
     def _fly(self) -> None:
         """Makes steps until one changes something: an answer is complete, or there is more to take in."""
-        prompt_tokens = max(rank.admit(self._step) for rank in self.ranks.values())
-        most = max(len(rank.running) for rank in self.ranks.values())
-        if not most:
+        prompts = [rank.admit(self._step) for rank in self.ranks.values()]
+        running = [len(rank.running) for rank in self.ranks.values()]
+        if not any(running):
             self._flight = None
             return
-        steps = 1
-        if not any(rank.lets_in for rank in self.ranks.values()):
-            steps = min(rank.running[0][0] for rank in self.ranks.values() if rank.running) - self._step
-        first_s, each_s = self._speed.step_s(most, prompt_tokens), self._speed.step_s(most)
+        steps = min(rank.running[0][0] for rank in self.ranks.values() if rank.running) - self._step
+        interval = self._speed.prefill_interval
+        if interval > 1 or any(rank.lets_in for rank in self.ranks.values()):
+            steps = min(steps, interval - self._step % interval)
+        first_s = self._speed.group_step_s(list(zip(running, prompts, strict=True)))
+        each_s = self._speed.group_step_s([(count, 0) for count in running])
         self._plan(_Flight(self._timeline.now_s, first_s, each_s, steps))
 
     def _plan(self, flight: "_Flight") -> None:

@@ -57,6 +57,7 @@ class SimulatedGateway:
             self,
             settings.online_share,
             timeline,
+            settings.waves,
         )
         self.rate = RateMeter(timeline)
         self.admission = AdmissionGate(settings, self.dispatcher.backlog, self.rate)
