@@ -11,6 +11,7 @@ from app import dispatch as dispatching
 from app.dispatch.item import Owner
 from app.dispatch.placement import Dispatch
 from app.ranks.events import LossKind
+from app.settings.declaration import Settings
 from bench.scale.engine import Speed
 from bench.scale.gateway import SimulatedGateway
 from bench.scale.timeline import Timeline
@@ -92,3 +93,21 @@ def test_a_small_batch_does_not_wait_for_a_large_one() -> None:
     one_item_s = EQUAL.mean * SPEED.step_s(SPEED.sequences)
     served.run(10.0 + 4 * one_item_s)
     assert small.is_done
+
+
+def test_a_step_of_a_group_takes_the_most_work_and_the_worst_mode_of_its_ranks() -> None:
+    speed = Speed(base_s=1.0, sequence_s=0.1, prompt_token_s=0.01, mixed_s=10.0, eager_s=100.0, graph_tokens=50)
+    assert speed.group_step_s([(10, 0), (20, 0)]) == pytest.approx(3.0)
+    assert speed.group_step_s([(1, 10), (20, 0)]) == pytest.approx(13.0)
+    assert speed.group_step_s([(10, 41), (20, 0)]) == pytest.approx(113.0)
+
+
+def test_a_lock_step_group_that_is_refilled_together_is_faster_where_answers_end_apart() -> None:
+    speed = Speed(sequences=128, graph_tokens=256, mixed_s=0.002, eager_s=0.01)
+    seconds = []
+    for waves in (False, True):
+        served = SimulatedGateway(Timeline(), 2, group_size=2, speed=speed, settings=Settings(waves=waves))
+        served.submit(4000, TAILED)
+        served.run()
+        seconds.append(served.timeline.now_s)
+    assert seconds[0] > 1.03 * seconds[1]
