@@ -49,7 +49,7 @@ class Wave:
     def _ends_few(self, rank: RankCredit) -> bool:
         """A rank that keeps room for online items has groups of its own (refill.py)."""
         is_ruled_elsewhere = rank.reserves or rank.is_told_prefetch
-        return bool(rank.running) and not is_ruled_elsewhere and rank.burst < PART * rank.max_num_seqs
+        return not is_ruled_elsewhere and rank.burst < PART * rank.max_num_seqs
 
     def _is_due(self) -> bool:
         free = sum(rank.free for rank in self._ranks)
