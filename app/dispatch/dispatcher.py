@@ -40,7 +40,7 @@ class Dispatcher(DispatchFigures):
         observer: DispatchObserver | None = None,
         online_share: float = 0.0,
         clock: Clock = time.monotonic,
-        waves: bool = True,
+        waves: bool = False,
     ) -> None:
         super().__init__(Backlog(quantum_tokens, keeps_together=placement.keeps_together))
         self._send = send

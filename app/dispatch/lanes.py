@@ -35,7 +35,7 @@ class Lanes:
         online_share: float,
         later: Later,
         clock: Clock = time.monotonic,
-        waves: bool = True,
+        waves: bool = False,
     ) -> None:
         self.online_share = online_share  # of each rank's sequences
         self._waves = waves

@@ -146,7 +146,7 @@ class WorkSettings(Section):
     online_share: Part = setting(
         0.75, "Share of a rank's sequences that batches leave to requests of OpenAI's API while there are any."
     )
-    waves: bool = setting(True, "Refill the ranks of a lock-step group together: one that takes in prompts slows all.")
+    waves: bool = setting(False, "Refill the ranks of a lock-step group together; what that gains was simulated only.")
     fairness_quantum_tokens: Count = setting(4096, "Tokens of one API key, and of one batch, before the next's turn.")
     default_max_tokens: Count = setting(1024, "Output tokens of an item that names no max_tokens.")
     max_batch_items: Count = setting(100_000, "Items in one request, unless its body is NDJSON.")
