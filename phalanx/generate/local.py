@@ -48,7 +48,6 @@ class LocalService:
     ) -> None:
         self.url = ""
         self._with_all_ranks = with_all_ranks
-        self._is_up: tuple[str, ...] = ("ok",) if with_all_ranks else ("ok", "degraded")
         self._folder = folder
         end = flags.index(DASHES) if DASHES in flags else len(flags)
         self._arguments = ["serve", model, "--host", "127.0.0.1", "--port", "0"]
@@ -135,6 +134,7 @@ class LocalService:
         raise ServiceProblem(f"the service does not listen after {LISTEN_TIMEOUT_S:.0f} s: see {self._log}")
 
     def _wait_ready(self) -> None:
+        is_up = ("ok",) if self._with_all_ranks else ("ok", "degraded")
         with httpx.Client(base_url=self.url, timeout=HEALTH_TIMEOUT_S, trust_env=False) as http:
             while True:
                 self.check()
@@ -142,7 +142,7 @@ class LocalService:
                     health = http.get("/health/ready").json()
                 except httpx.TransportError:
                     health = {}
-                if health.get("status") in self._is_up:
+                if health.get("status") in is_up:
                     return
                 if why := _hopeless(health, self._with_all_ranks):
                     raise ServiceProblem(f"{why} (its log is {self._log})")

@@ -40,17 +40,17 @@ class Work:
         """How many seconds it took."""
         self.stage("warming up")
         began = time.monotonic()
-        self._batch(self.workload.items(WARM_UP, 0, items), lambda _: None)
+        self._batch(self.workload.items(WARM_UP, 0, items))
         return time.monotonic() - began
 
     def whole(self, trial: Trial, before: int, items: int) -> None:
         """Batches of so many items, each measured as a whole, after so many of them in former starts."""
         for number in range(1, ROUNDS + 1):
             self.stage(f"round {number} of {ROUNDS}, {items} items")
-            tokens, began = _Tokens(), time.monotonic()
-            place = before + number
-            trial.tails_s.append(self._batch(self.workload.items(place, place * items, items), tokens.add))
-            trial.rounds.append(_round(time.monotonic() - began, tokens.count))
+            place, began = before + number, time.monotonic()
+            done = self._batch(self.workload.items(place, place * items, items))
+            trial.tails_s.append(done.tail_s)
+            trial.rounds.append(_round(time.monotonic() - began, done.tokens))
 
     def steady(self, trial: Trial, before: int, fill: int, items: int) -> None:
         """Rounds of so many items while `fill` sequences are busy: as many items come before the first and after the
@@ -58,12 +58,12 @@ class Work:
         self.stage(f"{ROUNDS} rounds of {items} items")
         windows = Windows(fill, items, lambda: generated(self.metrics()))
         batch = self.workload.items(before + 1, 0, items_of_steady(fill, items))
-        trial.tails_s.append(self._batch(batch, windows.add))
+        trial.tails_s.append(self._batch(batch, windows.add).tail_s)
         trial.rounds += windows.rounds
 
-    def _batch(self, items: list[Item], took: Callable[[Result], None]) -> float:
-        """Its tail in seconds. Items that are refused for what they are would be refused by every candidate, and count
-        for none."""
+    def _batch(self, items: list[Item], took: Callable[[Result], None] = lambda _: None) -> "_Done":
+        """Calls `took` with each result. Items that are refused for what they are would be refused by every candidate,
+        and count for none."""
         failed, why = 0, ""
         options: dict[str, Any] = {} if self.timeout_s is None else {"timeout_s": self.timeout_s}  # Any: as typed there
         with self.client.generate(items, sampling_params=self.workload.sampling_params, **options) as results:
@@ -72,7 +72,7 @@ class Work:
                 if not result.ok:
                     why = result.error.message if result.error else result.status
                     failed += result.error is None or result.error.retryable
-        return _tail_s(results, failed, len(items), why)
+        return _done(results, failed, len(items), why)
 
 
 def items_of_steady(fill: int, items: int) -> int:
@@ -93,21 +93,19 @@ def _round(seconds: float, tokens: int) -> Round:
     return Round(seconds=seconds, output_tokens=tokens)
 
 
-def _tail_s(results: ResultStream, failed: int, count: int, why: str) -> float:
+@dataclass(frozen=True)
+class _Done:
+    """What a batch says of itself at its end."""
+
+    tail_s: float
+    tokens: int  # of its answers
+
+
+def _done(results: ResultStream, failed: int, count: int, why: str) -> _Done:
     summary = results.summary
     if failed or summary is None or summary.stats is None or not summary.request_counts.ok:
         raise CandidateFailed(f"{failed or count} of {count} items failed, the last because: {why}")
-    return float(summary.stats["tail_s"])
-
-
-class _Tokens:
-    """Of the answers so far."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, result: Result) -> None:
-        self.count += result.usage.completion_tokens
+    return _Done(float(summary.stats["tail_s"]), summary.usage.completion_tokens)
 
 
 class Windows:
