@@ -9,7 +9,7 @@ from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import batch_defaults, compat, pooling
 from engines.vllm_engine.arguments import defaults_of, engine_arguments, given_arguments
 from engines.vllm_engine.batch_defaults import Choice, is_decided
-from engines.vllm_engine.weights import read_weights
+from engines.vllm_engine.weights import Weights, read_weights
 
 CACHE = "kv_cache_memory_bytes"
 EAGER = "enforce_eager"
@@ -29,9 +29,10 @@ def configure(spec: RankSpec) -> Any:  # Any: vLLM's VllmConfig
         _say(SEQUENCES, choice.max_num_seqs, choice.reason)
         chosen |= choice.arguments
     if spec.ranks_per_gpu > 1:
+        weights = read_weights(config.model_config)
         if CACHE not in arguments:
-            chosen[CACHE] = _part_of_cache(spec, config)
-        _check_room(spec, config, (arguments | chosen)[CACHE])
+            chosen[CACHE] = _part_of_cache(spec, config, weights)
+        _check_room(spec, config, weights, (arguments | chosen)[CACHE])
     if chosen:
         arguments |= chosen
         config = _checked(arguments)
@@ -79,13 +80,12 @@ def _with_long_enough_steps(spec: RankSpec, arguments: dict[str, Any]) -> Any:
         return _checked(arguments)
 
 
-def _part_of_cache(spec: RankSpec, config: Any) -> int:  # Any: vLLM's VllmConfig
+def _part_of_cache(spec: RankSpec, config: Any, weights: Weights | None) -> int:  # Any: vLLM's VllmConfig
     """The KV cache of a rank that shares its GPU. vLLM measures what is left for it while the others load: it is told.
 
     Raises EngineConfigError where that cannot be said, or nothing is left.
     """
     several = f"{spec.ranks_per_gpu} ranks share a GPU"
-    weights = read_weights(config.model_config)
     if weights is None:
         raise EngineConfigError(
             f"{several}, and how large this model's weights are is not known before they are loaded: say how much each "
@@ -102,10 +102,10 @@ def _part_of_cache(spec: RankSpec, config: Any) -> int:  # Any: vLLM's VllmConfi
     return int(share)
 
 
-def _check_room(spec: RankSpec, config: Any, cache_bytes: int) -> None:  # Any: vLLM's VllmConfig
+def _check_room(spec: RankSpec, config: Any, weights: Weights | None, cache_bytes: int) -> None:  # Any: as above
     """Raises EngineConfigError for caches that cannot all lie on the GPU: some ranks would start, and others fail for
     ever."""
-    weights, memory = read_weights(config.model_config), compat.gpu_bytes()
+    memory = compat.gpu_bytes()
     resident = batch_defaults.resident_bytes(weights, config.parallel_config) if weights is not None else 0.0
     needed = spec.ranks_per_gpu * (cache_bytes + resident)
     if needed > memory:

@@ -151,14 +151,11 @@ def test_the_cache_of_each_is_what_its_part_leaves(monkeypatch: pytest.MonkeyPat
     )
     spec = rank_spec(device="cuda", ranks_per_gpu=2)
     monkeypatch.setattr(compat, "gpu_bytes", lambda: 80 * GIB)
-    monkeypatch.setattr(configuring, "read_weights", lambda _: Weights(6 * GIB, GIB))
-    assert configuring._part_of_cache(spec, config) == 36 * GIB - 7 * GIB - WORKING_BYTES
-    monkeypatch.setattr(configuring, "read_weights", lambda _: Weights(0, 40 * GIB))
+    assert configuring._part_of_cache(spec, config, Weights(6 * GIB, GIB)) == 36 * GIB - 7 * GIB - WORKING_BYTES
     with pytest.raises(EngineConfigError, match=r"45% of its memory does not hold one of them: 40.0 GiB of weights"):
-        configuring._part_of_cache(spec, config)
-    monkeypatch.setattr(configuring, "read_weights", lambda _: None)
+        configuring._part_of_cache(spec, config, Weights(0, 40 * GIB))
     with pytest.raises(EngineConfigError, match="kv_cache_memory_bytes in --engine-args"):
-        configuring._part_of_cache(spec, config)
+        configuring._part_of_cache(spec, config, None)
 
 
 def test_caches_that_do_not_all_lie_on_the_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,10 +166,10 @@ def test_caches_that_do_not_all_lie_on_the_gpu_are_refused(monkeypatch: pytest.M
         ),
     )
     monkeypatch.setattr(compat, "gpu_bytes", lambda: 140 * GIB)
-    monkeypatch.setattr(configuring, "read_weights", lambda _: Weights(6 * GIB, 0))
-    configuring._check_room(rank_spec(device="cuda", ranks_per_gpu=4), config, 29 * GIB)
+    weights = Weights(6 * GIB, 0)
+    configuring._check_room(rank_spec(device="cuda", ranks_per_gpu=4), config, weights, 29 * GIB)
     with pytest.raises(EngineConfigError, match=r"4 ranks share a GPU of 140.0 GiB, .* they need 156.0 GiB: lower one"):
-        configuring._check_room(rank_spec(device="cuda", ranks_per_gpu=4), config, 33 * GIB)
+        configuring._check_room(rank_spec(device="cuda", ranks_per_gpu=4), config, weights, 33 * GIB)
 
 
 def test_this_machine_has_no_mps_of_its_own() -> None:
