@@ -55,9 +55,9 @@ def describe_host() -> Host:
     return Host(gpus=gpus, python=platform.python_version(), versions=versions)
 
 
-def build_model(folder: Path) -> str:
+def build_model(folder: Path, shape: str = SHAPE) -> str:
     """The model's folder. Raises MeasurementFailed."""
-    command = [sys.executable, "-P", "-m", "engines", "build-model", "--shape", SHAPE, "--out", str(folder)]
+    command = [sys.executable, "-P", "-m", "engines", "build-model", "--shape", shape, "--out", str(folder)]
     built = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if built.returncode:
         raise MeasurementFailed(f"the model could not be built: {' '.join(command)}")

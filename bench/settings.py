@@ -30,6 +30,7 @@ from bench.vllm_server import CONNECTIONS, VllmServer, VllmServerAtBest, clients
 from bench.workload import Workload, WorkloadShape
 
 PAUSE_S = 1.5
+LARGE_SHAPE = "qwen3-30b-a3b"
 WARM_UP = 4  # the part of a round's prompts that warms up
 KINDS = {"sides": "Phalanx", "serve": "vllm serve", "direct": "the engines called directly"}  # by their flag
 
@@ -188,8 +189,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--clients", default="", metavar="LIST", help=f"PROMPTSxCONNECTIONS of a client of `vllm serve`: {CONNECTIONS}")
     add("--flags", default="", help="more flags of every `phalanx serve`")
     add("--side-flags", type=json.loads, default={}, metavar="JSON", help="name: more flags of that side's")
-    add("--model", help=f"folder, hub name or built-in model; default: {SHAPE}, built with made-up weights")
-    add("--model-dir", type=Path, default=Path("/tmp/powermoe-3b"), help="where the model is built (%(default)s)")  # noqa: S108
+    add("--model", help="folder, hub name or built-in model; default: --shape, with made-up weights")
+    add("--shape", choices=[SHAPE, LARGE_SHAPE], default=SHAPE, help="(%(default)s)")
+    add("--model-dir", type=Path, help="where the shape is built (/tmp/SHAPE)")
     add("--prompts", type=int, default=4000)
     add("--prompt-tokens", type=int, default=100)
     add("--tokens", type=int, default=128)
@@ -224,7 +226,7 @@ def main(given_arguments: list[str], prog: str) -> int:
     if given.device == "cuda":
         shared["gpu_memory_utilization"] = round(GPU_MEMORY / len(arguments), 2)
     try:
-        model = inspect(given.model or build_model(given.model_dir))
+        model = inspect(given.model or build_model(given.model_dir or Path("/tmp", given.shape), given.shape))  # noqa: S108
         sides = _contestants(given, model, shared)
     except MeasurementFailed as error:
         print(error)
@@ -260,5 +262,5 @@ def main(given_arguments: list[str], prog: str) -> int:
     finally:
         for side in sides.values():
             side.stop()
-    print(f"\n# {given.model or SHAPE}\n\n{(given.out / 'settings.md').read_text()}")
+    print(f"\n# {given.model or given.shape}\n\n{(given.out / 'settings.md').read_text()}")
     return 0

@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import msgspec
 
+from engines.tiny_model.shapes import Shape
+
 
 def main() -> NoReturn:
     """Runs one command. Each imports only what it needs: `inspect` must answer before torch could be imported."""
@@ -28,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--revision")
     inspect.add_argument("--lifeline", action="store_true", help="end when standard input does")
     build = commands.add_parser("build-model", help="build a small model")
-    build.add_argument("--shape", required=True, choices=["trained", "moe", "dense", "embedding", "powermoe-3b"])
+    build.add_argument("--shape", required=True, choices=[shape.value for shape in Shape])
     build.add_argument("--out", required=True, type=Path, metavar="DIR", help="the model's folder")
     train = commands.add_parser("train-model", help="train the built-in model anew: a quarter of an hour")
     train.add_argument("--out", required=True, type=Path, metavar="DIR", help="engines/tiny_model/trained, to ship it")

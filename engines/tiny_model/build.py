@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.tiny_model.random_weights import write_random_weights
-from engines.tiny_model.shapes import BUILT_IN, CONFIGS, POOLING_FILES, VOCAB_SIZE, Shape
+from engines.tiny_model.shapes import BUILT_IN, CONFIGS, POOLING_FILES, VOCAB_SIZE, WITHOUT_WEIGHTS, Shape
 from engines.tiny_model.tokenizer import TOKENIZER_FILES, special_ids, train_tokenizer, write_json, write_tokenizer
 
 RECIPE = 1  # raise it whenever a change here changes the files
@@ -117,7 +117,7 @@ def _write_files(folder: Path, shape: Shape, seed: int) -> None:
             write_json(folder / name, content)
     else:
         write_json(folder / "generation_config.json", ids)
-    if shape is not Shape.POWERMOE_3B:
+    if shape not in WITHOUT_WEIGHTS:
         write_random_weights(folder / "model.safetensors", config, seed)
 
 

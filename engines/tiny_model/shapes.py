@@ -18,6 +18,7 @@ class Shape(StrEnum):
     DENSE = "dense"  # a llama of the same size, for replicas
     EMBEDDING = "embedding"  # a BERT of the same size, with a sentence-transformers configuration; random weights
     POWERMOE_3B = "powermoe-3b"  # PowerMoE-3b's config.json and a tokenizer; no weights, for load_format=dummy
+    QWEN3_30B_A3B = "qwen3-30b-a3b"  # the same of Qwen3-30B-A3B: 61 GB of weights, which keep a GPU busy
 
 
 BUILT_IN = {
@@ -102,7 +103,30 @@ CONFIGS: dict[Shape, dict[str, Any]] = {
         "logits_scaling": 6.0,
         "torch_dtype": "bfloat16",
     },
+    Shape.QWEN3_30B_A3B: _COMMON
+    | {
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,  # of layers without experts, of which there are none
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "max_position_embeddings": 40960,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    },
 }
+WITHOUT_WEIGHTS = (Shape.POWERMOE_3B, Shape.QWEN3_30B_A3B)
 
 # How hidden states become a vector, as sentence-transformers writes it down: files below the model's folder.
 _MODULE = "sentence_transformers.models"
