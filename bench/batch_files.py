@@ -18,6 +18,7 @@ from bench.workload import WorkloadShape
 
 URLS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 READING = b"Reading batch from"  # what run-batch logs once its engine is there
+WEIGHTS = {"load_format"}
 ERROR = re.compile(r"^[\w.]*(?:Error|Exception): .*", re.MULTILINE)
 TIMEOUT_S = 3600.0
 STOP_GRACE_S = 30.0
@@ -120,7 +121,9 @@ class RunBatch:
         self._settings = settings
         self._folder = folder
         self._flags = ["--data-parallel-size", str(settings.dp_size), "--tensor-parallel-size", str(settings.tp_size)]
-        if not has_defaults:
+        if has_defaults:  # but a model without weights has none there either
+            self._flags += as_flags({name: settings.arguments[name] for name in WEIGHTS & settings.arguments.keys()})
+        else:
             self._flags += as_flags(settings.arguments) + ["--enable-expert-parallel"] * settings.is_moe
 
     def run(self, file: BatchFile, output: Path) -> FileRun:
