@@ -2,11 +2,10 @@
 
 import math
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from app.dispatch.item import Item
-from app.dispatch.prefixes import Prefix, size_of
+from app.dispatch.prefixes import RunningPrefixes
 from app.dispatch.refill import Clock, Refill
 from engines.contract.protocol import Outcome, RankFacts, Result
 
@@ -73,7 +72,7 @@ class RankCredit:
         self._kv_cache_tokens = facts.kv_cache_tokens
         self._max_model_len = facts.max_model_len
         self._caches_prefixes = facts.caches_prefixes
-        self._beginnings: Counter[Prefix] = Counter()  # of the prompts that run
+        self._beginnings = RunningPrefixes()
         self._kv_tokens: dict[int, float] = {}
         self._kv_expected = 0.0
         self._fill = fill
@@ -174,8 +173,7 @@ class RankCredit:
         expected = self._expected_tokens(item)
         self.running[item.attempt] = item
         self._kv_tokens[item.attempt] = expected
-        for prefix in item.prefixes:
-            self._beginnings[prefix] += 1
+        self._beginnings.add(item.prompt, item.prefixes)
         self._kv_expected += expected
         self._sequences += item.sequences
         self._online_sequences += item.sequences * item.flow.is_online
@@ -188,10 +186,7 @@ class RankCredit:
         item = self.running.pop(attempt, None)
         if item is not None:
             self._kv_expected -= self._kv_tokens.pop(attempt)
-            for prefix in item.prefixes:
-                self._beginnings[prefix] -= 1
-                if not self._beginnings[prefix]:
-                    del self._beginnings[prefix]
+            self._beginnings.remove(item.prefixes)
             self._sequences -= item.sequences
             self._online_sequences -= item.sequences * item.flow.is_online
             self.outstanding_tokens -= item.cost
@@ -213,5 +208,4 @@ class RankCredit:
     def _shared_tokens(self, item: Item) -> float:
         if not (self._caches_prefixes and item.prefixes and item.prompt):
             return 0.0
-        common = next((prefix for prefix in reversed(item.prefixes) if self._beginnings[prefix]), None)
-        return 0.0 if common is None else item.prompt_tokens * size_of(common) / len(item.prompt)
+        return item.prompt_tokens * self._beginnings.bytes_of(item.prompt, item.prefixes) / len(item.prompt)

@@ -225,11 +225,15 @@ def test_dispatch_names_the_placement() -> None:
     assert isinstance(placement(Dispatch.LEAST_LOADED), LeastLoaded)
 
 
-@pytest.mark.parametrize(("caches_prefixes", "fit"), [(True, 3), (False, 2)])
+@pytest.mark.parametrize(("caches_prefixes", "fit"), [(True, 6), (False, 2)])
 def test_what_prompts_have_in_common_takes_room_once_where_it_is_cached(caches_prefixes: bool, fit: int) -> None:
-    prompt = b"x" * (2 * SIZES[0])  # half of it is a beginning that can be recognised
+    """1,000 tokens of the first prompt, and of each other one the 250 behind three quarters that all share."""
+    beginning, own = b"x" * (3 * SIZES[1]), SIZES[1]
     credit = rank_of(max_num_seqs=64, kv_cache_tokens=2500, caches_prefixes=caches_prefixes)
-    items = [make_item(FLOW, prompt=prompt, prompt_tokens=1000, max_tokens=1) for _ in range(10)]
+    items = [
+        make_item(FLOW, prompt=beginning + b"%d" % number * own, prompt_tokens=1000, max_tokens=1)
+        for number in range(10)
+    ]
     taken = []
     for number, item in enumerate(items):
         if not credit.fits(item):
@@ -240,4 +244,4 @@ def test_what_prompts_have_in_common_takes_room_once_where_it_is_cached(caches_p
     assert len(taken) == fit
     for item in taken:
         credit.give_back(item.attempt)
-    assert credit._kv_expected == 0 and not credit._beginnings
+    assert credit._kv_expected == 0 and not len(credit._beginnings)

@@ -9,7 +9,7 @@ from app.dispatch import orders
 from app.dispatch.item import Flow, Item
 from app.dispatch.orders import Together
 from app.dispatch.placement import Dispatch
-from app.dispatch.prefixes import SIZES, prefixes_of
+from app.dispatch.prefixes import SIZES, RunningPrefixes, prefixes_of
 
 LONG = SIZES[0] + 100
 
@@ -118,13 +118,29 @@ def test_what_was_lost_runs_again_and_no_item_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "count"), [(10, 0), (SIZES[0] - 1, 0), (SIZES[0], 1), (SIZES[1], 2), (SIZES[2] * 2, 3)]
+    ("size", "count"), [(10, 0), (SIZES[0] - 1, 0), (SIZES[0], 1), (SIZES[1], 2), (SIZES[-1] * 2, len(SIZES))]
 )
 def test_beginnings_of_a_prompt(size: int, count: int) -> None:
     text = b"x" * size
     assert len(prefixes_of(text)) == count
     assert prefixes_of(text) == prefixes_of(text + b"y")[:count]
     assert not set(prefixes_of(text)) & set(prefixes_of(b"z" + text[1:]))
+
+
+@pytest.mark.parametrize("shared", [SIZES[0], SIZES[0] + 1, 3000, SIZES[-1] + 777])
+def test_a_prompt_has_in_common_with_one_that_runs_what_it_has_to_the_byte(shared: int) -> None:
+    one, other = (b"x" * shared + letter * 20 for letter in (b"a", b"b"))
+    running = RunningPrefixes()
+    assert running.bytes_of(other, prefixes_of(other)) == 0
+    running.add(one, prefixes_of(one))
+    assert running.bytes_of(other, prefixes_of(other)) == shared
+    assert running.bytes_of(one, prefixes_of(one)) == len(one)
+    assert running.bytes_of(one[: SIZES[0]], prefixes_of(one[: SIZES[0]])) == SIZES[0]
+    running.add(other, prefixes_of(other))
+    running.remove(prefixes_of(other))
+    assert running.bytes_of(one, prefixes_of(one)) == shared, "of the latest, while one with its beginning runs"
+    running.remove(prefixes_of(one))
+    assert len(running) == running.bytes_of(one, prefixes_of(one)) == 0
 
 
 def test_beginnings_that_nothing_shares_are_forgotten_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
