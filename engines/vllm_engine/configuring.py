@@ -3,7 +3,7 @@
 from typing import Any
 
 from engines import logs
-from engines.contract.spec import RankSpec
+from engines.contract.spec import GroupKind, RankSpec
 from engines.contract.tuned import GRAPHS, SEQUENCES, STEP_TOKENS
 from engines.rank.engine import EngineConfigError
 from engines.vllm_engine import batch_defaults, compat, pooling
@@ -13,6 +13,7 @@ from engines.vllm_engine.weights import Weights, read_weights
 
 CACHE = "kv_cache_memory_bytes"
 EAGER = "enforce_eager"
+PREFIX_CACHING, PREFILL_INTERVAL = "enable_prefix_caching", "prefill_schedule_interval"
 logger = logs.get_logger(logs.RANK_LOGGER)
 
 
@@ -53,6 +54,7 @@ def say_defaults(spec: RankSpec, arguments: dict[str, Any], config: Any) -> None
             _say(name, config.scheduler_config.max_num_batched_tokens, steps)
     if EAGER in arguments and EAGER not in given:
         _say(EAGER, arguments[EAGER], "experts over several ranks of a CPU are there to try things out: a quick start")
+    _say_scheduling(spec, given, config)
     if spec.device != "cuda":
         return
     if is_decided(given) and SEQUENCES not in given:
@@ -61,6 +63,21 @@ def say_defaults(spec: RankSpec, arguments: dict[str, Any], config: Any) -> None
         sizes = config.compilation_config.cudagraph_capture_sizes
         reason = "a step has a token of each sequence and prompts besides, and runs eagerly where no graph is so large"
         _say("cudagraph_capture_sizes", f"{len(sizes)}, to {max(sizes, default=0)} tokens", reason)
+
+
+def _say_scheduling(spec: RankSpec, given: dict[str, Any], config: Any) -> None:  # Any: as above
+    """What is left as vLLM has it, and matters to batches."""
+    if PREFIX_CACHING not in given:
+        caches = config.cache_config.enable_prefix_caching
+        why = "what prompts begin with alike is computed once" if caches else "vLLM has none for this model"
+        _say(PREFIX_CACHING, caches, why)
+    if spec.group_kind is GroupKind.LOCKSTEP and PREFILL_INTERVAL not in given:
+        steps = config.scheduler_config.prefill_schedule_interval
+        _say(
+            PREFILL_INTERVAL,
+            steps,
+            "a prompt waits for no step; more is faster for long-tailed batches, and slower for who waits",
+        )
 
 
 def _say(name: str, value: object, reason: str) -> None:

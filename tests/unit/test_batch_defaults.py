@@ -9,7 +9,7 @@ import pytest
 from rank_specs import rank_spec
 from structlog.testing import capture_logs
 
-from engines.contract.spec import RankSpec
+from engines.contract.spec import GroupKind, RankSpec
 from engines.contract.tuned import sequence_arguments
 from engines.vllm_engine.arguments import engine_arguments
 from engines.vllm_engine.batch_defaults import FEWER, MANY, choose
@@ -46,9 +46,12 @@ def config(
             data_parallel_size=dp_size,
             enable_expert_parallel=dp_size > 1,
         ),
-        scheduler_config=SimpleNamespace(max_num_batched_tokens=step_tokens),
+        scheduler_config=SimpleNamespace(max_num_batched_tokens=step_tokens, prefill_schedule_interval=1),
         cache_config=SimpleNamespace(
-            gpu_memory_utilization=utilization, kv_cache_memory_bytes=cache, cache_dtype="auto"
+            gpu_memory_utilization=utilization,
+            kv_cache_memory_bytes=cache,
+            cache_dtype="auto",
+            enable_prefix_caching=True,
         ),
         compilation_config=SimpleNamespace(cudagraph_capture_sizes=[1, 2, 4, 1024]),
     )
@@ -185,12 +188,16 @@ def said(spec: RankSpec, arguments: dict[str, Any]) -> dict[str, tuple[Any, str]
 def test_what_was_chosen_is_told_with_its_reason_and_what_was_given_is_not() -> None:
     on_cpu = rank_spec(device="cpu", engine_args={"max_num_seqs": 8})
     told = said(on_cpu, engine_arguments(on_cpu))
-    assert {name: value for name, (value, _) in told.items()} == {"max_num_batched_tokens": 4096, "dtype": "float32"}
+    assert {name: value for name, (value, _) in told.items()} == {
+        "max_num_batched_tokens": 4096,
+        "dtype": "float32",
+        "enable_prefix_caching": True,
+    }
     assert all(reason for _, reason in told.values())
     apart = rank_spec(device="cpu", expert_parallel=True, dp_size=2)
     assert said(apart, engine_arguments(apart))["enforce_eager"][0] is True
     on_gpu = rank_spec(device="cuda")
-    assert list(said(on_gpu, engine_arguments(on_gpu))) == ["max_num_batched_tokens"], (
+    assert list(said(on_gpu, engine_arguments(on_gpu))) == ["max_num_batched_tokens", "enable_prefix_caching"], (
         "sequences have a line of their own"
     )
     many = rank_spec(device="cuda", engine_args={"max_num_seqs": 512})
@@ -198,6 +205,16 @@ def test_what_was_chosen_is_told_with_its_reason_and_what_was_given_is_not() -> 
     eager = rank_spec(device="cuda", engine_args={"enforce_eager": True})
     told = said(eager, engine_arguments(eager))
     assert told["max_num_seqs"][0] == FEWER and "graphs" in told["max_num_seqs"][1]
+
+
+def test_what_is_left_to_vllm_and_matters_to_batches_is_told_too() -> None:
+    uncached = rank_spec(engine_args={"enable_prefix_caching": False})
+    assert "enable_prefix_caching" not in said(uncached, engine_arguments(uncached))
+    assert "prefill_schedule_interval" not in said(uncached, engine_arguments(uncached)), "one rank is no group"
+    group = rank_spec(group_kind=GroupKind.LOCKSTEP, dp_size=2)
+    assert said(group, engine_arguments(group))["prefill_schedule_interval"][0] == 1
+    told = rank_spec(group_kind=GroupKind.LOCKSTEP, dp_size=2, engine_args={"prefill_schedule_interval": 8})
+    assert "prefill_schedule_interval" not in said(told, engine_arguments(told))
 
 
 def test_a_step_that_had_to_be_longer_is_told_as_it_is() -> None:
