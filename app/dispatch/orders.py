@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CLASSES_PER_DOUBLING = 4  # of lengths: finer differences are not worth an order
 MOST_BEGINNINGS = 32_768  # of one batch that are known: prompts that share nothing would fill the memory
+COMMON_ITEMS = 256  # that have a beginning in common make no group if they are a large part of their batch
+COMMON_PART = 4  # such a part
 MOST_MOVED = 16  # items that are found to be shorter than thought, before one of them leaves all the same
 
 
@@ -115,7 +117,8 @@ class Together:
     """Items that begin alike leave together, to one rank: while it has its beginning in its cache.
 
     A rank is offered what begins as its last item did, then a beginning that no rank has had. Another rank's is what is
-    left in the end.
+    left in the end. An instruction that most of a batch has in common is no reason: to compute it on each rank costs
+    next to nothing for so many, and their order is worth more.
     """
 
     def __init__(self) -> None:
@@ -125,6 +128,7 @@ class Together:
         self._untouched: OrderedDict[Prefix, None] = OrderedDict()  # those of them that no rank has had
         self._of_rank: dict[int, Prefix] = {}  # what each has had last
         self._size = 0
+        self._come = 0
 
     def __len__(self) -> int:
         return self._size
@@ -141,13 +145,14 @@ class Together:
             for prefix in item.prefixes:
                 self._counts[prefix] = self._counts.pop(prefix, 0) + 1
             self._size += 1
+            self._come += 1
 
     def sort_in(self) -> "list[Item]":
-        """Looks which of the new ones begin alike. Those that do not are returned, and are not here any more."""
+        """Looks which of the new ones begin alike. Those that make no group are returned, and are not here any more."""
         alone: list[Item] = []
         for item in self._new:
             shared = next((prefix for prefix in reversed(item.prefixes) if self._counts[prefix] > 1), None)
-            if shared is None:
+            if shared is None or self._is_common(shared):
                 alone.append(item)
                 continue
             if shared not in self._groups:
@@ -160,6 +165,10 @@ class Together:
         while len(self._counts) > MOST_BEGINNINGS:
             self._counts.popitem(last=False)
         return alone
+
+    def _is_common(self, prefix: Prefix) -> bool:
+        count = self._counts[prefix]
+        return count >= COMMON_ITEMS and count * COMMON_PART >= self._come
 
     def own(self, rank: int | None) -> Prefix | None:
         """What this rank should go on with, or begin; without a rank, what any would."""

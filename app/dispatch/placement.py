@@ -72,8 +72,8 @@ class LeastLoaded(Placement):
 
 
 class ByPrefix(RoundRobin):
-    """In turn, but a prompt goes where its beginning has been computed, if that rank holds no more than a bit more than
-    the others; and of a batch, each rank gets the items that begin alike one after another."""
+    """In turn, but a prompt by itself goes where its beginning has been computed, if that rank holds no more than a bit
+    more than the others; and of a batch, each rank gets the items that begin alike one after another."""
 
     keeps_together = True
 
@@ -83,8 +83,10 @@ class ByPrefix(RoundRobin):
 
     def pick(self, ranks: Sequence[RankCredit], queue: ItemQueue) -> RankCredit | None:
         """The next rank in turn that fits what the queue has for it."""
-        if not queue.is_grouped:
+        if len(queue) == 1:
             return super().pick(ranks, queue)
+        if not queue.is_grouped:
+            return self._in_turn(ranks, queue.first())
         for rank in self._turns(ranks):
             if rank.fits(item := queue.first(rank.rank)):
                 self._last = rank.rank
@@ -94,7 +96,14 @@ class ByPrefix(RoundRobin):
 
     def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
         """The rank that has the longest beginning, or else the next in turn."""
-        chosen = self._home(ranks, item) or super().choose(ranks, item)
+        home = self._home(ranks, item)
+        if home is None:
+            return self._in_turn(ranks, item)
+        self._remember(item, home)
+        return home
+
+    def _in_turn(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
+        chosen = super().choose(ranks, item)
         if chosen is not None:
             self._remember(item, chosen)
         return chosen

@@ -138,7 +138,7 @@ class WorkSettings(Section):
     """Work and its limits"""
 
     dispatch: Annotated[Literal["round_robin", "least_loaded", "prefix"], BeforeValidator(lower)] = setting(
-        "round_robin", "How items are spread over ranks with room. prefix: to where the prompt's beginning is cached."
+        "prefix", "How items are spread over ranks with room. prefix: in turn, but what begins alike goes to one."
     )
     prefetch: NotNegative | None = setting(
         None, "Sequences that a rank holds beyond max_num_seqs. Default: as many as lately ended at once."

@@ -7,7 +7,7 @@ from dispatch_bench import Bench, assert_idle, finish, make_item
 
 from app.dispatch import orders
 from app.dispatch.item import Flow, Item
-from app.dispatch.orders import Together
+from app.dispatch.orders import COMMON_ITEMS, Together
 from app.dispatch.placement import Dispatch
 from app.dispatch.prefixes import SIZES, RunningPrefixes, prefixes_of
 
@@ -87,6 +87,27 @@ def test_a_common_instruction_and_longer_beginnings_below_it() -> None:
     assert len(made.owner.results) == len(items)
 
 
+def test_an_instruction_that_most_of_a_batch_has_in_common_decides_nothing() -> None:
+    """Each rank computes it once, and the items keep their order: in turn, and the longest first near the end."""
+    made = bench(max_num_seqs=200)
+    texts = [prompt(7, index) for index in range(COMMON_ITEMS + 44)]
+    flow = Flow(0)
+    items = [make_item(flow, owner=made.owner, index=i, prompt=p, max_tokens=1 + i % 100) for i, p in enumerate(texts)]
+    made.dispatcher.submit(flow, items)
+    lengths = [item.max_tokens for item, _ in made.owner.started]
+    assert [rank for _, rank in made.owner.started[:100]] == [0, 1] * 50
+    assert min(lengths[:100]) > max(lengths[-100:]), "all of it is near its end"
+
+
+def test_what_few_have_in_common_keeps_them_together_below_what_most_have() -> None:
+    made = bench()
+    common = prompt(7)[: SIZES[0]]
+    items = submit(made, [common + prompt(index % 10) + b"%d" % index for index in range(400)])
+    run_one_by_one(made)
+    assert all(len(set(groups)) == len(groups) for groups in places(made).values())
+    assert len(made.owner.results) == len(items)
+
+
 def test_another_batch_finds_its_beginning_where_it_is() -> None:
     made = bench()
     (first,) = submit(made, [prompt(1)])
@@ -144,7 +165,7 @@ def test_a_prompt_has_in_common_with_one_that_runs_what_it_has_to_the_byte(share
 
 
 def test_beginnings_that_nothing_shares_are_forgotten_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orders, "MOST_BEGINNINGS", 10)
+    monkeypatch.setattr(orders, "MOST_BEGINNINGS", 10 * len(prefixes_of(prompt(1))))
     flow, owner, together = Flow(0), bench().owner, Together()
 
     def alone(*groups: int) -> list[Item]:
