@@ -16,7 +16,7 @@ from engines.failures import summary
 from engines.host.installed import vllm_version
 from engines.rank.engine import Emit, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
-from engines.vllm_engine import compat, pooling, worker_limits
+from engines.vllm_engine import compat, pooling, read_ahead, worker_limits
 from engines.vllm_engine.arguments import front_flags
 from engines.vllm_engine.configuring import configure
 from engines.vllm_engine.counting import ItemCounter
@@ -65,6 +65,7 @@ class VllmEngine(Engine):
         version = vllm_version()
         if not compat.is_supported(version):
             raise EngineConfigError(f"vLLM {version} is installed: 0.26 to 0.33 are supported, install one of them")
+        read_ahead.begin(self.spec)
         import vllm.engine.arg_utils  # noqa: F401  what takes this stage its seconds
 
         report(Stage.CONFIGURING)

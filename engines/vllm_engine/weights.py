@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from engines.vllm_engine.checkpoint import checkpoint_files
+
 EXPERT = re.compile(r"(?<!shared_)experts?\.|block_sparse_moe\.(input|output)_linear")
-INDEX = "model.safetensors.index.json"
 HEADER_LENGTH_BYTES = 8  # at the beginning of a safetensors file, little-endian
 LARGEST_HEADER_BYTES = 100 << 20
 
@@ -20,44 +21,16 @@ class Weights(msgspec.Struct, frozen=True):
     shared_bytes: int
 
 
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]  # tensor -> file
-
-
 class _Tensor(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
 def read_weights(model_config: Any) -> Weights | None:  # Any: vLLM's ModelConfig
     """None where neither the checkpoint is on this machine nor transformers knows the architecture."""
-    files = _checkpoint(model_config)
+    files = checkpoint_files(model_config.model, model_config.revision)
     if files:
         return _summed(tensor for file in files for tensor in _tensors(file))
     return _from_shape(model_config)
-
-
-def _checkpoint(model_config: Any) -> list[Path]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    folder = Path(model_config.model)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(str(folder), revision=model_config.revision, local_files_only=True))
-        except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError):
-            return []
-    return _files(folder)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Those that are loaded: what the index names, of which none may be missing, or else all but Mistral's own copy."""
-    index = folder / INDEX
-    if index.is_file():
-        named = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()
-        files = [folder / name for name in sorted(set(named))]
-        return files if all(file.is_file() for file in files) else []
-    files = sorted(folder.glob("*.safetensors"))
-    return [file for file in files if not file.name.startswith("consolidated")] or files
 
 
 def _tensors(file: Path) -> Iterable[tuple[str, int]]:
