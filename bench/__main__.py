@@ -12,6 +12,7 @@ MEASUREMENTS = {
     "seed-workload": "four prompts x 100 as one request, sampled with parameters of their own",
     "seed-shape": "data_parallel.py's own shape, DP=2 x TP=2, with the same weights as one rank alone",
     "recovery": "how soon a service is itself again after a kill -9 in the midst of a batch",
+    "start": "how soon `phalanx serve` and `vllm serve` are ready, with the same settings",
     "settings": "engine settings against each other: by Phalanx, `vllm serve`, or directly",
     "structures": "what each backend of structured outputs holds of a corpus, and what it costs",
     "batches": "batches in the background: a million items on simulated ranks; beside the same attached",
