@@ -2,7 +2,7 @@
 vLLM's errors."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,24 @@ def remember_variables() -> None:
     from vllm import envs
 
     envs.enable_envs_cache()
+
+
+def while_engine_core_loads(work: Callable[[], None]) -> None:
+    """Does it once, on the thread that starts an engine, as soon as the engine core's process runs. Where vLLM is of a
+    kind that does not say when that is, it does not do it at all.
+    """
+    from vllm.v1.engine import utils
+
+    wait = getattr(utils, "wait_for_engine_startup", None)
+    if wait is None:
+        return
+
+    def work_and_wait(*arguments: Any, **named: Any) -> Any:
+        utils.wait_for_engine_startup = wait
+        work()
+        return wait(*arguments, **named)
+
+    utils.wait_for_engine_startup = work_and_wait
 
 
 def is_delta(params: Any) -> bool:  # Any: vLLM's SamplingParams

@@ -16,7 +16,7 @@ from engines.failures import summary
 from engines.host.installed import vllm_version
 from engines.rank.engine import Emit, Engine, EngineConfigError, ReportStage
 from engines.traces import UNTRACED
-from engines.vllm_engine import compat, pooling, read_ahead, worker_limits
+from engines.vllm_engine import compat, pooling, read_ahead, server_compat, worker_limits
 from engines.vllm_engine.arguments import front_flags
 from engines.vllm_engine.configuring import configure
 from engines.vllm_engine.counting import ItemCounter
@@ -75,6 +75,7 @@ class VllmEngine(Engine):
         if generates:
             self._start_checkers(config)
         report(Stage.LOADING)
+        compat.while_engine_core_loads(server_compat.import_server)
         self._llm = self._build(config)
         gate = self._prepare_generating(config) if generates else None
         self._desk = await self._open_desk(gate, front)

@@ -45,14 +45,23 @@ def check_server_arguments(arguments: Any) -> None:  # Any: an argparse.Namespac
     validate_api_server_args(arguments)
 
 
-async def server_application(engine: Any, arguments: Any, tasks: tuple[str, ...]) -> Any:
-    """vLLM's own OpenAI application around an engine client, without its server: an ASGI application."""
+def import_server() -> None:
+    """What vLLM's application takes half a second to import."""
+    _init_app_state()
+
+
+def _init_app_state() -> Any:
     try:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     except ImportError:
         from vllm.entrypoints.openai.api_server import init_app_state
+    return init_app_state
+
+
+async def server_application(engine: Any, arguments: Any, tasks: tuple[str, ...]) -> Any:
+    """vLLM's own OpenAI application around an engine client, without its server: an ASGI application."""
     application = bare_application(arguments, tasks, engine.model_config)
-    await init_app_state(engine, application.state, arguments, tasks)
+    await _init_app_state()(engine, application.state, arguments, tasks)
     application.state.server = SimpleNamespace(should_exit=False)  # what it does about a dead engine writes to it
     return application
 
