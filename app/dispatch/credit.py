@@ -70,6 +70,7 @@ class RankCredit:
         self.wave: Wave | None = None  # of its group, if that is in lock-step
         self.has_graphs = facts.device != "cpu"
         self._kv_cache_tokens = facts.kv_cache_tokens
+        self._kv_block_tokens = facts.kv_block_tokens
         self._max_model_len = facts.max_model_len
         self._caches_prefixes = facts.caches_prefixes
         self._beginnings = RunningPrefixes()
@@ -200,10 +201,15 @@ class RankCredit:
         return items
 
     def _expected_tokens(self, item: Item) -> float:
-        """No sequence outgrows the context, whatever its max_tokens; and what a prompt has in common with one that runs
-        takes no room. (When that one ends first, its room is thought free until the last of them ends.)"""
+        """No sequence outgrows the context, whatever its max_tokens, and each takes whole blocks; what a prompt has in
+        common with one that runs takes no room. (When that one ends first, its room is thought free until the last of
+        them ends.)"""
+        whole = item.sequences * self._kv_block_tokens  # a block of each
+        if not whole:
+            return 0.0
         tokens = min(self._fill.expected_tokens(item), item.sequences * self._max_model_len)
-        return tokens - self._shared_tokens(item)
+        shared = self._shared_tokens(item)
+        return whole * math.ceil(tokens / whole) - (shared - shared % self._kv_block_tokens)
 
     def _shared_tokens(self, item: Item) -> float:
         if not (self._caches_prefixes and item.prefixes and item.prompt):

@@ -163,6 +163,7 @@ class RankFacts(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     exchanges: list[str] = []  # paths of OpenAI's API that the model answers, of those in exchanges.py
     generates: bool = True  # a model that does not is there for exchanges alone: its warm-up is no generation
     caches_prefixes: bool = False  # whether what prompts have in common lies in the KV cache once
+    kv_block_tokens: int = 1  # of which a sequence takes whole ones
 
 
 class Ready(Message):

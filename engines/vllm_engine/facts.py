@@ -33,6 +33,7 @@ def rank_facts(spec: RankSpec, version: str, config: Any, exchanges: list[str]) 
         exchanges=exchanges,
         generates=not pooling.pools(config),
         caches_prefixes=bool(config.cache_config.enable_prefix_caching),
+        kv_block_tokens=max(1, int(config.cache_config.block_size or 1)),
     )
 
 

@@ -79,6 +79,7 @@ def facts(
     max_model_len: int = LARGE,
     caches_prefixes: bool = False,
     device: str = "cpu",
+    kv_block_tokens: int = 1,
 ) -> RankFacts:
     return RankFacts(
         engine="played",
@@ -94,6 +95,7 @@ def facts(
         dtype="none",
         device=device,
         caches_prefixes=caches_prefixes,
+        kv_block_tokens=kv_block_tokens,
     )
 
 

@@ -245,3 +245,26 @@ def test_what_prompts_have_in_common_takes_room_once_where_it_is_cached(caches_p
     for item in taken:
         credit.give_back(item.attempt)
     assert credit._kv_expected == 0 and not len(credit._beginnings)
+
+
+@pytest.mark.parametrize(("block", "fit"), [(1, 9), (16, 9), (128, 6), (256, 5)])
+def test_a_sequence_takes_whole_blocks_of_the_kv_cache(block: int, fit: int) -> None:
+    """Of 2,560 tokens, 264 each: what is half used is taken all the same, and vLLM would preempt what does not fit."""
+    credit = rank_of(max_num_seqs=64, kv_cache_tokens=2560, kv_block_tokens=block)
+    items = [make_item(FLOW, prompt_tokens=200, max_tokens=64) for _ in range(10)]
+    for number, item in enumerate(items):
+        if not credit.fits(item):
+            break
+        item.attempt = number
+        credit.take(item)
+    assert len(credit.running) == fit
+    credit.give_back_all()
+    assert credit._kv_expected == 0
+
+
+def test_answers_of_one_prompt_take_whole_blocks_each() -> None:
+    credit = rank_of(max_num_seqs=64, kv_cache_tokens=2560, kv_block_tokens=128)
+    give(credit, 1, prompt_tokens=10, max_tokens=10, n=4)
+    assert credit._kv_expected == 4 * 128
+    give(credit, 2, prompt_tokens=10, max_tokens=10, n=0)
+    assert credit._kv_expected == 4 * 128, "an answer that is no sequence takes nothing"
