@@ -1,4 +1,4 @@
-"""The processes below a rank, and how to end all of them without leaving anything behind.
+"""The processes below a rank, and how to end all of them without leaving anything behind; and the memory for them.
 
 vLLM starts an engine core, workers and a coordinator, sets neither a process group nor a death signal for them, and
 Python's resource trackers below them own the shared memory. So everything is found by descent and killed by pidfd,
@@ -25,6 +25,11 @@ def become_subreaper() -> None:
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         errno = ctypes.get_errno()
         raise OSError(errno, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(errno)}")
+
+
+def free_memory() -> int:
+    """Bytes that processes of this machine could still have without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def descendants(pid: int) -> list[psutil.Process]:

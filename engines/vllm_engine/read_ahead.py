@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from threading import Thread
 
-import psutil
-
 from engines import logs
 from engines.contract.spec import RankSpec
+from engines.host import processes
 from engines.vllm_engine.checkpoint import checkpoint_files
 
 logger = logs.get_logger(logs.RANK_LOGGER)
@@ -25,7 +24,7 @@ def begin(spec: RankSpec) -> None:
         return
     with contextlib.suppress(OSError, ValueError):  # loading meets whatever is wrong, too, and says it better
         files = checkpoint_files(spec.model, spec.engine_args.get("revision"))
-        size, room = sum(file.stat().st_size for file in files), psutil.virtual_memory().available
+        size, room = sum(file.stat().st_size for file in files), processes.free_memory()
         if size > room:
             logger.info("weights_not_read_ahead", bytes=size, reason=f"{room} bytes of memory are free")
         elif size:

@@ -68,7 +68,7 @@ DOORS = {
     "fastapi": ("app.api", "app.factory", "engines.vllm_engine.exchanges.shortcut"),  # there, vLLM brings it
     "httptools": ("app.http",),
     "httpx": ("phalanx.client", "phalanx.generate.local", "phalanx.ranks_table"),
-    "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.weights"),
+    "huggingface_hub": ("engines.host.inspect_model", "engines.vllm_engine.checkpoint"),
     "jsonschema_rs": ("engines.vllm_engine.text_checks",),
     "llguidance": ("engines.vllm_engine.text_checks",),  # vLLM brings it
     "msgspec": ("app", "engines", "phalanx.client", "phalanx.generate", "phalanx.tune"),  # what travels, and JSON

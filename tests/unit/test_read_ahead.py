@@ -75,10 +75,7 @@ def test_weights_that_may_not_be_those_are_left_to_vllm(tmp_path: Path, told: di
 def test_weights_that_do_not_fit_into_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = evicted(tmp_path / "model.safetensors")
 
-    class Full:
-        available = 8 * MIB - 1
-
-    monkeypatch.setattr("psutil.virtual_memory", Full)
+    monkeypatch.setattr("engines.host.processes.free_memory", lambda: 8 * MIB - 1)
     read_ahead.begin(rank_spec(model=str(tmp_path)))
     assert stays_on_disk(file)
 
