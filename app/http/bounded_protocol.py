@@ -182,6 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
+        if not self._ahead:
+            self.flow.resume_reading()  # nobody asks for more of it, and a client that leaves is to be noticed
         if self.flow.write_paused:
             self._await_reader()
         if self.cycle.response_complete:

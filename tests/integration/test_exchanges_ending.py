@@ -40,6 +40,16 @@ def test_a_client_that_goes_frees_the_engine_at_once(service: Service, stream: b
     assert service.metric("phalanx_held_bytes") == 0
 
 
+@pytest.mark.parametrize("items", [10, 50, 90])
+def test_a_client_that_goes_is_noticed_whatever_the_size_of_its_body(service: Service, items: int) -> None:
+    """What comes of a body is held back until somebody asks for it, and nobody asks for more than all of it."""
+    prompts = ["word " * 1000] * items
+    client = Leaving(service, COMPLETIONS, prompt=prompts, max_tokens=2000)
+    until(lambda: service.metric("simulated:num_requests_running") == 1, "it does not run")
+    client.leave()
+    until(service.is_idle, "it is not forgotten", SOON_S)
+
+
 def test_a_client_that_goes_while_it_waits_is_forgotten(service: Service) -> None:
     with streaming(service, COMPLETIONS, **LONG) as first:
         next(iter(first))
