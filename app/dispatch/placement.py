@@ -84,29 +84,18 @@ class ByPrefix(RoundRobin):
     def pick(self, ranks: Sequence[RankCredit], queue: ItemQueue) -> RankCredit | None:
         """The next rank in turn that fits what the queue has for it."""
         if len(queue) == 1:
-            return super().pick(ranks, queue)
+            return self.choose(ranks, queue.first())
         if not queue.is_grouped:
-            return self._in_turn(ranks, queue.first())
+            return self._remembered(item := queue.first(), super().choose(ranks, item))
         for rank in self._turns(ranks):
             if rank.fits(item := queue.first(rank.rank)):
                 self._last = rank.rank
-                self._remember(item, rank)
-                return rank
+                return self._remembered(item, rank)
         return None
 
     def choose(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
         """The rank that has the longest beginning, or else the next in turn."""
-        home = self._home(ranks, item)
-        if home is None:
-            return self._in_turn(ranks, item)
-        self._remember(item, home)
-        return home
-
-    def _in_turn(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
-        chosen = super().choose(ranks, item)
-        if chosen is not None:
-            self._remember(item, chosen)
-        return chosen
+        return self._remembered(item, self._home(ranks, item) or super().choose(ranks, item))
 
     def _home(self, ranks: Sequence[RankCredit], item: Item) -> RankCredit | None:
         known = next((prefix for prefix in reversed(item.prefixes) if prefix in self._homes), None)
@@ -116,12 +105,16 @@ class ByPrefix(RoundRobin):
         least = min(rank.held for rank in ranks)
         return home if home.held - least <= home.max_num_seqs / HOME_LEAD else None
 
-    def _remember(self, item: Item, rank: RankCredit) -> None:
+    def _remembered(self, item: Item, rank: RankCredit | None) -> RankCredit | None:
+        """The rank, which has the item's beginnings from now on."""
+        if rank is None:
+            return None
         for prefix in item.prefixes:
             self._homes[prefix] = rank.rank
             self._homes.move_to_end(prefix)
         while len(self._homes) > MOST_HOMES:
             self._homes.popitem(last=False)
+        return rank
 
 
 PLACEMENTS: dict[Dispatch, Callable[[], Placement]] = {
