@@ -75,6 +75,15 @@ def inspect(model: str) -> Model:
     return found
 
 
+def add_settings_flags(parser: argparse.ArgumentParser, *, dp_size: int, for_whom: str) -> None:
+    """Those of `settings_of`, but for --model."""
+    add = parser.add_argument
+    add("--dp-size", type=int, default=dp_size, help="(%(default)s)")
+    add("--tp-size", type=int, default=1, help="(%(default)s)")
+    add("--device", choices=["cpu", "cuda"], default=detect_device(), help="(%(default)s)")
+    add("--engine-args", type=json.loads, default={}, metavar="JSON", help=f"over Phalanx's defaults, {for_whom}")
+
+
 def settings_of(given: argparse.Namespace) -> EngineSettings:
     """By the flags of these names, over the defaults. Raises MeasurementFailed."""
     model = inspect(given.model)

@@ -9,7 +9,6 @@ with few lines, fills the caches of compilers and of files. A side that fails a 
 
 import argparse
 import contextlib
-import json
 import tempfile
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import httpx
 import msgspec
 
 from bench.batch_files import URLS, FileRun, PhalanxFile, RunBatch, Side, write_file
-from bench.engine_settings import EngineSettings, detect_device, settings_of
+from bench.engine_settings import EngineSettings, add_settings_flags, settings_of
 from bench.processes import MeasurementFailed
 from bench.side_table import Cell, Column, table
 from bench.workload import WorkloadShape
@@ -80,10 +79,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--runs", type=int, default=3, help="(%(default)s)")
     add("--endpoints", default="chat,completions", help="kinds of lines, each in files of its own (%(default)s)")
     add("--only", default="defaults,equal,phalanx", help="sides (%(default)s)")
-    add("--dp-size", type=int, default=1)
-    add("--tp-size", type=int, default=1)
-    add("--device", choices=["cpu", "cuda"], default=detect_device(), help="(%(default)s)")
-    add("--engine-args", type=json.loads, default={}, metavar="JSON", help="over Phalanx's defaults, for equal sides")
+    add_settings_flags(parser, dp_size=1, for_whom="for equal sides")
     add("--flags", default="", help="more flags of `phalanx serve`")
     add("--json", type=Path, metavar="FILE", help="where to write all runs")
     add("--keep-logs", type=Path, metavar="DIR", help="where logs go; default: a folder that is removed")

@@ -6,7 +6,6 @@ start, as after the machine's own.
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.engine_settings import DEFAULTS, EngineSettings, detect_device, inspect, merge
+from bench.engine_settings import add_settings_flags, settings_of
 from bench.gpu_moe import GPU_MEMORY, SHAPE, build_model
 from bench.measured import Side
 from bench.phalanx_server import PhalanxServer
@@ -77,10 +76,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", help=f"folder, hub name or built-in model; default on a GPU: {SHAPE} with made-up weights")
     add("--model-dir", type=Path, default=Path("/tmp", SHAPE), help="where that is built (%(default)s)")  # noqa: S108
-    add("--dp-size", type=int, default=1)
-    add("--tp-size", type=int, default=1)
-    add("--device", choices=["cpu", "cuda"], default=detect_device(), help="(%(default)s)")
-    add("--engine-args", type=json.loads, default={}, metavar="JSON", help="over Phalanx's defaults, for both")
+    add_settings_flags(parser, dp_size=1, for_whom="for both")
     add("--runs", type=int, default=5, help="(%(default)s)")
     add("--evict", action="store_true", help="the model's weights, a folder's, from the page cache before each start")
     add("--json", type=Path, metavar="FILE", help="where to write all runs")
@@ -91,30 +87,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def main(arguments: list[str], prog: str) -> int:
     """1 when a side did not come up."""
     given = _parser(prog).parse_args(arguments)
-    defaults = dict(DEFAULTS[given.device])
     if given.device == "cuda":
-        defaults["gpu_memory_utilization"] = GPU_MEMORY
-        if given.model is None:
-            defaults["load_format"] = "dummy"
+        made_up = {"load_format": "dummy"} if given.model is None else {}
+        given.engine_args = {"gpu_memory_utilization": GPU_MEMORY} | made_up | given.engine_args
     with ExitStack() as stack:
         folder = given.keep_logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            named = "phalanx-tiny-random" if given.device == "cpu" else build_model(given.model_dir)
-            model = inspect(given.model or named)
-            settings = EngineSettings(
-                model=model.model,
-                is_moe=model.is_moe,
-                dp_size=given.dp_size,
-                tp_size=given.tp_size,
-                device=given.device,
-                arguments=merge(defaults, given.engine_args),
-            )
+            if given.model is None:
+                given.model = "phalanx-tiny-random" if given.device == "cpu" else build_model(given.model_dir)
+            settings = settings_of(given)
             sides: dict[str, Side] = {
                 REFERENCE: PhalanxServer.on(settings, folder),
                 VllmServer.name: VllmServer(settings, folder, []),
             }
-            cells = measure(sides, given.runs, Path(model.model) if given.evict else None)
+            cells = measure(sides, given.runs, Path(settings.model) if given.evict else None)
         except MeasurementFailed as error:
             print(error)
             return 1

@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from bench.direct_engines import DirectEngines
-from bench.engine_settings import EngineSettings, detect_device, merge, settings_of
+from bench.engine_settings import EngineSettings, add_settings_flags, merge, settings_of
 from bench.measured import Row, Run, Side, ratio, table
 from bench.phalanx_server import PhalanxServer, Stage
 from bench.processes import MeasurementFailed, tree_cpu_s
@@ -218,10 +218,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--prompt-tokens", type=int, help="prompts of so many token ids; default: short texts")
     add("--lengths", choices=["fixed", "lognormal"], default="fixed", help="of the answers")
     add("--runs", type=int, default=5)
-    add("--dp-size", type=int, default=2)
-    add("--tp-size", type=int, default=1)
-    add("--device", choices=["cpu", "cuda"], default=detect_device(), help="(%(default)s)")
-    add("--engine-args", type=json.loads, default={}, metavar="JSON", help="over the defaults, on all sides")
+    add_settings_flags(parser, dp_size=2, for_whom="on all sides")
     add("--server-engine-args", type=json.loads, default={}, metavar="JSON", help="over those, for (b); null removes")
     add("--server-flags", default="", help="more flags of `vllm serve`, such as '--api-server-count 1'")
     add("--server-clients", default="", metavar="LIST", help=f"PROMPTSxCONNECTIONS of a client of (b): {CONNECTIONS}")
